@@ -1,0 +1,54 @@
+"""Settings of the data: the ``data:`` part of an experiment."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where pairs come from and how they arrive in stages.
+
+    Raises:
+        ValueError: If a size is impossible.
+    """
+
+    source: str
+    """A name in ``SOURCES``: ``scenes``, ``webdataset`` or ``csv``."""
+    stages: tuple[int, ...]
+    """Cumulative size of each stage: pairs for scenes and csv, shards for webdataset."""
+    train: str = ""
+    """Shards (brace pattern) or CSV file, relative to the data folder; unused by scenes."""
+    validation: str = ""
+    """The same for the pairs that steer the search."""
+    test: str = ""
+    """The same for the pairs that are only reported."""
+    validation_pairs: int = 512
+    """Rendered pairs for scenes; elsewhere the first so many pairs are used, 0 means all."""
+    test_pairs: int = 1024
+    """As ``validation_pairs``."""
+    zero_shot: tuple[str, ...] = ()
+    """Zero-shot tasks: ``scenes``, ``digits``, or folders in the CLIP_benchmark layout."""
+    seed: int = 0
+    """Seed of rendered scenes."""
+    image_size: int = 32
+    """Pixels on a side of rendered scenes."""
+    shuffle_buffer: int = 2000
+    """Pairs held to shuffle a stream of shards."""
+    csv_separator: str = "\t"
+    csv_image_key: str = "filepath"
+    csv_caption_key: str = "title"
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages: must list one size or more. Add the first stage's size.")
+        for before, after in zip((0, *self.stages), self.stages, strict=False):
+            if after <= before:
+                raise ValueError(
+                    f"stages: cumulative sizes must grow, but got {before} then {after}. "
+                    "Give each stage's total, old pairs included."
+                )
+        for name in ("image_size", "shuffle_buffer"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be 1 or more, but got {getattr(self, name)}.")
+        for name in ("validation_pairs", "test_pairs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must be 0 or more, but got {getattr(self, name)}.")

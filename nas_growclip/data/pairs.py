@@ -1,0 +1,162 @@
+"""Image-text pairs and how they become batches.
+
+A source yields ``Pair``s (a decoded image, a caption) one epoch at a time, in an order that
+depends on the epoch's seed alone. Everything after that is the same for all sources: resize,
+tokenize, stack. So training can be taken up again at any step, and candidates of a search see
+the same batches.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from PIL import Image
+from torch import Tensor
+
+Tokenize = Callable[[list[str]], Tensor]
+
+
+class Pair(NamedTuple):
+    """One decoded RGB image and its caption."""
+
+    image: Image.Image
+    caption: str
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Images, normalised as CLIP expects, and tokens of their captions."""
+
+    images: Float[Tensor, "batch 3 size size"]
+    tokens: Int[Tensor, "batch context"]
+    captions: tuple[str, ...]
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """The same batch on another device."""
+        return PairBatch(
+            self.images.to(device, non_blocking=True),
+            self.tokens.to(device, non_blocking=True),
+            self.captions,
+        )
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """One file (or rendered range) that pairs came from."""
+
+    name: str
+    num_pairs: int
+    """Usable pairs in it."""
+    sha256: str
+    skipped: Mapping[str, int]
+    """Pairs left out, by reason."""
+
+
+class ImageTextPairs(Protocol):
+    """A finite set of pairs that can be run through again and again."""
+
+    @property
+    def num_pairs(self) -> int:
+        """Usable pairs; ``epoch`` yields exactly as many."""
+        ...
+
+    @property
+    def manifest(self) -> tuple[ManifestEntry, ...]:
+        """Where the pairs come from."""
+        ...
+
+    def epoch(self, seed: int | None) -> Iterator[Pair]:
+        """Every usable pair once; in stored order for None, else shuffled by the seed."""
+        ...
+
+
+class PairEncoder(NamedTuple):
+    """How pairs become tensors for one architecture."""
+
+    image_size: int
+    tokenize: Tokenize
+
+    def batch(self, pairs: list[Pair]) -> PairBatch:
+        """Resize, stack and tokenize pairs."""
+        images = np.stack([resize(pair.image, self.image_size) for pair in pairs])
+        captions = tuple(pair.caption for pair in pairs)
+        return PairBatch(normalise(images), self.tokenize(list(captions)), captions)
+
+
+def resize(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Scale the short side to ``size`` (bicubic) and crop the centre, as OpenCLIP evaluates.
+
+    Returns:
+        Array of shape (size, size, 3).
+    """
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if image.size != (size, size):
+        scale = size / min(image.size)
+        wide, high = (max(size, round(side * scale)) for side in image.size)
+        image = image.resize((wide, high), Image.Resampling.BICUBIC)
+        left, top = (wide - size) // 2, (high - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image)
+
+
+def normalise(images: NDArray[np.uint8]) -> Float[Tensor, "batch 3 size size"]:
+    """Scale to [0, 1], subtract OpenAI's mean, divide by its standard deviation."""
+    mean = torch.tensor(OPENAI_DATASET_MEAN)[:, None, None]
+    std = torch.tensor(OPENAI_DATASET_STD)[:, None, None]
+    channels_first = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    return (channels_first.float() / 255 - mean) / std
+
+
+def training_batches(
+    pairs: ImageTextPairs, encoder: PairEncoder, batch_size: int, *, seed: int, start: int = 0
+) -> Iterator[PairBatch]:
+    """Endless shuffled batches, epoch after epoch; an epoch's last partial batch is dropped.
+
+    Args:
+        pairs: Where they come from.
+        encoder: How they become tensors.
+        batch_size: Pairs in a batch.
+        seed: Fixes the order of every epoch.
+        start: Batches to leave out, so that an interrupted training goes on where it was.
+
+    Raises:
+        ValueError: If there are fewer pairs than one batch holds.
+    """
+    steps_per_epoch = pairs.num_pairs // batch_size
+    if steps_per_epoch == 0:
+        raise ValueError(
+            f"train.batch_size must be at most the number of training pairs, but got "
+            f"batch_size={batch_size} and {pairs.num_pairs} pairs. Use a smaller batch or more data."
+        )
+    first_epoch, skip = divmod(start, steps_per_epoch)
+    for epoch in itertools.count(first_epoch):
+        stream = pairs.epoch(seed=epoch_seed(seed, epoch))
+        stream = itertools.islice(stream, skip * batch_size, steps_per_epoch * batch_size)
+        skip = 0
+        for batch in _batched(stream, batch_size):
+            yield encoder.batch(batch)
+
+
+def fixed_batches(
+    pairs: ImageTextPairs, encoder: PairEncoder, batch_size: int
+) -> Iterator[PairBatch]:
+    """Every pair once, in stored order; the last batch may be smaller."""
+    for batch in _batched(pairs.epoch(seed=None), batch_size):
+        yield encoder.batch(batch)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch: well mixed, the same on every machine."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def _batched(stream: Iterator[Pair], batch_size: int) -> Iterator[list[Pair]]:
+    while batch := list(itertools.islice(stream, batch_size)):
+        yield batch

@@ -1,0 +1,222 @@
+"""What a run writes down: one JSON line a trial, one a stage, and the data frame read from them.
+
+Records hold plain numbers, no tensors and no clock times, so that the same seed gives the same
+lines, whether or not the run was interrupted; times go to ``timings.jsonl``. FLOPs are fvcore
+FLOPs (one multiply-add is one); training counts three times the forward FLOPs for each pair seen
+(forward once, backward twice).
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from nas_growclip.arch import ClipArch
+from nas_growclip.growth.space import Candidate, GrowthStep, candidate_label
+from nas_growclip.strict import from_mapping, read_mapping, to_mapping
+
+TRIALS_FILE = "trials.jsonl"
+STAGES_FILE = "stages.jsonl"
+TIMINGS_FILE = "timings.jsonl"
+
+TRAIN_FLOPS_PER_FORWARD = 3
+"""Forward once, backward twice: the usual count for training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One candidate grown from the stage's parent, trained briefly and measured."""
+
+    stage: int
+    number: int
+    candidate: Candidate
+    arch: ClipArch
+    flops: int
+    """fvcore FLOPs of one image-text pair, forward."""
+    params: int
+    state: Literal["complete", "failed"]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[tuple[int, float], ...] = ()
+    """Learning curve: (pairs seen in this trial, validation loss)."""
+    train_flops: int = 0
+    """FLOPs spent to train this trial."""
+    stage_pairs: int = 0
+    """Pairs that the stage's whole budget lets this architecture see."""
+    score: float | None = None
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """The objective's terms, which add up to the score where the objective is a sum."""
+    message: str = ""
+    """Why the trial failed."""
+
+    @property
+    def label(self) -> str:
+        """Short name of the candidate."""
+        return candidate_label(self.candidate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """One finished stage: what was chosen, what it cost, how good it is on ``test``."""
+
+    stage: int
+    num_pairs: int
+    """Usable pairs in the stage's cumulative training data."""
+    skipped: Mapping[str, int]
+    """Pairs left out, by reason, over train, validation and test."""
+    parent: ClipArch
+    arch: ClipArch
+    chosen: Candidate
+    chosen_trial: int
+    reason: str
+    """One sentence: why this candidate, in the objective's terms."""
+    flops: int
+    flops_by_encoder: Mapping[str, int]
+    params: int
+    metrics: Mapping[str, float]
+    """Measured on ``test``; ``chance.*`` entries give the level of a random model."""
+    validation: Mapping[str, float]
+    """Measured on ``validation``, which steered the search."""
+    pairs_seen: int
+    """Pairs the stage's model saw in this stage, repeats included, its trial's included."""
+    search_flops: int
+    """Training FLOPs of the trials that were not continued."""
+    train_flops: int
+    """Training FLOPs of the continued trial and the rest of the stage."""
+    cumulative_flops: int
+    """Training FLOPs of the whole run up to here, search included."""
+
+
+def to_line(record: Trial | StageResult) -> str:
+    """One JSON line, keys in the order of the dataclass."""
+    return json.dumps(to_mapping(record))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and force it to the disk.
+
+    A last line without its newline (a process killed while writing) is dropped first.
+    """
+    drop_torn_line(path)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut an unfinished last line off a JSON-lines file."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def read_trials(run: Path) -> tuple[Trial, ...]:
+    """Every recorded trial of a run, in order."""
+    return tuple(from_mapping(Trial, d, w) for d, w in _lines(run / TRIALS_FILE))
+
+
+def read_stages(run: Path) -> tuple[StageResult, ...]:
+    """Every finished stage of a run, in order."""
+    return tuple(from_mapping(StageResult, d, w) for d, w in _lines(run / STAGES_FILE))
+
+
+def _lines(path: Path) -> Iterator[tuple[Any, str]]:
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        where = f"{path}: line {number}"
+        try:
+            yield json.loads(line), where
+        except ValueError as error:
+            raise ValueError(f"{where}: not valid JSON: {error}. Restore the file.") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's records, as read by ``load_run``."""
+
+    path: Path
+    name: str
+    config: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    stages: tuple[StageResult, ...]
+
+    def stages_frame(self) -> pd.DataFrame:
+        """One row a stage; metrics and sizes as columns ``metric.*`` and dimension names."""
+        return pd.DataFrame([_stage_row(self.name, stage) for stage in self.stages])
+
+    def trials_frame(self) -> pd.DataFrame:
+        """One row a trial; metrics, terms and sizes as columns."""
+        chosen = {stage.stage: stage.chosen_trial for stage in self.stages}
+        rows = [
+            _trial_row(self.name, trial) | {"chosen": chosen.get(trial.stage) == trial.number}
+            for trial in self.trials
+        ]
+        return pd.DataFrame(rows)
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run folder's records.
+
+    Raises:
+        ValueError: If the folder is no run folder or a record in it is damaged.
+    """
+    folder = Path(path)
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(
+            f"{folder}: not a run folder: it has no config.yaml. Give the --out of `growclip run`."
+        )
+    return Run(
+        path=folder,
+        name=folder.resolve().name,
+        config=read_mapping(folder / "config.yaml"),
+        trials=read_trials(folder),
+        stages=read_stages(folder),
+    )
+
+
+def _stage_row(name: str, stage: StageResult) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "run": name,
+        "stage": stage.stage,
+        "num_pairs": stage.num_pairs,
+        "chosen": candidate_label(stage.chosen),
+        "flops": stage.flops,
+        "params": stage.params,
+        "pairs_seen": stage.pairs_seen,
+        "search_flops": stage.search_flops,
+        "train_flops": stage.train_flops,
+        "cumulative_flops": stage.cumulative_flops,
+        "skipped": sum(stage.skipped.values()),
+        "reason": stage.reason,
+    }
+    row |= {f"flops.{encoder}": flops for encoder, flops in stage.flops_by_encoder.items()}
+    row |= {f"metric.{key}": value for key, value in stage.metrics.items()}
+    row |= {f"validation.{key}": value for key, value in stage.validation.items()}
+    return row | stage.arch.sizes()
+
+
+def _trial_row(name: str, trial: Trial) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "run": name,
+        "stage": trial.stage,
+        "trial": trial.number,
+        "candidate": trial.label,
+        "state": trial.state,
+        "flops": trial.flops,
+        "params": trial.params,
+        "train_flops": trial.train_flops,
+        "stage_pairs": trial.stage_pairs,
+        "score": trial.score,
+        "message": trial.message,
+    }
+    row |= {f"metric.{key}": value for key, value in trial.metrics.items()}
+    row |= {f"term.{key}": value for key, value in trial.terms.items()}
+    return row | trial.arch.sizes()

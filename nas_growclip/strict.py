@@ -1,0 +1,160 @@
+"""Read plain mappings (from YAML or JSON) into frozen dataclasses, strictly.
+
+Every unknown key, missing key and wrong type is a ``ValueError`` that names the file, the dotted
+path, the value and the remedy. Range checks stay in each dataclass's ``__post_init__``; their
+messages gain the place here.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+_NUMBER_AS_TEXT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+def read_mapping(path: Path) -> Mapping[str, Any]:
+    """Read a YAML or JSON file whose top level is a mapping.
+
+    Raises:
+        ValueError: If the file is missing, unreadable, not valid YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file. Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as text: {error}.") from None
+    try:
+        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not valid {path.suffix[1:] or 'YAML'}: {reason}.") from None
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{path}: must be a mapping of keys to values, but got {_kind(data)}.")
+    return data
+
+
+def from_mapping(cls: type[T], data: object, where: str) -> T:
+    """Build dataclass ``cls`` from a mapping, checking keys and types.
+
+    Args:
+        cls: A dataclass; nested dataclasses, tuples, unions and literals are followed.
+        data: What YAML or JSON gave.
+        where: File and dotted path so far, for messages.
+
+    Raises:
+        ValueError: On an unknown or missing key, a wrong type, or a failed range check.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where}: must be a mapping, but got {_kind(data)}.")
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    for key in data:
+        if key not in fields:
+            raise ValueError(f"{where}: {key}: unknown key. {_suggest(str(key), list(fields))}")
+    hints = typing.get_type_hints(cls)
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
+    for name, field in fields.items():
+        has_default = (
+            field.default is not dataclasses.MISSING
+            or field.default_factory is not dataclasses.MISSING
+        )
+        if name not in values and not has_default:
+            raise ValueError(f"{where}: {name}: missing key. Add it.")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if message.startswith(where) else f"{where}: {message}") from None
+
+
+def to_mapping(value: Any) -> Any:
+    """Turn a dataclass into plain dicts, lists and scalars that ``from_mapping`` reads back."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_mapping(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_mapping(item) for item in value]
+    return value
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(hint, value, where)
+    if origin is typing.Literal:
+        choices = [str(choice) for choice in typing.get_args(hint)]
+        if value in typing.get_args(hint):
+            return value
+        raise ValueError(f"{where}: must be one of {choices}. {_suggest(str(value), choices)}")
+    if origin is tuple:
+        return _convert_tuple(hint, value, where)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: must be a mapping, but got {_kind(value)}.")
+        key_hint, item_hint = typing.get_args(hint)
+        return {
+            _convert(key_hint, key, f"{where}: key"): _convert(item_hint, item, f"{where}: {key}")
+            for key, item in value.items()
+        }
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_mapping(hint, value, where)
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_union(hint: Any, value: Any, where: str) -> Any:
+    members = typing.get_args(hint)
+    if value is None and type(None) in members:
+        return None
+    errors = []
+    for member in members:
+        if member is not type(None):
+            try:
+                return _convert(member, value, where)
+            except ValueError as error:
+                errors.append(error)
+    raise errors[0]
+
+
+def _convert_tuple(hint: Any, value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{where}: must be a list, but got {_kind(value)}.")
+    item_hints = typing.get_args(hint)
+    if len(item_hints) == 2 and item_hints[1] is Ellipsis:
+        item_hints = (item_hints[0],) * len(value)
+    if len(item_hints) != len(value):
+        raise ValueError(f"{where}: must have {len(item_hints)} items, but got {len(value)}.")
+    return tuple(
+        _convert(item_hint, item, f"{where}[{index}]")
+        for index, (item_hint, item) in enumerate(zip(item_hints, value, strict=True))
+    )
+
+
+def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    message = f"{where}: must be {hint.__name__}, but got {_kind(value)}."
+    if hint in (int, float) and isinstance(value, str) and _NUMBER_AS_TEXT.fullmatch(value):
+        message += f" YAML reads {value} as text: write it with a point, as in 3.0e-4."
+    raise ValueError(message)
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__name__} {str(value)[:60]!r}"
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."

@@ -31,6 +31,9 @@ DIMENSIONS = (
 )
 """Every dimension of the growth space, in the order of tables and figures."""
 
+TOKENIZER_VOCAB_SIZE = 49408
+"""Tokens of CLIP's byte-pair encoding, start and end of text included."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageArch:
@@ -68,7 +71,7 @@ class TextArch:
     width: int
     mlp_width: int
     context_length: int = 77
-    vocab_size: int = 49408
+    vocab_size: int = TOKENIZER_VOCAB_SIZE
     head_dim: int = 64
 
     def __post_init__(self) -> None:
@@ -78,6 +81,11 @@ class TextArch:
             raise ValueError(
                 "text.context_length must hold start, one word and end of text, "
                 f"but got context_length={self.context_length}. Use 3 or more."
+            )
+        if self.vocab_size < TOKENIZER_VOCAB_SIZE:
+            raise ValueError(
+                f"text.vocab_size must hold the tokenizer's {TOKENIZER_VOCAB_SIZE} tokens, "
+                f"but got vocab_size={self.vocab_size}. Use {TOKENIZER_VOCAB_SIZE} or more."
             )
 
     @property

@@ -3,13 +3,18 @@
 ``validation`` steers the search, ``test`` and the zero-shot tasks are only reported.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.pairs import ImageTextPairs
-from nas_growclip.data.zero_shot import ZeroShotTask
+from nas_growclip.data.decoding import data_folder
+from nas_growclip.data.pairs import ImageTextPairs, ManifestEntry
+from nas_growclip.data.scenes import scene_tasks
+from nas_growclip.data.sources import find_source
+from nas_growclip.data.zero_shot import ZeroShotTask, digits_task, folder_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,3 +31,138 @@ class DataStage:
     def num_pairs(self) -> int:
         """Usable training pairs, old and new."""
         return self.train.num_pairs
+
+    @property
+    def splits(self) -> dict[str, ImageTextPairs]:
+        """The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def open_stages(config: DataConfig, folder: Path | None) -> tuple[DataStage, ...]:
+    """Open the data of all stages; validation, test and zero-shot tasks are shared by them.
+
+    Everything is checked here, so that a run does not fail in its last stage.
+
+    Raises:
+        ValueError: If data is missing, unusable, too small, or in two splits at once.
+    """
+    source = find_source(config.source)
+    validation = source(config, folder, "validation", None)
+    test = source(config, folder, "test", None)
+    zero_shot = load_tasks(config, folder)
+    # The largest first: it fails at once if it is too large, and checks the others' files too.
+    trains = [source(config, folder, "train", size) for size in reversed(config.stages)]
+    stages = tuple(
+        DataStage(index=index, train=train, validation=validation, test=test, zero_shot=zero_shot)
+        for index, train in enumerate(reversed(trains))
+    )
+    _check_disjoint(stages[-1])
+    return stages
+
+
+def load_tasks(config: DataConfig, folder: Path | None) -> tuple[ZeroShotTask, ...]:
+    """Load the zero-shot tasks that the settings name, in their order.
+
+    Raises:
+        ValueError: If a folder is missing or malformed, or two tasks have one name.
+    """
+    tasks = [task for entry in config.zero_shot for task in _tasks_of(entry, config, folder)]
+    for name, count in Counter(task.name for task in tasks).items():
+        if count > 1:
+            raise ValueError(
+                f"data.zero_shot must name each task once, but got {name!r} {count} times. "
+                "Remove or rename one."
+            )
+    return tuple(tasks)
+
+
+def skipped_counts(stage: DataStage) -> dict[str, int]:
+    """Pairs and images left out, by reason, over all splits and zero-shot tasks."""
+    counts = Counter[str]()
+    for pairs in stage.splits.values():
+        counts.update(_skipped(pairs.manifest))
+    for task in stage.zero_shot:
+        counts.update(task.skipped)
+    return dict(sorted(counts.items()))
+
+
+def stage_manifest(stage: DataStage, config: DataConfig) -> dict[str, Any]:
+    """What a stage's data is, as plain values for JSON: files, hashes, counts."""
+    splits = {name: _split_manifest(pairs) for name, pairs in stage.splits.items()}
+    return {
+        "stage": stage.index,
+        "source": config.source,
+        "seed": config.seed,
+        **splits,
+        "zero_shot": [_task_manifest(task) for task in stage.zero_shot],
+        "skipped": skipped_counts(stage),
+    }
+
+
+def _tasks_of(entry: str, config: DataConfig, folder: Path | None) -> Iterator[ZeroShotTask]:
+    if entry == "scenes":
+        yield from scene_tasks(config)
+    elif entry == "digits":
+        yield digits_task()
+    else:
+        for path in _task_folders(data_folder(folder, "data.zero_shot"), entry):
+            yield folder_task(path)
+
+
+def _task_folders(folder: Path, entry: str) -> list[Path]:
+    is_glob = any(letter in entry for letter in "*?[") and not Path(entry).is_absolute()
+    paths = sorted(folder.glob(entry)) if is_glob else [folder / entry]
+    paths = [path for path in paths if path.is_dir()]
+    if not paths:
+        raise ValueError(
+            f"data.zero_shot must list 'scenes', 'digits' or folders, but there is no folder "
+            f"{entry!r} in {str(folder)!r}. Check the name and `--data`."
+        )
+    return paths
+
+
+def _check_disjoint(stage: DataStage) -> None:
+    """Compare contents, so that copies and links of a file are found too."""
+    seen: dict[str, tuple[str, str]] = {}
+    for split, pairs in stage.splits.items():
+        for entry in pairs.manifest:
+            first_split, first_name = seen.setdefault(entry.sha256, (split, entry.name))
+            if entry.num_pairs and first_split != split:
+                raise ValueError(
+                    f"Splits must not share files, but data.{first_split} ({first_name!r}) and "
+                    f"data.{split} ({entry.name!r}) hold the same one. Take it out of one of them."
+                )
+
+
+def _skipped(manifest: tuple[ManifestEntry, ...]) -> dict[str, int]:
+    counts = Counter[str]()
+    for entry in manifest:
+        counts.update(entry.skipped)
+    return dict(sorted(counts.items()))
+
+
+def _split_manifest(pairs: ImageTextPairs) -> dict[str, Any]:
+    entries = [
+        {
+            "name": entry.name,
+            "num_pairs": entry.num_pairs,
+            "sha256": entry.sha256,
+            "skipped": dict(entry.skipped),
+        }
+        for entry in pairs.manifest
+    ]
+    return {
+        "num_pairs": pairs.num_pairs,
+        "skipped": _skipped(pairs.manifest),
+        "entries": entries,
+    }
+
+
+def _task_manifest(task: ZeroShotTask) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "num_images": len(task.images),
+        "num_classes": len(task.class_names),
+        "chance": task.chance,
+        "skipped": dict(task.skipped),
+    }

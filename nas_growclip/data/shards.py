@@ -1,0 +1,308 @@
+"""Pairs from WebDataset shards, as img2dataset writes them: KEY.jpg (png, webp) and KEY.txt.
+
+Every shard is scanned once: each image is decoded, and what is unusable is remembered by its
+position. So the number of pairs is known before training, and an epoch yields exactly as many.
+An epoch is a stream: memory holds the shuffle buffer, of bytes that are not decoded yet.
+"""
+
+import functools
+import gzip
+import hashlib
+import itertools
+import random
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import webdataset as wds
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from nas_growclip.data.config import DataConfig
+from nas_growclip.data.decoding import (
+    Split,
+    data_folder,
+    decode_pair,
+    file_name,
+    pair_limit,
+    require_pairs,
+    split_setting,
+)
+from nas_growclip.data.pairs import ManifestEntry, Pair
+from nas_growclip.progress import track
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+_READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
+_ZERO_BLOCK = bytes(tarfile.BLOCKSIZE)
+
+
+class Sample(NamedTuple):
+    """Undecoded members of one key; None where the shard lacks one."""
+
+    image: bytes | None
+    text: bytes | None
+    """Caption or class label."""
+
+
+class ShardScan(NamedTuple):
+    """What one pass over a shard found."""
+
+    num_pairs: int
+    unusable: frozenset[int]
+    """Positions of the samples to leave out."""
+    sha256: str
+    skipped: dict[str, int]
+
+
+class _Part(NamedTuple):
+    """The first ``num_pairs`` usable pairs of a shard."""
+
+    path: Path
+    num_pairs: int
+    scan: ShardScan
+
+
+@dataclass(frozen=True)
+class ShardPairs:
+    """Pairs of several shards, streamed."""
+
+    parts: tuple[_Part, ...]
+    folder: Path
+    shuffle_buffer: int
+
+    @property
+    def num_pairs(self) -> int:
+        """Usable pairs; ``epoch`` yields exactly as many."""
+        return sum(part.num_pairs for part in self.parts)
+
+    @property
+    def manifest(self) -> tuple[ManifestEntry, ...]:
+        """One entry a shard; counts of a shard that is used in part are of the used part."""
+        return tuple(
+            ManifestEntry(
+                file_name(part.path, self.folder),
+                part.num_pairs,
+                part.scan.sha256,
+                part.scan.skipped,
+            )
+            for part in self.parts
+        )
+
+    def epoch(self, seed: int | None) -> Iterator[Pair]:
+        """Every usable pair once: shards shuffled by the seed, then pairs in a buffer."""
+        if seed is None:
+            return map(_decode, _usable_samples(self.parts))
+        rng = random.Random(seed)
+        parts = rng.sample(self.parts, len(self.parts))
+        size = self.shuffle_buffer
+        shuffled = wds.shuffle(size, initial=size, rng=rng)(_usable_samples(parts))
+        return map(_decode, shuffled)
+
+
+def shard_pairs(
+    config: DataConfig, folder: Path | None, split: Split, size: int | None
+) -> ShardPairs:
+    """Open a split's shards.
+
+    Args:
+        config: Names the shards by a brace pattern, a glob or a folder.
+        folder: What the names are relative to.
+        split: Which split.
+        size: Shards to use, the first so many; None means all.
+
+    Raises:
+        ValueError: If there are fewer shards, or no usable pair in them.
+    """
+    folder = data_folder(folder, config.source)
+    setting = split_setting(config, split)
+    paths = shard_paths(folder, setting, f"data.{split}")
+    if size is not None and size > len(paths):
+        raise ValueError(
+            f"data.stages must ask for at most the shards there are, but got {size} and "
+            f"data.{split} {setting!r} names {len(paths)}. Use smaller stages or add shards."
+        )
+    limit = pair_limit(config, split)
+    parts = tuple(_parts(paths[:size], limit, f"checking {split} shards"))
+    skipped = sum((Counter(part.scan.skipped) for part in parts), Counter())
+    require_pairs(sum(part.num_pairs for part in parts), split, setting, dict(skipped))
+    return ShardPairs(parts, folder, config.shuffle_buffer)
+
+
+def shard_paths(folder: Path, setting: str, where: str) -> tuple[Path, ...]:
+    """Files that a brace pattern, a glob or a folder names, in order, each once.
+
+    Raises:
+        ValueError: If the pattern is malformed, names no shard, or one that is not there.
+    """
+    try:
+        names = expand_urls(setting)
+    except (ValueError, AssertionError) as error:
+        raise ValueError(
+            f"{where} must be a valid brace pattern, but got {setting!r}: {error}. "
+            "Write it as in 'train/{00000..00015}.tar'."
+        ) from None
+    found = [path for name in names for path in _paths_of(folder, name)]
+    missing = [str(path) for path in found if not path.is_file()]
+    if missing or not found:
+        what = f"no such file: {missing[0]!r}" if missing else "no shard"
+        raise ValueError(
+            f"{where} must name tar files, but got {setting!r} in {str(folder)!r}: {what}. "
+            "Check the data folder and the pattern."
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def read_samples(
+    path: Path, on_error: Callable[[Exception], object] = lambda _: None
+) -> Iterator[Sample]:
+    """Every key of a shard, in stored order, as far as the shard can be read.
+
+    Args:
+        path: A tar file, plain or gzipped.
+        on_error: Told of each error; reading goes on after it where it can.
+    """
+
+    def go_on(error: Exception) -> bool:
+        on_error(error)
+        return True
+
+    with _open_shard(path) as stream:
+        # WebDataset's own opener leaves files open and takes '#' in a path for a fragment.
+        files = tar_file_expander(
+            iter([{"url": str(path), "stream": stream}]), handler=go_on, select_files=_is_wanted
+        )
+        for members in group_by_keys(files, handler=go_on):
+            yield _sample(members)
+
+
+def scan_shard(path: Path) -> ShardScan:
+    """Count a shard's usable pairs; remembered until the file changes.
+
+    Raises:
+        ValueError: If the file cannot be read from the disk.
+    """
+    stat = path.stat()
+    return _scan(path, stat.st_size, stat.st_mtime_ns)
+
+
+def shard_damage(path: Path) -> str | None:
+    """What is wrong with a tar file as a whole, or None.
+
+    A tar reader takes a broken header, or the end of the file, for the end of the archive. So
+    this looks for the block of zeros that must follow the last member.
+    """
+    with _open_shard(path) as file:
+        try:
+            archive: Any = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
+        except _READ_ERRORS:
+            return "unreadable shard"
+        num_members = 0
+        try:
+            while archive.next() is not None:
+                num_members += 1
+                archive.members.clear()
+            file.seek(archive.offset)
+            complete = file.read(tarfile.BLOCKSIZE) == _ZERO_BLOCK
+        except _READ_ERRORS:
+            complete = False
+    if not complete:
+        return "truncated shard"
+    return None if num_members else "empty shard"
+
+
+def _paths_of(folder: Path, name: str) -> list[Path]:
+    path = folder / name
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.name.endswith(SHARD_SUFFIXES))
+    if any(letter in name for letter in "*?[") and not path.exists():
+        root = Path(path.anchor) if Path(name).is_absolute() else folder
+        pattern = str(Path(name).relative_to(root)) if Path(name).is_absolute() else name
+        return sorted(file for file in root.glob(pattern) if file.is_file())
+    return [path]
+
+
+def _parts(paths: tuple[Path, ...], limit: int | None, label: str) -> Iterator[_Part]:
+    left = limit
+    for path in track(paths, total=len(paths), label=label):
+        scan = scan_shard(path)
+        num_pairs = scan.num_pairs if left is None else min(left, scan.num_pairs)
+        yield _Part(path, num_pairs, scan)
+        if left is not None:
+            left -= num_pairs
+            if left == 0:
+                return
+
+
+@functools.cache
+def _scan(path: Path, size: int, mtime_ns: int) -> ShardScan:
+    """Size and time are the key of the cache, beside the path."""
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        skipped = Counter[str]()
+        if (damage := shard_damage(path)) is not None:
+            skipped[damage] += 1
+
+        def count_duplicate(error: Exception) -> None:
+            skipped["duplicate key"] += _is_duplicate_image(error)
+
+        unusable = set()
+        position = -1
+        for position, sample in enumerate(read_samples(path, count_duplicate)):
+            reason = decode_pair(*sample)
+            if isinstance(reason, str):
+                skipped[reason] += 1
+                unusable.add(position)
+    except OSError as error:
+        raise ValueError(f"{path}: must be readable, but: {error}. Check the disk.") from None
+    num_pairs = position + 1 - len(unusable)
+    return ShardScan(num_pairs, frozenset(unusable), sha256, dict(+skipped))
+
+
+def _usable_samples(parts: Iterable[_Part]) -> Iterator[Sample]:
+    for part in parts:
+        samples = enumerate(read_samples(part.path))
+        usable = (sample for index, sample in samples if index not in part.scan.unusable)
+        count = 0
+        for sample in itertools.islice(usable, part.num_pairs):
+            yield sample
+            count += 1
+        if count != part.num_pairs:
+            raise _changed(f"{part.path} must hold {part.num_pairs} pairs, but got {count}")
+
+
+def _decode(sample: Sample) -> Pair:
+    pair = decode_pair(*sample)
+    if isinstance(pair, str):
+        raise _changed(f"A pair that was usable must stay so, but got {pair!r}")
+    return pair
+
+
+def _changed(what: str) -> ValueError:
+    return ValueError(f"{what}: a shard changed since it was checked. Start again.")
+
+
+def _open_shard(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path)) if is_gzip else path.open("rb")
+
+
+def _is_wanted(name: str) -> bool:
+    return name.rsplit(".", 1)[-1].lower() in (*IMAGE_SUFFIXES, "txt", "cls")
+
+
+def _sample(members: dict[str, Any]) -> Sample:
+    image = next((members[key] for key in IMAGE_SUFFIXES if key in members), None)
+    return Sample(image, members.get("txt", members.get("cls")))
+
+
+def _is_duplicate_image(error: Exception) -> bool:
+    name, found, _ = str(error.args[0] if error.args else "").partition(": duplicate file name")
+    return bool(found) and name.lower().endswith(IMAGE_SUFFIXES)

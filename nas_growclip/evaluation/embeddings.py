@@ -1,0 +1,36 @@
+"""Embed a set of pairs once; the metrics share the result."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nas_growclip.data.pairs import ImageTextPairs, PairEncoder, fixed_batches
+from nas_growclip.models.clip import Clip
+
+
+class EmbeddedPairs(NamedTuple):
+    """Unit-length embeddings of pairs, with their captions and the model's logit scale."""
+
+    images: Float[Tensor, "pairs embed_dim"]
+    texts: Float[Tensor, "pairs embed_dim"]
+    captions: tuple[str, ...]
+    logit_scale: float
+
+
+@torch.no_grad()
+def embed_pairs(model: Clip, pairs: ImageTextPairs, batch_size: int) -> EmbeddedPairs:
+    """Embed every pair, in stored order."""
+    was_training = model.training
+    model.eval()
+    encoder = PairEncoder(model.arch.image.image_size, model.tokenize)
+    device = model.logit_scale.device
+    images, texts, captions = [], [], []
+    for batch in fixed_batches(pairs, encoder, batch_size):
+        images.append(model.encode_image(batch.images.to(device)).float().cpu())
+        texts.append(model.encode_text(batch.tokens.to(device)).float().cpu())
+        captions.extend(batch.captions)
+    model.train(was_training)
+    scale = model.logit_scale.exp().item()
+    return EmbeddedPairs(torch.cat(images), torch.cat(texts), tuple(captions), scale)

@@ -1,0 +1,58 @@
+"""Zero-shot classification: class prompts become a classifier (Radford et al., 2021, sec. 3.1)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from nas_growclip.data.pairs import normalise, resize
+from nas_growclip.data.zero_shot import ZeroShotTask
+from nas_growclip.models.clip import Clip
+
+
+@torch.no_grad()
+def class_embeddings(
+    model: Clip, class_names: Sequence[str], templates: Sequence[str]
+) -> Float[Tensor, "classes embed_dim"]:
+    """One unit-length embedding a class: the mean over its prompts' embeddings."""
+    device = model.logit_scale.device
+    rows = []
+    for class_name in class_names:
+        prompts = [template.replace("{c}", class_name) for template in templates]
+        texts = model.encode_text(model.tokenize(prompts).to(device))
+        rows.append(functional.normalize(texts.mean(dim=0), dim=-1))
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def top1(model: Clip, task: ZeroShotTask, batch_size: int) -> float:
+    """Share of images whose nearest class is the right one."""
+    was_training = model.training
+    model.eval()
+    device, size = model.logit_scale.device, model.arch.image.image_size
+    classes = class_embeddings(model, task.class_names, task.templates)
+    num_right = 0
+    for start in range(0, len(task.images), batch_size):
+        chunk = task.images[start : start + batch_size]
+        images = normalise(np.stack([resize(image, size) for image in chunk])).to(device)
+        predicted = (model.encode_image(images) @ classes.T).argmax(dim=1).cpu()
+        labels = torch.tensor(task.labels[start : start + batch_size])
+        num_right += int((predicted == labels).sum())
+    model.train(was_training)
+    return num_right / len(task.images)
+
+
+def zero_shot(model: Clip, tasks: Sequence[ZeroShotTask], batch_size: int) -> Mapping[str, float]:
+    """``zero_shot_top1`` (mean over tasks) and each task's own, with their ``chance.`` levels."""
+    if not tasks:
+        return {}
+    right = {task.name: top1(model, task, batch_size) for task in tasks}
+    chance = {task.name: task.chance for task in tasks}
+    metrics: dict[str, float] = {}
+    for prefix, values in (("", right), ("chance.", chance)):
+        metrics[f"{prefix}zero_shot_top1"] = sum(values.values()) / len(values)
+        metrics |= {f"{prefix}zero_shot_top1/{name}": value for name, value in values.items()}
+    return metrics

@@ -1,0 +1,109 @@
+"""``Clip``: image tower, text tower, shared encoder and temperature.
+
+With ``shared.depth`` 0 it is a plain CLIP (Radford et al., 2021). Embeddings have unit length, so
+a matrix product of them holds cosine similarities.
+"""
+
+import functools
+import math
+
+import torch
+from jaxtyping import Float, Int
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas_growclip.arch import ClipArch
+from nas_growclip.models.towers import ImageTower, SharedEncoder, TextTower, pool_text
+
+MAX_LOGIT_SCALE = math.log(100)
+"""CLIP clamps the logit scale here while training."""
+
+
+class Clip(nn.Module):
+    """A contrastive image-text model built from a ``ClipArch``, freshly initialised.
+
+    Args:
+        arch: The architecture.
+        seed: Fixes the initial weights; PyTorch's global random state is left as it was.
+    """
+
+    def __init__(self, arch: ClipArch, seed: int = 0) -> None:
+        super().__init__()
+        self.arch = arch
+        pool_first = arch.shared.depth == 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.image = ImageTower(arch.image, arch.embed_dim, pool_first=pool_first)
+            self.text = TextTower(arch.text, arch.embed_dim, pool_first=pool_first)
+            self.shared = SharedEncoder(arch.shared, arch.embed_dim)
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+            init_weights(self)
+
+    def encode_image(
+        self, images: Float[Tensor, "batch 3 size size"]
+    ) -> Float[Tensor, "batch embed_dim"]:
+        """Unit-length image embeddings."""
+        tokens = self.shared(self.image(images), is_causal=False)
+        return functional.normalize(tokens[:, 0], dim=-1)
+
+    def encode_text(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch embed_dim"]:
+        """Unit-length text embeddings of tokens that hold an end-of-text token each."""
+        encoded = self.shared(self.text(tokens), is_causal=True)
+        pooled = encoded[:, 0] if self.text.pool_first else pool_text(encoded, tokens)
+        return functional.normalize(pooled, dim=-1)
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 size size"], tokens: Int[Tensor, "batch context"]
+    ) -> tuple[Float[Tensor, "batch embed_dim"], Float[Tensor, "batch embed_dim"], Tensor]:
+        """Image embeddings, text embeddings, and the scale of the logits."""
+        return self.encode_image(images), self.encode_text(tokens), self.logit_scale.exp()
+
+    def tokenize(self, texts: list[str]) -> Int[Tensor, "batch context"]:
+        """CLIP's byte-pair tokens, cut or padded to the context length."""
+        context_length = self.arch.text.context_length
+        tokens: Tensor = _tokenizer()(texts, context_length=context_length)
+        return tokens
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+@functools.cache
+def _tokenizer() -> SimpleTokenizer:
+    return SimpleTokenizer()
+
+
+@torch.no_grad()
+def init_weights(model: Clip) -> None:
+    """Draw CLIP's initial weights (Radford et al., 2021, code): scales follow width and depth."""
+    arch = model.arch
+    trunk = model.image.trunk
+    patch_inputs = 3 * arch.image.patch_size**2
+    nn.init.normal_(trunk.patch_embed.proj.weight, std=patch_inputs**-0.5)
+    nn.init.zeros_(trunk.patch_embed.proj.bias)
+    nn.init.normal_(trunk.cls_token, std=arch.image.width**-0.5)
+    nn.init.normal_(trunk.pos_embed, std=arch.image.width**-0.5)
+    nn.init.normal_(model.text.token_embedding.weight, std=0.02)
+    nn.init.normal_(model.text.pos_embed, std=0.01)
+    for tower in (model.image, model.text):
+        nn.init.normal_(tower.projection.weight, std=tower.projection.in_features**-0.5)
+    for blocks in (trunk.blocks, model.text.blocks, model.shared.blocks):
+        _init_blocks(blocks)
+
+
+def _init_blocks(blocks: nn.ModuleList | nn.Sequential) -> None:
+    for block in blocks:
+        width = block.attn.qkv.in_features
+        residual_std = width**-0.5 * (2 * len(blocks)) ** -0.5
+        stds = {
+            block.attn.qkv: width**-0.5,
+            block.attn.proj: residual_std,
+            block.mlp.fc1: (2 * width) ** -0.5,
+            block.mlp.fc2: residual_std,
+        }
+        for linear, std in stds.items():
+            nn.init.normal_(linear.weight, std=std)
+            nn.init.zeros_(linear.bias)

@@ -1,0 +1,98 @@
+"""FLOPs by fvcore: one multiply-add is one, for the forward pass of one image-text pair.
+
+fvcore has no rule for fused attention and silently skips what it does not know; here attention
+has a rule, elementwise operators count as nothing by fvcore's own convention, and any other
+operator without a rule is an error.
+"""
+
+import functools
+import warnings
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import torch
+
+from nas_growclip.arch import ClipArch
+from nas_growclip.models.clip import Clip
+
+with warnings.catch_warnings():
+    # fvcore compiles one loss with torch.jit when it is imported, which torch deprecates.
+    warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
+
+ENCODERS = ("image", "text", "shared")
+
+
+def scaled_dot_product_attention(inputs: list[Any], outputs: list[Any]) -> int:
+    """Query times key, and weights times value; masked and causal attention count in full."""
+    query, key, value = (get_shape(item) for item in inputs[:3])
+    per_key = query[-1] + value[-1]
+    return int(prod(query[:-1]) * key[-2] * per_key)
+
+
+HANDLES = {"aten::scaled_dot_product_attention": scaled_dot_product_attention}
+"""Rules that fvcore lacks."""
+
+UNCOUNTED = frozenset(
+    f"aten::{name}"
+    for name in (
+        "add add_ sub mul mul_ div exp gelu softmax argmax norm linalg_vector_norm clamp_min "
+        "expand_as embedding arange"
+    ).split()
+)
+"""Elementwise operators, reductions to unit length and look-ups: nothing, as fvcore has it."""
+
+
+def count_flops(arch: ClipArch) -> int:
+    """fvcore FLOPs (one multiply-add is one) of one image-text pair, forward.
+
+    Attention, the shared encoder (which runs once for each modality) and norms are included.
+
+    Raises:
+        ValueError: If the model holds an operator without a FLOP rule.
+    """
+    return sum(flops_by_encoder(arch).values())
+
+
+def flops_by_encoder(arch: ClipArch) -> Mapping[str, int]:
+    """The same by encoder: ``image``, ``text`` and ``shared`` (both modalities together)."""
+    return dict(_traced(arch))
+
+
+def count_params(arch: ClipArch) -> int:
+    """Number of parameters, without allocating them."""
+    with torch.device("meta"):
+        return Clip(arch).num_params
+
+
+@functools.lru_cache(maxsize=4096)
+def _traced(arch: ClipArch) -> tuple[tuple[str, int], ...]:
+    model = Clip(arch).eval()
+    images = torch.zeros(1, 3, arch.image.image_size, arch.image.image_size)
+    tokens = torch.zeros(1, arch.text.context_length, dtype=torch.long)
+    by_module = analyse(model, (images, tokens))
+    return tuple((encoder, int(by_module[encoder])) for encoder in ENCODERS)
+
+
+def analyse(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Mapping[str, float]:
+    """FLOPs of every submodule by name, ``""`` for the whole.
+
+    Raises:
+        ValueError: If an operator has no rule.
+    """
+    analysis = FlopCountAnalysis(model, inputs).set_op_handle(**HANDLES)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with warnings.catch_warnings(), torch.no_grad():
+        # fvcore traces with torch.jit, which torch deprecates.
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        by_module: Mapping[str, float] = analysis.by_module()
+        unsupported = analysis.unsupported_ops()
+    unknown = {name: calls for name, calls in unsupported.items() if name not in UNCOUNTED}
+    for name, calls in unknown.items():
+        raise ValueError(
+            f"No FLOP rule for {name} ({calls} calls). Add one to HANDLES in models/flops.py."
+        )
+    return by_module

@@ -1,0 +1,119 @@
+"""The three encoders, from timm's parts, so that one set of growth operators serves them all.
+
+Shapes: tokens are (batch, tokens, width). Each tower projects its tokens to ``embed_dim``, the
+width of the shared encoder. Without a shared encoder a tower pools before it projects, which
+gives the same embedding for less work.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from timm.layers import Mlp
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from nas_growclip.arch import TOKENIZER_VOCAB_SIZE, ImageArch, SharedArch, TextArch
+
+END_OF_TEXT = TOKENIZER_VOCAB_SIZE - 1
+"""Token at which text is pooled; compared by value, so later ids never move the pooling."""
+
+
+def mlp_of_width(mlp_width: int) -> Callable[..., nn.Module]:
+    """A timm MLP layer whose hidden width is a whole number rather than a ratio."""
+
+    def build(in_features: int, hidden_features: int, **options: object) -> nn.Module:
+        mlp: nn.Module = Mlp(in_features, mlp_width, **options)
+        return mlp
+
+    return build
+
+
+def make_blocks(depth: int, width: int, mlp_width: int, num_heads: int) -> nn.ModuleList:
+    """Pre-norm transformer blocks: attention, then MLP, each on the residual stream."""
+    mlp_layer = mlp_of_width(mlp_width)
+    return nn.ModuleList(
+        Block(width, num_heads, qkv_bias=True, mlp_layer=mlp_layer) for _ in range(depth)
+    )
+
+
+class ImageTower(nn.Module):
+    """timm's ``VisionTransformer`` with a class token, then a projection to ``embed_dim``."""
+
+    def __init__(self, arch: ImageArch, embed_dim: int, *, pool_first: bool) -> None:
+        super().__init__()
+        self.pool_first = pool_first
+        self.trunk = VisionTransformer(
+            img_size=arch.image_size,
+            patch_size=arch.patch_size,
+            num_classes=0,
+            global_pool="",
+            embed_dim=arch.width,
+            depth=arch.depth,
+            num_heads=arch.num_heads,
+            mlp_layer=mlp_of_width(arch.mlp_width),
+            weight_init="skip",
+        )
+        self.projection = nn.Linear(arch.width, embed_dim, bias=False)
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 size size"]
+    ) -> Float[Tensor, "batch tokens embed_dim"]:
+        """Projected tokens, the class token first; only that one if there is nothing to share."""
+        tokens = self.trunk(images)
+        projected: Tensor = self.projection(tokens[:, :1] if self.pool_first else tokens)
+        return projected
+
+
+class TextTower(nn.Module):
+    """A causal transformer over tokens, then a projection to ``embed_dim``."""
+
+    def __init__(self, arch: TextArch, embed_dim: int, *, pool_first: bool) -> None:
+        super().__init__()
+        self.pool_first = pool_first
+        self.token_embedding = nn.Embedding(arch.vocab_size, arch.width)
+        self.pos_embed = nn.Parameter(torch.empty(arch.context_length, arch.width))
+        self.blocks = make_blocks(arch.depth, arch.width, arch.mlp_width, arch.num_heads)
+        self.norm = nn.LayerNorm(arch.width, eps=1e-6)
+        self.projection = nn.Linear(arch.width, embed_dim, bias=False)
+
+    def forward(
+        self, tokens: Int[Tensor, "batch context"]
+    ) -> Float[Tensor, "batch tokens embed_dim"]:
+        """Projected tokens; only the end-of-text one if there is nothing to share."""
+        stream = self.token_embedding(tokens) + self.pos_embed
+        for block in self.blocks:
+            stream = block(stream, is_causal=True)
+        if self.pool_first:
+            stream = pool_text(stream, tokens)[:, None]
+        projected: Tensor = self.projection(self.norm(stream))
+        return projected
+
+
+class SharedEncoder(nn.Module):
+    """Blocks on the projected tokens of either modality; with no block it is the identity.
+
+    There is no norm behind the blocks: embeddings are scaled to unit length anyway, and so the
+    first block can be inserted without changing the function.
+    """
+
+    def __init__(self, arch: SharedArch, embed_dim: int) -> None:
+        super().__init__()
+        num_heads = embed_dim // arch.head_dim if arch.depth else 1
+        self.blocks = make_blocks(arch.depth, embed_dim, arch.mlp_width, num_heads)
+
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens embed_dim"], is_causal: bool
+    ) -> Float[Tensor, "batch tokens embed_dim"]:
+        """Text stays causal here too, so that padding never reaches the pooled token."""
+        for block in self.blocks:
+            tokens = block(tokens, is_causal=is_causal)
+        return tokens
+
+
+def pool_text(
+    stream: Float[Tensor, "batch context width"], tokens: Int[Tensor, "batch context"]
+) -> Float[Tensor, "batch width"]:
+    """The stream at each text's first end-of-text token."""
+    index = tokens.eq(END_OF_TEXT).int().argmax(dim=-1)
+    return stream[torch.arange(len(stream), device=stream.device), index]

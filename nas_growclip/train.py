@@ -1,0 +1,193 @@
+"""Contrastive training of a ``Clip`` for a number of steps, which can stop and go on anywhere.
+
+A trial is the beginning of its stage's training: same batches, same schedule, same optimizer. So
+the winner of a search just goes on from where its trial ended.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from open_clip.loss import ClipLoss
+from torch import Tensor
+
+from nas_growclip.data.pairs import PairBatch
+from nas_growclip.models.axes import param_axes
+from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimizer and schedule.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    batch_size: int = 128
+    """Pairs in a batch; each pair's negatives are the rest of its batch."""
+    learning_rate: float = 1.0e-3
+    """Peak rate of AdamW."""
+    weight_decay: float = 0.1
+    """On matrices only; norms, biases, positions and the temperature have none."""
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1.0e-6
+    warmup_steps: int = 50
+    """Steps of linear warm-up at the start of each stage, since growth resets the optimizer."""
+    schedule: Literal["cosine", "constant_with_cooldown"] = "constant_with_cooldown"
+    cooldown_share: float = 0.2
+    """Share of a stage's steps over which a constant rate falls linearly to zero."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    checkpoint_steps: int = 200
+    """Steps between two saved training states."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "checkpoint_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be 1 or more, but got {getattr(self, name)}.")
+        for name in ("learning_rate", "epsilon", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: must be above 0, but got {getattr(self, name)}.")
+        for name in ("beta1", "beta2", "cooldown_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be in [0, 1), but got {getattr(self, name)}.")
+        for name in ("weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must be 0 or more, but got {getattr(self, name)}.")
+
+
+@dataclass
+class TrainState:
+    """A model under training: what a checkpoint holds."""
+
+    model: Clip
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    """Optimizer steps done in this stage."""
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """Learning curve: (pairs seen, validation loss)."""
+
+
+class DivergedError(ArithmeticError):
+    """The loss is no longer a finite number."""
+
+
+def start_training(model: Clip, config: TrainConfig) -> TrainState:
+    """A fresh optimizer for a model."""
+    return TrainState(model, make_optimizer(model, config))
+
+
+def make_optimizer(model: Clip, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        (decayed if param_axes(name).is_linear else plain).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
+    """Rate of one step (counted from 0) in a stage of ``total_steps``."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "cosine":
+        share = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    cooldown = max(1, round(config.cooldown_share * total_steps))
+    return config.learning_rate * max(0.0, min(1.0, (total_steps - step) / cooldown))
+
+
+def train(
+    state: TrainState,
+    batches: Iterator[PairBatch],
+    config: TrainConfig,
+    *,
+    total_steps: int,
+    until_step: int,
+    after_step: Callable[[TrainState], None] = lambda state: None,
+) -> TrainState:
+    """Train up to a step of the stage's schedule.
+
+    Args:
+        state: Changed in place, and returned.
+        batches: Must start at the batch of ``state.step``.
+        config: Optimizer and schedule.
+        total_steps: Length of the schedule.
+        until_step: Where to stop; at most ``total_steps``.
+        after_step: Called after each step, to measure or to save.
+
+    Raises:
+        DivergedError: If the loss is not finite.
+    """
+    device = state.model.logit_scale.device
+    loss_fn = ClipLoss()
+    state.model.train()
+    while state.step < until_step:
+        batch = next(batches).to(device)
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(state.step, total_steps, config)
+        with autocast(device):
+            loss = loss_fn(*state.model(batch.images, batch.tokens))
+        _optimizer_step(state, loss, config.max_grad_norm)
+        state.step += 1
+        if state.step % 20 == 0 or state.step == until_step:
+            _check_finite(loss, state.step)
+        after_step(state)
+    return state
+
+
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """bf16 on CUDA; fp32 elsewhere, since bf16 is slow on most CPUs."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def _optimizer_step(state: TrainState, loss: Tensor, max_grad_norm: float) -> None:
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), max_grad_norm)
+    state.optimizer.step()
+    with torch.no_grad():
+        state.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+
+def _check_finite(loss: Tensor, step: int) -> None:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise DivergedError(
+            f"The loss must stay finite, but is {value} at step {step}. "
+            "Lower train.learning_rate or raise train.warmup_steps."
+        )
+
+
+def optimizer_tensors(state: TrainState) -> Mapping[str, Tensor]:
+    """AdamW's moments under their parameters' names."""
+    names = {parameter: name for name, parameter in state.model.named_parameters()}
+    return {
+        f"{moment}.{names[parameter]}": values[moment]
+        for parameter, values in state.optimizer.state.items()
+        for moment in ("exp_avg", "exp_avg_sq")
+    }
+
+
+def restore_optimizer(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
+    """Put moments back by parameter name; the inverse of ``optimizer_tensors``."""
+    for name, parameter in state.model.named_parameters():
+        if f"exp_avg.{name}" in tensors:
+            state.optimizer.state[parameter] = {
+                "step": torch.tensor(float(state.step), device=parameter.device),
+                "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
+                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
+            }

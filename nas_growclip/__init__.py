@@ -1,0 +1,49 @@
+"""Grow CLIP models over growing data.
+
+The public names below are kept stable. They are imported when first used, so that importing the
+package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nas_growclip.arch import ClipArch as ClipArch
+    from nas_growclip.checkpoint import load_model as load_model
+    from nas_growclip.checkpoint import save_model as save_model
+    from nas_growclip.config import ExperimentConfig as ExperimentConfig
+    from nas_growclip.config import load_config as load_config
+    from nas_growclip.experiment import run_experiment as run_experiment
+    from nas_growclip.growth.inherit import inherit as inherit
+    from nas_growclip.growth.space import GrowthSpace as GrowthSpace
+    from nas_growclip.growth.space import GrowthStep as GrowthStep
+    from nas_growclip.models.clip import Clip as Clip
+    from nas_growclip.models.flops import count_flops as count_flops
+    from nas_growclip.records import load_run as load_run
+
+_HOME = {
+    "Clip": "nas_growclip.models.clip",
+    "ClipArch": "nas_growclip.arch",
+    "ExperimentConfig": "nas_growclip.config",
+    "GrowthSpace": "nas_growclip.growth.space",
+    "GrowthStep": "nas_growclip.growth.space",
+    "count_flops": "nas_growclip.models.flops",
+    "inherit": "nas_growclip.growth.inherit",
+    "load_config": "nas_growclip.config",
+    "load_model": "nas_growclip.checkpoint",
+    "load_run": "nas_growclip.records",
+    "run_experiment": "nas_growclip.experiment",
+    "save_model": "nas_growclip.checkpoint",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

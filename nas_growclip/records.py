@@ -80,6 +80,8 @@ class StageResult:
     """Measured on ``test``; ``chance.*`` entries give the level of a random model."""
     validation: Mapping[str, float]
     """Measured on ``validation``, which steered the search."""
+    curve: tuple[tuple[int, float], ...]
+    """Learning curve of the stage's model: (pairs seen in this stage, validation loss)."""
     pairs_seen: int
     """Pairs the stage's model saw in this stage, repeats included, its trial's included."""
     search_flops: int
@@ -115,6 +117,12 @@ def drop_torn_line(path: Path) -> None:
     if data and not data.endswith(b"\n"):
         with path.open("r+b") as file:
             file.truncate(data.rfind(b"\n") + 1)
+
+
+def append_timing(run: Path, stage: int, what: str, seconds: float) -> None:
+    """Note how long something took; times are kept apart, since they never repeat."""
+    timing = {"stage": stage, "what": what, "seconds": round(seconds, 3)}
+    append_line(run / TIMINGS_FILE, json.dumps(timing))
 
 
 def read_trials(run: Path) -> tuple[Trial, ...]:

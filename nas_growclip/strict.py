@@ -117,6 +117,8 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
     if value is None and type(None) in members:
         return None
     errors = []
+    if isinstance(value, Mapping):  # then only a mapping can be meant, and its message helps
+        members = tuple(m for m in members if dataclasses.is_dataclass(m)) or members
     for member in members:
         if member is not type(None):
             try:

@@ -48,7 +48,7 @@ PATTERNS = ("plain", "striped", "dotted", "checkered")
 TEXTURES = ("solid", "striped", "dotted", "outlined", "checkered")
 
 
-SIZES = {"small": (0.1, 0.115), "medium": (0.15, 0.165), "large": (0.21, 0.24)}
+SIZES = {"small": (0.1, 0.115), "medium": (0.14, 0.155), "large": (0.2, 0.23)}
 """Range of radii."""
 
 COUNTS = ("one", "two", "three", "four")
@@ -71,8 +71,8 @@ LINE_UPS = ("row", "column", "diagonal", "spread")
 INVERSE = {
     "above": "below",
     "below": "above",
-    "left": "right",
-    "right": "left",
+    "left of": "right of",
+    "right of": "left of",
     "inside": "around",
     "around": "inside",
 }
@@ -161,11 +161,20 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What is behind the groups, and the light on everything."""
+
+    background: str
+    pattern: str = "plain"
+    light: float = 1.0
+    """Factor on all colours."""
+
+
+@dataclass(frozen=True)
 class Scene:
     """A background and one to three groups, drawn in this order."""
 
-    background: str
-    pattern: str
+    setting: Setting
     groups: tuple[Group, ...]
     arrangement: str
     """A place or a line-up (one group), relation of the first to the second, or a line-up."""
@@ -183,26 +192,26 @@ class _Room(NamedTuple):
 
 def single(rng: Random, wanted: Wanted) -> Scene:
     """One thing at one of nine places."""
-    background, pattern, room = _stage(rng, wanted)
+    setting, room = _stage(rng, wanted)
     look = _look(rng, room, wanted)
     place = wanted.get("place") or rng.choice(tuple(PLACES))
     radius = rng.uniform(*SIZES[look.size])
-    reach = min(0.45 - radius, 0.3)
-    x, y = (0.5 + reach * way + rng.uniform(-0.03, 0.03) for way in PLACES[place])
-    return Scene(background, pattern, (Group(look, radius, ((x, y),)),), place)
+    reach = min(0.44 - radius, 0.3)
+    x, y = (0.5 + reach * way + rng.uniform(-0.04, 0.04) for way in PLACES[place])
+    return Scene(setting, (Group(look, radius, ((x, y),)),), place)
 
 
 def several(rng: Random, wanted: Wanted) -> Scene:
     """Things that look the same: two to four, or as many as wanted."""
     count = COUNTS.index(wanted.get("count") or rng.choice(COUNTS[1:])) + 1
     line_up = rng.choice(LINE_UPS)
-    background, pattern, room = _stage(rng, wanted)
+    setting, room = _stage(rng, wanted)
     if line_up != "spread":
         room = room._replace(sizes=tuple(SIZES)[: 5 - count])
     look = _look(rng, room, wanted)
     centres = _centres(rng, line_up, count)
     group = Group(look, rng.uniform(*SIZES[look.size]), centres)
-    return Scene(background, pattern, (group,), line_up)
+    return Scene(setting, (group,), line_up)
 
 
 def related(rng: Random, wanted: Wanted, other: Wanted = ANYTHING) -> Scene:
@@ -212,28 +221,28 @@ def related(rng: Random, wanted: Wanted, other: Wanted = ANYTHING) -> Scene:
         return _nested(rng, wanted, other)
     if relation == "around":
         return _nested(rng, other, wanted)
-    background, pattern, room = _stage(rng, wanted, other)
+    setting, room = _stage(rng, wanted, other)
     first = _half(rng, room, wanted, relation)
     room = room._replace(against=(*room.against, COLOURS[first.look.colour]))
     second = _half(rng, room, other, INVERSE[relation])
-    return Scene(background, pattern, (first, second), relation)
+    return Scene(setting, (first, second), relation)
 
 
 def lined_up(rng: Random, wanted: Wanted) -> Scene:
     """Three things of different colours in a row or a column; ``wanted`` is about the first."""
     line_up = rng.choice(("row", "column"))
-    background, pattern, room = _stage(rng, wanted)
+    setting, room = _stage(rng, wanted)
     room = room._replace(sizes=("small", "medium"))
     groups: list[Group] = []
     for centre in _centres(rng, line_up, 3):
         look = _look(rng, room, ANYTHING if groups else wanted)
         groups.append(Group(look, rng.uniform(*SIZES[look.size]), (centre,)))
         room = room._replace(against=(*room.against, COLOURS[look.colour]))
-    return Scene(background, pattern, tuple(groups), line_up)
+    return Scene(setting, tuple(groups), line_up)
 
 
 def _nested(rng: Random, inner: Wanted, outer: Wanted) -> Scene:
-    background, pattern, room = _stage(rng, inner, outer)
+    setting, room = _stage(rng, inner, outer)
     sides = room._replace(sizes=("large",), shapes=HULLS, textures=("solid", "outlined"))
     hull = _look(rng, sides, outer)
     seen = (*room.against, COLOURS[hull.colour])
@@ -243,14 +252,14 @@ def _nested(rng: Random, inner: Wanted, outer: Wanted) -> Scene:
         Group(hull, rng.uniform(0.27, 0.32), (centre,)),
         Group(content, rng.uniform(*SIZES["small"]), (centre,)),
     )
-    return Scene(background, pattern, groups, "around")
+    return Scene(setting, groups, "around")
 
 
 def _half(rng: Random, room: _Room, wanted: Wanted, side: str) -> Group:
     """A group in the upper, lower, left or right half; more than one across the half."""
     count = 1 if wanted else rng.choices((1, 2, 3), (6, 2, 1))[0]
     look = _look(rng, room._replace(sizes=tuple(SIZES)[: 4 - count]), wanted)
-    sign = -1 if side in ("above", "left") else 1
+    sign = -1 if side in ("above", "left of") else 1
     deep = 0.5 + sign * 0.25 + rng.uniform(-0.02, 0.02)
     drift = rng.uniform(-0.15, 0.15) if count == 1 else 0.0
     along = [(i + 0.5) / count + drift for i in range(count)]
@@ -275,13 +284,14 @@ def _centres(rng: Random, line_up: str, count: int) -> tuple[Point, ...]:
     return tuple(zip(along, along if across < 0.5 else along[::-1], strict=True))
 
 
-def _stage(rng: Random, *wanted: Wanted) -> tuple[str, str, _Room]:
-    """A background, its pattern, and the room it leaves."""
+def _stage(rng: Random, *wanted: Wanted) -> tuple[Setting, _Room]:
+    """A setting and the room it leaves."""
     colours = tuple(COLOURS[want["colour"]] for want in wanted if "colour" in want)
     fitting = [name for name, rgb in BACKGROUNDS.items() if _stands_out(rgb, colours)]
     background = wanted[0].get("background") or rng.choice(fitting)
     pattern = rng.choice(PATTERNS) if rng.random() < 0.35 else "plain"
-    return background, pattern, _Room((BACKGROUNDS[background],))
+    setting = Setting(background, pattern, rng.uniform(0.92, 1))
+    return setting, _Room((BACKGROUNDS[background],))
 
 
 def _look(rng: Random, room: _Room, wanted: Wanted) -> Look:
@@ -326,7 +336,7 @@ def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
         Array of shape (size, size, 3).
     """
     side = size * SUPERSAMPLING
-    canvas = _background(scene.background, scene.pattern, side).copy()
+    canvas = _background(scene.setting.background, scene.setting.pattern, side).copy()
     for group in scene.groups:
         look, radius = group.look, round(group.radius * side)
         stroke = max(1, round(0.045 * side)) if look.texture == "outlined" else 0
@@ -335,22 +345,27 @@ def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
         for x, y in group.centres:
             corner = (round(x * side) - mask.width // 2, round(y * side) - mask.height // 2)
             canvas.paste(fill, corner, mask)
-    return np.asarray(canvas.reduce(SUPERSAMPLING))
+    lit = scene.setting.light * np.asarray(canvas.reduce(SUPERSAMPLING))
+    return lit.astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=256)
 def _background(name: str, pattern: str, side: int) -> Image.Image:
     colour = BACKGROUNDS[name]
-    towards = 0 if sum(colour) > 400 else 255
-    red, green, blue = (round(0.8 * part + 0.2 * towards) for part in colour)
-    return _patterned(colour, (red, green, blue), pattern, (side, side / 6))
+    gap = _mixed(colour, 0 if sum(colour) > 400 else 255, 0.2)
+    return _patterned(colour, gap, pattern, (side, side / 6))
 
 
 @functools.lru_cache(maxsize=256)
 def _fill(colour: str, texture: str, side: int) -> Image.Image:
     rgb = COLOURS[colour]
-    gap = (252, 252, 252) if sum(rgb) < 480 else (18, 18, 18)
+    gap = _mixed(rgb, 255 if sum(rgb) < 480 else 0, 0.65)
     return _patterned(rgb, gap, texture, (side, side / 8))
+
+
+def _mixed(colour: Rgb, grey: int, share: float) -> Rgb:
+    red, green, blue = (round((1 - share) * part + share * grey) for part in colour)
+    return red, green, blue
 
 
 def _patterned(colour: Rgb, gap: Rgb, pattern: str, extent: tuple[int, float]) -> Image.Image:

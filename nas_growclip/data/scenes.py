@@ -66,8 +66,8 @@ LINE_UP_WORDS = {
 RELATION_WORDS = {
     "above": ("above", "above", "over"),
     "below": ("below", "below", "under", "beneath"),
-    "left": ("to the left of", "to the left of", "left of", "next to"),
-    "right": ("to the right of", "to the right of", "right of", "beside"),
+    "left of": ("to the left of", "to the left of", "left of", "next to"),
+    "right of": ("to the right of", "to the right of", "right of", "beside"),
     "inside": ("inside", "inside", "within"),
     "around": ("around", "around", "surrounding"),
 }
@@ -235,7 +235,7 @@ def noun_phrase(rng: Random, group: Group) -> str:
         words.append(_word(rng, look.texture))
     if rng.random() < 0.93:
         words.append(_word(rng, look.colour))
-    noun = _word(rng, look.shape) if rng.random() < 0.9 else "shape"
+    noun = _word(rng, look.shape) if rng.random() < 0.87 else "shape"
     words.append(_plural(noun) if plural else noun)
     if plural or rng.random() < 0.08:
         return " ".join((COUNTS[len(group.centres) - 1], *words))
@@ -243,8 +243,12 @@ def noun_phrase(rng: Random, group: Group) -> str:
 
 
 def _setting(rng: Random, scene: Scene) -> str:
-    pattern = "" if scene.pattern == "plain" or rng.random() < 0.4 else f"{scene.pattern} "
-    name = pattern + _word(rng, scene.background)
+    pattern = (
+        ""
+        if scene.setting.pattern == "plain" or rng.random() < 0.4
+        else f"{scene.setting.pattern} "
+    )
+    name = pattern + _word(rng, scene.setting.background)
     article = "an" if name[0] in "aeiou" else "a"
     return f"{rng.choice(('on', 'on', 'against'))} {article} {name} background"
 
@@ -321,9 +325,8 @@ TASKS: dict[str, _TaskPlan] = {
     ),
     "count": _TaskPlan(
         "count",
-        COUNTS,
-        ("one shape", "two shapes", "three shapes", "four shapes"),
-        ("{c}", "a picture of {c}", "a drawing of {c}"),
+        *_same(COUNTS),
+        ("{c} shapes", "{c} red circles", "{c} blue squares", "{c} small green stars"),
         several,
     ),
     "position": _TaskPlan(

@@ -8,6 +8,7 @@ An epoch is a stream: memory holds the shuffle buffer, of bytes that are not dec
 import functools
 import gzip
 import hashlib
+import io
 import itertools
 import random
 import tarfile
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import webdataset as wds
 from webdataset.shardlists import expand_urls
@@ -159,26 +160,33 @@ def shard_paths(folder: Path, setting: str, where: str) -> tuple[Path, ...]:
 
 
 def read_samples(
-    path: Path, on_error: Callable[[Exception], object] = lambda _: None
+    path: Path, text: str = "txt", on_error: Callable[[Exception], object] = lambda _: None
 ) -> Iterator[Sample]:
     """Every key of a shard, in stored order, as far as the shard can be read.
 
     Args:
         path: A tar file, plain or gzipped.
+        text: Suffix of the member beside the image: ``txt`` for captions, ``cls`` for labels.
         on_error: Told of each error; reading goes on after it where it can.
     """
+
+    suffixes = (*IMAGE_SUFFIXES, text)
 
     def go_on(error: Exception) -> bool:
         on_error(error)
         return True
 
+    def is_wanted(name: str) -> bool:
+        return name.rpartition(".")[2].lower() in suffixes
+
     with _open_shard(path) as stream:
         # WebDataset's own opener leaves files open and takes '#' in a path for a fragment.
         files = tar_file_expander(
-            iter([{"url": str(path), "stream": stream}]), handler=go_on, select_files=_is_wanted
+            iter([{"url": str(path), "stream": stream}]), handler=go_on, select_files=is_wanted
         )
         for members in group_by_keys(files, handler=go_on):
-            yield _sample(members)
+            image = next((members[key] for key in IMAGE_SUFFIXES if key in members), None)
+            yield Sample(image, members.get(text))
 
 
 def scan_shard(path: Path) -> ShardScan:
@@ -254,7 +262,7 @@ def _scan(path: Path, size: int, mtime_ns: int) -> ShardScan:
 
         unusable = set()
         position = -1
-        for position, sample in enumerate(read_samples(path, count_duplicate)):
+        for position, sample in enumerate(read_samples(path, on_error=count_duplicate)):
             reason = decode_pair(*sample)
             if isinstance(reason, str):
                 skipped[reason] += 1
@@ -288,19 +296,10 @@ def _changed(what: str) -> ValueError:
     return ValueError(f"{what}: a shard changed since it was checked. Start again.")
 
 
-def _open_shard(path: Path) -> BinaryIO:
+def _open_shard(path: Path) -> io.BufferedIOBase:
     with path.open("rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(path)) if is_gzip else path.open("rb")
-
-
-def _is_wanted(name: str) -> bool:
-    return name.rsplit(".", 1)[-1].lower() in (*IMAGE_SUFFIXES, "txt", "cls")
-
-
-def _sample(members: dict[str, Any]) -> Sample:
-    image = next((members[key] for key in IMAGE_SUFFIXES if key in members), None)
-    return Sample(image, members.get("txt", members.get("cls")))
+    return gzip.GzipFile(path) if is_gzip else path.open("rb")
 
 
 def _is_duplicate_image(error: Exception) -> bool:

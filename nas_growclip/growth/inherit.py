@@ -6,6 +6,7 @@ axis that grew is multiplied by its map (``growth/operators.py``), free entries 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nas_growclip.arch import ClipArch, dimension_steps
-from nas_growclip.growth.momentum import PIM, Inherited
+from nas_growclip.growth.momentum import PIM, Blend, Inherited
 from nas_growclip.growth.operators import OPERATORS, AxisMap, BlockSource, GrowthOperator
 from nas_growclip.growth.space import GROWABLE
 from nas_growclip.models.axes import (
@@ -26,6 +27,27 @@ from nas_growclip.models.axes import (
     split_block,
 )
 from nas_growclip.models.clip import Clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthConfig:
+    """How children inherit: the ``growth:`` part of an experiment.
+
+    Raises:
+        ValueError: If a name is unknown or the momentum is out of range.
+    """
+
+    operator: str = "exact"
+    """A name in ``OPERATORS``."""
+    momentum: float = 1.0
+    """Share of the inherited weight in PIM's blend; 1 only inherits."""
+    pim: str = "convex"
+    """Reading of PIM, a name in ``PIM``."""
+
+    def __post_init__(self) -> None:
+        _check_momentum(self.momentum)
+        find_operator(self.operator)
+        find_blend(self.pim)
 
 
 def inherit(
@@ -56,11 +78,10 @@ def inherit(
     Raises:
         ValueError: If a dimension shrinks or cannot grow, or an argument is out of range.
     """
-    _check_growth(parent.arch, child_arch, momentum)
-    operator = operator if isinstance(operator, GrowthOperator) else _named(operator)
-    blend = PIM.get(pim)
-    if blend is None:
-        raise ValueError(f"pim must be one of {', '.join(PIM)}, but got {pim!r}.")
+    _check_momentum(momentum)
+    _check_growth(parent.arch, child_arch)
+    operator = operator if isinstance(operator, GrowthOperator) else find_operator(operator)
+    blend = find_blend(pim)
     growth = _Growth(
         parent,
         dict(parent.named_parameters()),
@@ -168,9 +189,12 @@ def _inherit_param(name: str, fresh: Tensor, growth: _Growth) -> Inherited:
     return Inherited(value.reshape(fresh.shape), axes.is_linear, is_silent=is_inserted)
 
 
-def _check_growth(parent: ClipArch, child: ClipArch, momentum: float) -> None:
+def _check_momentum(momentum: float) -> None:
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be between 0 and 1, but got {momentum}.")
+
+
+def _check_growth(parent: ClipArch, child: ClipArch) -> None:
     for dimension, (old, new) in dimension_steps(parent, child).items():
         if new < old:
             raise ValueError(
@@ -184,7 +208,23 @@ def _check_growth(parent: ClipArch, child: ClipArch, momentum: float) -> None:
             )
 
 
-def _named(operator: str) -> GrowthOperator:
-    if operator not in OPERATORS:
-        raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, but got {operator!r}.")
-    return OPERATORS[operator]
+def find_operator(name: str) -> GrowthOperator:
+    """The growth operator of that name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in OPERATORS:
+        raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, but got {name!r}.")
+    return OPERATORS[name]
+
+
+def find_blend(name: str) -> Blend:
+    """The reading of PIM of that name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in PIM:
+        raise ValueError(f"pim must be one of {', '.join(PIM)}, but got {name!r}.")
+    return PIM[name]

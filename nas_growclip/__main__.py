@@ -1,0 +1,7 @@
+"""``python -m nas_growclip`` is ``growclip``."""
+
+import sys
+
+from nas_growclip.cli import main
+
+sys.exit(main())

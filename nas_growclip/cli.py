@@ -1,0 +1,251 @@
+"""The command line, ``growclip``. Heavy libraries are imported inside a command only."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas_growclip.arch import PRESETS, ClipArch
+
+if TYPE_CHECKING:
+    from nas_growclip.models.clip import Clip
+
+FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one; for one image-text pair, forward."
+
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; bad input gives one line on stderr and exit code 2."""
+    options = make_parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except (ValueError, OSError) as error:
+        print(f"growclip: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("growclip: interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    parser = argparse.ArgumentParser(
+        prog="growclip", description="Grow CLIP models over growing data."
+    )
+    parser.add_argument("--version", action="version", version=version("nas_growclip"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_run, _add_report, _add_grow, _add_flops, _add_eval):
+        add(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run", help="run a staged experiment; the same command again resumes it"
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", type=Path)
+    parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
+    parser.add_argument("--seed", type=int, help="replaces the experiment's seed")
+    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a staged experiment and print its table and its report's path."""
+    from nas_growclip.strict import read_mapping
+
+    read_mapping(options.experiment)  # a bad file is told before the slow imports
+    from nas_growclip.config import load_config
+    from nas_growclip.experiment import is_complete, run_experiment
+    from nas_growclip.report import print_summary
+
+    config = load_config(options.experiment, options.seed)
+    was_complete = is_complete(config, options.out)
+    records = run_experiment(
+        config, options.out, data_folder=options.data, device=options.device
+    )
+    print_summary(records)
+    if was_complete:
+        print(f"The run in {options.out} was complete already; nothing was trained.")
+    print(f"Report: {options.out / 'report' / 'index.html'}")
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser("report", help="tables and figures from run folders")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: the first run's report folder"
+    )
+    parser.set_defaults(command=report)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write tables, figures and the page; print each run's table."""
+    from nas_growclip.records import load_run
+    from nas_growclip.report import print_summary, write_report
+
+    runs = [load_run(path) for path in options.runs]
+    page = write_report(runs, options.out or options.runs[0] / "report")
+    for records in runs:
+        print_summary(records)
+    print(f"Report: {page}")
+
+
+def _add_grow(commands: Any) -> None:
+    parser = commands.add_parser("grow", help="one inheriting step on a checkpoint")
+    parser.add_argument("parent", type=Path, metavar="PARENT", help="checkpoint folder")
+    parser.add_argument(
+        "--set",
+        action="append",
+        required=True,
+        metavar="DIMENSION=SIZE",
+        dest="sizes",
+        help="as in image.width=96; may be given again",
+    )
+    parser.add_argument("--operator", default="exact", help="growth operator (default: exact)")
+    parser.add_argument("--momentum", type=float, default=1.0, help="PIM's m in [0, 1]")
+    parser.add_argument("--pim", default="convex", help="reading of PIM: convex or null_space")
+    parser.add_argument("--seed", type=int, default=0, help="seed of fresh entries")
+    parser.add_argument("--out", required=True, type=Path, metavar="CHILD")
+    parser.set_defaults(command=grow)
+
+
+def grow(options: argparse.Namespace) -> None:
+    """Grow a checkpoint and say what changed and what it costs."""
+    sizes = dict(parse_size(text) for text in options.sizes)
+    require_new_folder(options.out)
+    from nas_growclip.checkpoint import load_model, save_model
+    from nas_growclip.growth.inherit import inherit
+    from nas_growclip.growth.space import GrowthStep
+    from nas_growclip.models.flops import count_flops
+
+    parent = load_model(options.parent)
+    steps = [
+        GrowthStep(dimension=dimension, old=parent.arch.size(dimension), new=size)
+        for dimension, size in sizes.items()
+    ]
+    child = inherit(
+        parent,
+        parent.arch.with_sizes(sizes),
+        options.operator,
+        options.momentum,
+        options.seed,
+        pim=options.pim,
+    )
+    save_model(child, options.out)
+    for step in steps:
+        print(step)
+    for name, model in (("parent", parent), ("child", child)):
+        print(f"{name}: {model.num_params} parameters, {count_flops(model.arch)} FLOPs")
+    print(FLOPS_NOTE)
+
+
+def _add_flops(commands: Any) -> None:
+    parser = commands.add_parser("flops", help="FLOPs and parameters by encoder")
+    parser.add_argument(
+        "arch",
+        metavar="ARCH_OR_CHECKPOINT",
+        help=f"a preset ({', '.join(PRESETS)}), a YAML or JSON file, or a checkpoint folder",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=flops)
+
+
+def flops(options: argparse.Namespace) -> None:
+    """Print FLOPs and parameters by encoder."""
+    arch = read_arch(options.arch)
+    from nas_growclip.models.flops import count_flops, flops_by_encoder, params_by_encoder
+
+    by_encoder, params = flops_by_encoder(arch), params_by_encoder(arch)
+    if options.json:
+        print(json.dumps({"flops": dict(by_encoder), "params": dict(params)}, indent=2))
+        return
+    print(f"{'encoder':<8} {'FLOPs':>16} {'parameters':>14}")
+    for encoder, count in by_encoder.items():
+        print(f"{encoder:<8} {count:>16,} {params[encoder]:>14,}")
+    print(f"{'total':<8} {count_flops(arch):>16,} {sum(params.values()):>14,}")
+    print(FLOPS_NOTE)
+
+
+def _add_eval(commands: Any) -> None:
+    parser = commands.add_parser("eval", help="zero-shot top-1 and retrieval recall")
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="a zero-shot set (CLIP_benchmark layout), a folder of pair shards, "
+        "'scenes' or 'digits'; may be given again",
+    )
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=evaluate)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure a checkpoint on zero-shot sets and pairs; every number beside its chance level."""
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size must be 1 or more, but got {options.batch_size}.")
+    from nas_growclip.checkpoint import load_model
+    from nas_growclip.evaluation.places import evaluate_places
+
+    model: Clip = load_model(options.checkpoint, options.device)
+    values = evaluate_places(model, options.data, options.batch_size)
+    if options.json:
+        print(json.dumps(values, indent=2))
+        return
+    print(f"{'metric':<44} {'value':>8} {'chance':>8}")
+    for name, value in values.items():
+        if not name.startswith("chance."):
+            chance = values.get(f"chance.{name}", float("nan"))
+            print(f"{name:<44} {value:>8.4f} {chance:>8.4f}")
+
+
+def parse_size(text: str) -> tuple[str, int]:
+    """Read ``image.width=96``.
+
+    Raises:
+        ValueError: If it has another form.
+    """
+    dimension, equals, size = text.partition("=")
+    if not equals or not size.isdecimal():
+        raise ValueError(f"--set must be DIMENSION=SIZE, as in image.width=96, but got {text!r}.")
+    return dimension, int(size)
+
+
+def read_arch(text: str) -> ClipArch:
+    """An architecture from a preset's name, a file, or a checkpoint folder.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    path = Path(text)
+    if text in PRESETS:
+        return ClipArch.preset(text)
+    if path.is_dir():
+        return ClipArch.load(path / "arch.json")
+    if path.is_file():
+        return ClipArch.load(path)
+    raise ValueError(
+        f"{text!r} must be a preset ({', '.join(PRESETS)}), a file or a checkpoint folder, "
+        "but is none of them."
+    )
+
+
+def require_new_folder(path: Path) -> None:
+    """Refuse to write into a folder that holds something.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"--out must be a new or empty folder, but {path} holds something.")

@@ -1,0 +1,85 @@
+"""One YAML is one experiment: composition of the parts' own settings, and nothing else."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import yaml
+
+from nas_growclip.arch import ClipArch
+from nas_growclip.data.config import DataConfig
+from nas_growclip.data.sources import SOURCES
+from nas_growclip.evaluation.metrics import METRICS
+from nas_growclip.growth.inherit import GrowthConfig
+from nas_growclip.growth.space import GrowthSpace
+from nas_growclip.search.backends import BACKENDS, SAMPLERS, SearchConfig
+from nas_growclip.search.objective import OBJECTIVES, ObjectiveConfig
+from nas_growclip.strict import from_mapping, read_mapping, to_mapping
+from nas_growclip.train import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """A staged experiment.
+
+    Raises:
+        ValueError: If a name is in none of the tables or a number is out of range.
+    """
+
+    parent: str | ClipArch
+    """The first model: a preset's name or an architecture."""
+    data: DataConfig
+    space: GrowthSpace
+    """The growth space; in YAML also a file's path, relative to the experiment's."""
+    passes: float = 8.0
+    """Stage budget: training FLOPs with which the stage's parent would see every pair so often."""
+    seed: int = 0
+    growth: GrowthConfig = field(default_factory=GrowthConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    metrics: tuple[str, ...] = ("loss", "retrieval", "zero_shot")
+    """Metrics on ``test`` after each stage; the search always measures ``loss``."""
+
+    def __post_init__(self) -> None:
+        if not self.passes > 0:
+            raise ValueError(f"passes: must be above 0, but got {self.passes}.")
+        _check_names("data.source", (self.data.source,), SOURCES)
+        _check_names("search.backend", (self.search.backend,), BACKENDS)
+        _check_names("search.sampler", (self.search.sampler,), SAMPLERS)
+        _check_names("objective.name", (self.objective.name,), OBJECTIVES)
+        _check_names("metrics", self.metrics, METRICS)
+        self.parent_arch  # noqa: B018  an unknown preset is an error of the configuration
+
+    @property
+    def parent_arch(self) -> ClipArch:
+        """The first model's architecture."""
+        return ClipArch.preset(self.parent) if isinstance(self.parent, str) else self.parent
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, as kept in the run folder."""
+        return yaml.safe_dump(to_mapping(self), sort_keys=False)
+
+
+def load_config(path: str | Path, seed: int | None = None) -> ExperimentConfig:
+    """Read an experiment strictly.
+
+    Args:
+        path: A YAML file.
+        seed: Replaces the file's seed.
+
+    Raises:
+        ValueError: If the file or a value in it is bad; the message gives the dotted path.
+    """
+    file = Path(path)
+    data = dict(read_mapping(file))
+    if isinstance(data.get("space"), str):
+        data["space"] = read_mapping(file.parent / data["space"])
+    config = from_mapping(ExperimentConfig, data, str(file))
+    return config if seed is None else replace(config, seed=seed)
+
+
+def _check_names(key: str, names: tuple[str, ...], table: object) -> None:
+    known = sorted(table)  # type: ignore[call-overload]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{key}: must be one of {known}, but got {name!r}.")

@@ -36,7 +36,7 @@ _HOME = {
     "save_model": "nas_growclip.checkpoint",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:

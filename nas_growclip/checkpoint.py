@@ -83,7 +83,9 @@ def load_state(path: Path, config: TrainConfig, device: torch.device) -> TrainSt
         arch = ClipArch.from_dict(json.loads(metadata["arch"]), str(path))
         step, curve = int(metadata["step"]), json.loads(metadata["curve"])
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{path}: not a training state: {error}. Delete it to start over.") from None
+        raise ValueError(
+            f"{path}: not a training state: {error}. Delete it to start over."
+        ) from None
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     state = start_training(_fill(Clip(arch), weights, path).to(device), config)
     state.step = step
@@ -112,9 +114,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from None
 
 
-def _write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> None:
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     write_atomically(path, save(contiguous, metadata=dict(metadata)))
 

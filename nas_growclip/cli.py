@@ -68,9 +68,7 @@ def run(options: argparse.Namespace) -> None:
 
     config = load_config(options.experiment, options.seed)
     was_complete = is_complete(config, options.out)
-    records = run_experiment(
-        config, options.out, data_folder=options.data, device=options.device
-    )
+    records = run_experiment(config, options.out, data_folder=options.data, device=options.device)
     print_summary(records)
     if was_complete:
         print(f"The run in {options.out} was complete already; nothing was trained.")

@@ -111,9 +111,7 @@ def _run_stages(
 ) -> None:
     parent = _parent(config, run, finished, device)
     for data in stages[len(finished) :]:
-        stage = StageRun(
-            config=config, data=data, parent=parent, history=tuple(finished), run=run
-        )
+        stage = StageRun(config=config, data=data, parent=parent, history=tuple(finished), run=run)
         say(
             f"stage {data.index}: {data.num_pairs} pairs, "
             f"{stage.budget:.3g} training FLOPs, up to {config.search.num_trials} trials"

@@ -6,7 +6,7 @@ ten seconds. Nothing here depends on what is counted.
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -33,7 +33,7 @@ LINE_SECONDS = 10.0
 """Plain lines come at most this often."""
 
 
-def track(iterable: Iterable[T], *, total: int, label: str) -> Iterator[T]:
+def track(iterable: Iterable[T], *, total: int, label: str) -> Generator[T]:
     """Yield from an iterable and show on stderr how far it has come.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from nas_growclip.arch import ClipArch
-from nas_growclip.growth.space import Candidate, GrowthStep, candidate_label
+from nas_growclip.growth.space import Candidate, candidate_label
 from nas_growclip.strict import from_mapping, read_mapping, to_mapping
 
 TRIALS_FILE = "trials.jsonl"

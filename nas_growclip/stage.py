@@ -141,9 +141,7 @@ def run_search(stage: StageRun) -> tuple[Trial, ...]:
         say(f"stage {index}, trial {number}: {trial.label}: {score}")
         return trial
 
-    return search(
-        backend, measure, num_trials=config.num_trials, recorded=tuple(recorded)
-    )
+    return search(backend, measure, num_trials=config.num_trials, recorded=tuple(recorded))
 
 
 def run_trial(stage: StageRun, number: int, candidate: Candidate) -> Trial:
@@ -166,15 +164,11 @@ def run_trial(stage: StageRun, number: int, candidate: Candidate) -> Trial:
         state = trained_trial(stage, number, candidate, steps)
     except (DivergedError, torch.OutOfMemoryError, MemoryError) as error:
         return replace(trial, state="failed", message=f"{type(error).__name__}: {error}")
-    append_timing(
-        stage.run, stage.data.index, f"trial {number}", time.monotonic() - started
-    )
+    append_timing(stage.run, stage.data.index, f"trial {number}", time.monotonic() - started)
     return replace(trial, metrics={"loss": state.curve[-1][1]}, curve=tuple(state.curve))
 
 
-def trained_trial(
-    stage: StageRun, number: int, candidate: Candidate, steps: int
-) -> TrainState:
+def trained_trial(stage: StageRun, number: int, candidate: Candidate, steps: int) -> TrainState:
     """The candidate's training state at the end of its trial, from disk as far as it got."""
     path = trial_path(stage, number)
     if path.exists():

@@ -107,7 +107,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             _convert(key_hint, key, f"{where}: key"): _convert(item_hint, item, f"{where}: {key}")
             for key, item in value.items()
         }
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_mapping(hint, value, where)
     return _convert_scalar(hint, value, where)
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from open_clip.loss import ClipLoss
@@ -47,18 +47,21 @@ class TrainConfig:
     """Steps between two saved training states."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "checkpoint_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be 1 or more, but got {getattr(self, name)}.")
-        for name in ("learning_rate", "epsilon", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be above 0, but got {getattr(self, name)}.")
-        for name in ("beta1", "beta2", "cooldown_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be in [0, 1), but got {getattr(self, name)}.")
-        for name in ("weight_decay", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: must be 0 or more, but got {getattr(self, name)}.")
+        rules = {
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "checkpoint_steps": (self.checkpoint_steps >= 1, "1 or more"),
+            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "epsilon": (self.epsilon > 0, "above 0"),
+            "max_grad_norm": (self.max_grad_norm > 0, "above 0"),
+            "beta1": (0 <= self.beta1 < 1, "in [0, 1)"),
+            "beta2": (0 <= self.beta2 < 1, "in [0, 1)"),
+            "cooldown_share": (0 <= self.cooldown_share < 1, "in [0, 1)"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"{name}: must be {rule}, but got {getattr(self, name)}.")
 
 
 @dataclass
@@ -84,11 +87,16 @@ def start_training(model: Clip, config: TrainConfig) -> TrainState:
 
 def make_optimizer(model: Clip, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only."""
-    decayed, plain = [], []
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
     for name, parameter in model.named_parameters():
         (decayed if param_axes(name).is_linear else plain).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(
-        [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+        groups,
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
@@ -174,10 +182,11 @@ def _check_finite(loss: Tensor, step: int) -> None:
 
 def optimizer_tensors(state: TrainState) -> Mapping[str, Tensor]:
     """AdamW's moments under their parameters' names."""
-    names = {parameter: name for name, parameter in state.model.named_parameters()}
+    moments = state.optimizer.state
     return {
-        f"{moment}.{names[parameter]}": values[moment]
-        for parameter, values in state.optimizer.state.items()
+        f"{moment}.{name}": moments[parameter][moment]
+        for name, parameter in state.model.named_parameters()
+        if parameter in moments
         for moment in ("exp_avg", "exp_avg_sq")
     }
 

@@ -22,9 +22,7 @@ def perturb(model: Clip, seed: int = 0) -> Clip:
 @pytest.fixture
 def tiny_arch() -> ClipArch:
     return ClipArch(
-        image=ImageArch(
-            depth=2, width=32, mlp_width=48, patch_size=8, image_size=16, head_dim=16
-        ),
+        image=ImageArch(depth=2, width=32, mlp_width=48, patch_size=8, image_size=16, head_dim=16),
         text=TextArch(depth=1, width=16, mlp_width=40, context_length=8, head_dim=16),
         shared=SharedArch(depth=1, mlp_width=24, head_dim=16),
         embed_dim=32,

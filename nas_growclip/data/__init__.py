@@ -1,0 +1,1 @@
+"""Pairs, stages and zero-shot tasks."""

@@ -9,7 +9,7 @@ the same batches.
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class ManifestEntry:
     """Pairs left out, by reason."""
 
 
+@runtime_checkable
 class ImageTextPairs(Protocol):
     """A finite set of pairs that can be run through again and again."""
 
@@ -133,7 +134,7 @@ def training_batches(
     if steps_per_epoch == 0:
         raise ValueError(
             f"train.batch_size must be at most the number of training pairs, but got "
-            f"batch_size={batch_size} and {pairs.num_pairs} pairs. Use a smaller batch or more data."
+            f"batch_size={batch_size} and {pairs.num_pairs} pairs. Use a smaller batch."
         )
     first_epoch, skip = divmod(start, steps_per_epoch)
     for epoch in itertools.count(first_epoch):

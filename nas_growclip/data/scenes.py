@@ -243,12 +243,10 @@ def noun_phrase(rng: Random, group: Group) -> str:
 
 
 def _setting(rng: Random, scene: Scene) -> str:
-    pattern = (
-        ""
-        if scene.setting.pattern == "plain" or rng.random() < 0.4
-        else f"{scene.setting.pattern} "
-    )
-    name = pattern + _word(rng, scene.setting.background)
+    setting = scene.setting
+    named = setting.pattern != "plain" and rng.random() < 0.6
+    pattern = f"{setting.pattern} " if named else ""
+    name = pattern + _word(rng, setting.background)
     article = "an" if name[0] in "aeiou" else "a"
     return f"{rng.choice(('on', 'on', 'against'))} {article} {name} background"
 
@@ -277,9 +275,7 @@ def scene_tasks(config: DataConfig) -> tuple[ZeroShotTask, ...]:
 
 
 def _task(name: str, plan: _TaskPlan, config: DataConfig) -> ZeroShotTask:
-    labels = [
-        label for label in range(len(plan.classes)) for _ in range(TASK_IMAGES // len(plan.classes))
-    ]
+    labels = np.arange(len(plan.classes)).repeat(TASK_IMAGES // len(plan.classes)).tolist()
     images = []
     for index, label in enumerate(labels):
         rng = Random(f"{config.seed}/{name}/{index}")

@@ -169,7 +169,6 @@ def read_samples(
         text: Suffix of the member beside the image: ``txt`` for captions, ``cls`` for labels.
         on_error: Told of each error; reading goes on after it where it can.
     """
-
     suffixes = (*IMAGE_SUFFIXES, text)
 
     def go_on(error: Exception) -> bool:

@@ -26,7 +26,9 @@ def embed_pairs(model: Clip, pairs: ImageTextPairs, batch_size: int) -> Embedded
     model.eval()
     encoder = PairEncoder(model.arch.image.image_size, model.tokenize)
     device = model.logit_scale.device
-    images, texts, captions = [], [], []
+    images: list[Tensor] = []
+    texts: list[Tensor] = []
+    captions: list[str] = []
     for batch in fixed_batches(pairs, encoder, batch_size):
         images.append(model.encode_image(batch.images.to(device)).float().cpu())
         texts.append(model.encode_text(batch.tokens.to(device)).float().cpu())

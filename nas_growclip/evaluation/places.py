@@ -13,9 +13,7 @@ from nas_growclip.evaluation.zero_shot import zero_shot
 from nas_growclip.models.clip import Clip
 
 
-def evaluate_places(
-    model: Clip, places: Sequence[str], batch_size: int
-) -> Mapping[str, float]:
+def evaluate_places(model: Clip, places: Sequence[str], batch_size: int) -> Mapping[str, float]:
     """Zero-shot top-1 on every set and recall on every folder of pairs.
 
     Args:
@@ -32,7 +30,9 @@ def evaluate_places(
     for place in places:
         found = tasks_at(place, model.arch.image.image_size)
         tasks.extend(found)
-        pairs = pairs_at(place, model.arch.image.image_size) if not found or _is_scenes(place) else None
+        pairs = (
+            pairs_at(place, model.arch.image.image_size) if not found or _is_scenes(place) else None
+        )
         if pairs is not None:
             measured = evaluate(model, pairs, (), ("loss", "retrieval"), batch_size)
             prefix = "" if len(places) == 1 else f"{Path(place).name}/"
@@ -43,9 +43,7 @@ def evaluate_places(
 def tasks_at(place: str, image_size: int) -> Sequence[ZeroShotTask]:
     """Zero-shot tasks at a place; none if it is a folder of pairs."""
     if place in ("scenes", "digits"):
-        config = DataConfig(
-            source="scenes", stages=(1,), zero_shot=(place,), image_size=image_size
-        )
+        config = DataConfig(source="scenes", stages=(1,), zero_shot=(place,), image_size=image_size)
         return load_tasks(config, None)
     folder = Path(place)
     if not folder.is_dir():
@@ -61,7 +59,10 @@ def pairs_at(place: str, image_size: int) -> ImageTextPairs:
     """Pairs at a place: rendered scenes, or all shards of a folder."""
     source = "scenes" if _is_scenes(place) else "webdataset"
     config = DataConfig(
-        source=source, stages=(1,), test=".", test_pairs=1024 if _is_scenes(place) else 0,
+        source=source,
+        stages=(1,),
+        test=".",
+        test_pairs=1024 if _is_scenes(place) else 0,
         image_size=image_size,
     )
     folder = None if _is_scenes(place) else Path(place)

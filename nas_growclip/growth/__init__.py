@@ -1,0 +1,1 @@
+"""Growth: the space, the operators, inheriting and momentum."""

@@ -172,8 +172,9 @@ class _Growth(NamedTuple):
             return name, False
         blocks, number, rest = block
         source = self.blocks[blocks][number]
-        parent_name = None if source.index is None else f"{blocks}.{source.index}.{rest}"
-        return parent_name, source.is_inserted
+        if source.parent_block is None:
+            return None, source.is_inserted
+        return f"{blocks}.{source.parent_block}.{rest}", source.is_inserted
 
 
 def _inherit_param(name: str, fresh: Tensor, growth: _Growth) -> Inherited:

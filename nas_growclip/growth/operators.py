@@ -49,7 +49,7 @@ class AxisMap(NamedTuple):
 class BlockSource(NamedTuple):
     """Where one block of the child comes from."""
 
-    index: int | None
+    parent_block: int | None
     """The parent's block, None for a fresh one."""
     is_inserted: bool
     """Whether it is new; an inserted block starts with zeroed writers of the residual stream."""

@@ -1,0 +1,1 @@
+"""The model, the axes of its parameters, and its FLOPs."""

@@ -6,10 +6,12 @@ a matrix product of them holds cosine similarities.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from open_clip.tokenizer import SimpleTokenizer
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -91,10 +93,10 @@ def init_weights(model: Clip) -> None:
     for tower in (model.image, model.text):
         nn.init.normal_(tower.projection.weight, std=tower.projection.in_features**-0.5)
     for blocks in (trunk.blocks, model.text.blocks, model.shared.blocks):
-        _init_blocks(blocks)
+        _init_blocks(list(blocks))
 
 
-def _init_blocks(blocks: nn.ModuleList | nn.Sequential) -> None:
+def _init_blocks(blocks: Sequence[Block]) -> None:
     for block in blocks:
         width = block.attn.qkv.in_features
         residual_std = width**-0.5 * (2 * len(blocks)) ** -0.5

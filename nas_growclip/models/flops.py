@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import torch
+from torch.jit._trace import TracerWarning
 
 from nas_growclip.arch import ClipArch
 from nas_growclip.models.clip import Clip
@@ -37,16 +38,30 @@ HANDLES = {"aten::scaled_dot_product_attention": scaled_dot_product_attention}
 
 UNCOUNTED = frozenset(
     f"aten::{name}"
-    for name in (
-        "add add_ sub mul mul_ div exp gelu softmax argmax norm linalg_vector_norm clamp_min "
-        "expand_as embedding arange"
-    ).split()
+    for name in [
+        "add",
+        "add_",
+        "sub",
+        "mul",
+        "mul_",
+        "div",
+        "exp",
+        "gelu",
+        "softmax",
+        "argmax",
+        "norm",
+        "linalg_vector_norm",
+        "clamp_min",
+        "expand_as",
+        "embedding",
+        "arange",
+    ]
 )
 """Elementwise operators, reductions to unit length and look-ups: nothing, as fvcore has it."""
 
 
 def count_flops(arch: ClipArch) -> int:
-    """fvcore FLOPs (one multiply-add is one) of one image-text pair, forward.
+    """Fvcore FLOPs (one multiply-add is one) of one image-text pair, forward.
 
     Attention, the shared encoder (which runs once for each modality) and norms are included.
 
@@ -98,7 +113,7 @@ def analyse(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Mapping
     with warnings.catch_warnings(), torch.no_grad():
         # fvcore traces with torch.jit, which torch deprecates.
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=TracerWarning)
         by_module: Mapping[str, float] = analysis.by_module()
         unsupported = analysis.unsupported_ops()
     unknown = {name: calls for name, calls in unsupported.items() if name not in UNCOUNTED}

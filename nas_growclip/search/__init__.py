@@ -1,0 +1,1 @@
+"""Search backends, objectives and the ask-tell loop."""

@@ -9,9 +9,12 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_growclip.growth.space import Candidate, candidate_label
 from nas_growclip.records import Trial
@@ -116,8 +119,6 @@ class OptunaSearch:
     MAX_REPEATS = 10
 
     def __init__(self, search: StageSearch) -> None:
-        import optuna
-
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search = search
         self.labels = {candidate_label(c): c for c in search.candidates}
@@ -127,9 +128,8 @@ class OptunaSearch:
             storage=storage,
             direction="maximize",
             load_if_exists=True,
-            sampler=optuna.samplers.RandomSampler(seed=search.seed),
+            sampler=RandomSampler(seed=search.seed),
         )
-        self.study.set_metric_names(["score"])
         self.study.set_user_attr("num_pairs", search.num_pairs)
         self.study.set_user_attr("flops", "fvcore FLOPs: one multiply-add is one")
         self._abandon_unfinished()
@@ -151,8 +151,6 @@ class OptunaSearch:
 
     def tell(self, trial: Trial) -> None:
         """Store the trial with its FLOPs, parameters, sizes, terms and learning curve."""
-        from optuna.trial import TrialState
-
         attributes: dict[str, object] = {
             "number": trial.number,
             "flops": trial.flops,
@@ -182,8 +180,6 @@ class OptunaSearch:
         return str(self.asked.suggest_categorical(self.PARAMETER, list(self.labels)))
 
     def _tell_repeat(self, label: str) -> None:
-        from optuna.trial import TrialState
-
         score = self.scores[label]
         self.asked.set_user_attr("repeat_of", label)
         if score is None:
@@ -199,39 +195,35 @@ class OptunaSearch:
         ]
         return _mixed(self.search.seed, self.search.stage, len(finished))
 
-    def _told(self) -> list[Any]:
+    def _told(self) -> list[FrozenTrial]:
         return [
             t
             for t in self.study.get_trials(deepcopy=False)
-            if t.state.is_finished() and "number" in t.user_attrs and "abandoned" not in t.user_attrs
+            if t.state.is_finished()
+            and "number" in t.user_attrs
+            and "abandoned" not in t.user_attrs
         ]
 
     def _is_waiting(self) -> bool:
         return any(t.state.name == "WAITING" for t in self.study.get_trials(deepcopy=False))
 
     def _abandon_unfinished(self) -> None:
-        import optuna
-
         for frozen in self.study.get_trials(deepcopy=False):
             if frozen.state.name == "RUNNING":
                 trial = optuna.trial.Trial(self.study, frozen._trial_id)
                 trial.set_user_attr("abandoned", True)
-                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                self.study.tell(trial, state=TrialState.FAIL)
 
 
-def _tpe(seed: int) -> Any:
-    import optuna
-
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=4, constant_liar=False)
+def _tpe(seed: int) -> BaseSampler:
+    return TPESampler(seed=seed, n_startup_trials=4, constant_liar=False)
 
 
-def _random(seed: int) -> Any:
-    import optuna
-
-    return optuna.samplers.RandomSampler(seed=seed)
+def _random(seed: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
 
 
-SAMPLERS: Mapping[str, Callable[[int], Any]] = {"tpe": _tpe, "random": _random}
+SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "random": _random}
 """Optuna's samplers by name, made from a seed."""
 
 

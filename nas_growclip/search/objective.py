@@ -30,6 +30,8 @@ class ObjectiveConfig:
     """A name in ``OBJECTIVES``."""
     repetition_constant: float = 15.4
     """R* of data-constrained scaling: repeats after which a pair's worth has mostly gone."""
+    slope_trust: float = 0.25
+    """Weight of a trial's own slope; the rest is the control's."""
     capacity_exponent: float = 1.0
     """gamma in F*(N) = F_0 (N / N_0)^gamma: how fast the supported FLOPs rise with the data."""
     capacity_headroom: float = 4.0
@@ -41,6 +43,8 @@ class ObjectiveConfig:
         for field in ("repetition_constant", "capacity_headroom"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field}: must be above 0, but got {getattr(self, field)}.")
+        if not 0 <= self.slope_trust <= 1:
+            raise ValueError(f"slope_trust: must be in [0, 1], but got {self.slope_trust}.")
         for field in ("capacity_exponent", "capacity_price"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}: must be 0 or more, but got {getattr(self, field)}.")
@@ -82,20 +86,40 @@ def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> 
     return unique * (1 + repetition_constant * fade)
 
 
-def predicted_loss(trial: Trial, num_pairs: int, config: ObjectiveConfig) -> float:
+class LearningCurve(NamedTuple):
+    """A straight line of validation loss against log effective pairs."""
+
+    end_loss: float
+    """Where the line is at the end of the trial."""
+    end_pairs: float
+    """Effective pairs at the end of the trial."""
+    slope: float
+    """Loss for each e-fold of effective pairs; never above 0."""
+
+
+def fit_curve(trial: Trial, num_pairs: int, config: ObjectiveConfig) -> LearningCurve:
+    """Fit the later two thirds of a trial's learning curve; the lag after growth is left out."""
+    curve = [(pairs, loss) for pairs, loss in trial.curve if pairs > 0]
+    later = curve[len(curve) // 3 :]
+    worth = [effective_pairs(p, num_pairs, config.repetition_constant) for p, _ in later]
+    x, y = np.log(worth), np.array([loss for _, loss in later])
+    slope = min(0.0, float(np.polyfit(x, y, 1)[0])) if len(later) > 1 else 0.0
+    return LearningCurve(float(y.mean() + slope * (x[-1] - x.mean())), worth[-1], slope)
+
+
+def predicted_loss(
+    trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig
+) -> float:
     """Validation loss at the end of the stage, extrapolated from the trial's learning curve.
 
-    A straight line in log effective pairs through the later half of the curve (the lag after
-    growth is left out), never rising, followed to the pairs that the budget buys.
+    The line is followed to the pairs that the stage's budget buys this architecture, repeats
+    discounted. Short curves have uncertain slopes, so the slope is drawn towards the control's.
     """
-    curve = [(pairs, loss) for pairs, loss in trial.curve if pairs > 0]
-    later = curve[len(curve) // 2 :] if len(curve) > 2 else curve
-    worth = [effective_pairs(p, num_pairs, config.repetition_constant) for p, _ in later]
-    x = np.log(worth)
-    y = np.array([loss for _, loss in later])
-    slope = min(0.0, float(np.polyfit(x, y, 1)[0])) if len(later) > 1 else 0.0
+    curve = fit_curve(trial, num_pairs, config)
+    common = fit_curve(control, num_pairs, config).slope
+    slope = config.slope_trust * curve.slope + (1 - config.slope_trust) * common
     end = effective_pairs(trial.stage_pairs, num_pairs, config.repetition_constant)
-    return max(0.0, float(y.mean() + slope * (math.log(end) - x.mean())))
+    return max(0.0, curve.end_loss + slope * math.log(end / curve.end_pairs))
 
 
 def capacity_price(flops: int, data: DataSize, config: ObjectiveConfig) -> float:
@@ -105,12 +129,10 @@ def capacity_price(flops: int, data: DataSize, config: ObjectiveConfig) -> float
     return config.capacity_price * max(0.0, math.log(flops / supported))
 
 
-def data_size_aware(
-    trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig
-) -> Score:
+def data_size_aware(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Score:
     """Predicted gain in loss at equal FLOPs, less the price of unsupported capacity."""
-    predicted = predicted_loss(trial, data.num_pairs, config)
-    baseline = predicted_loss(control, data.num_pairs, config)
+    predicted = predicted_loss(trial, control, data.num_pairs, config)
+    baseline = predicted_loss(control, control, data.num_pairs, config)
     price = capacity_price(trial.flops, data, config)
     control_price = capacity_price(control.flops, data, config)
     terms = {
@@ -146,7 +168,9 @@ def choose_growth(trials: Iterable[Trial]) -> Trial:
     """
     scored = [t for t in trials if t.score is not None and math.isfinite(t.score)]
     if not scored:
-        raise ValueError("At least one trial must complete, but none did. See trials.jsonl for why.")
+        raise ValueError(
+            "At least one trial must complete, but none did. See trials.jsonl for why."
+        )
     return max(scored, key=lambda trial: (trial.score or 0.0, -trial.flops, -trial.number))
 
 

@@ -1,0 +1,116 @@
+"""Tables and figures of finished and interrupted runs, made from their records alone.
+
+No model is needed and torch is not imported: a report can be drawn again from the run folders at
+any time, and the same records give the same tables, byte for byte.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from nas_growclip.records import Run
+from nas_growclip.report.figures import FIGURES, to_png
+from nas_growclip.report.page import render_page
+from nas_growclip.report.tables import (
+    ACCURACIES,
+    CHANCE_NOTE,
+    FLOPS_NOTE,
+    accuracy,
+    growth_words,
+    percent,
+    search_share,
+    si,
+)
+
+TERMINAL_WIDTH = 100
+"""Columns of the summary where stdout is no terminal."""
+
+
+def write_report(runs: Sequence[Run], out: Path) -> Path:
+    """Write the tables, the figures and one self-contained HTML page.
+
+    Args:
+        runs: One run, or several to compare.
+        out: Folder to write into; it is made if it is missing.
+
+    Returns:
+        Path of the page, ``index.html``.
+
+    Raises:
+        ValueError: If there is no run.
+    """
+    if not runs:
+        raise ValueError("A report needs at least one run, but got none. Give a run folder.")
+    runs = _distinct(runs)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "stages.csv", _csv([run.stages_frame() for run in runs]))
+    _write(out / "trials.csv", _csv([run.trials_frame() for run in runs]))
+    images = {name: to_png(draw(runs)) for name, draw in FIGURES.items()}
+    for name, image in images.items():
+        _write(out / f"{name}.png", image)
+    page = out / "index.html"
+    _write(page, render_page(runs, images).encode())
+    return page
+
+
+def print_summary(run: Run) -> None:
+    """Print the stage table on stdout."""
+    console = Console(width=None if sys.stdout.isatty() else TERMINAL_WIDTH, highlight=False)
+    if not run.stages:
+        console.print(f"No stage has finished; {len(run.trials)} trials recorded.", markup=False)
+        return
+    table = RichTable(title=Text(run.name), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("stage", "pairs"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("chosen growth", overflow="fold")
+    for column in ("FLOPs\na pair", "params", "search\nshare, %", "training\nFLOPs", *ACCURACIES):
+        header = column.replace("_recall", "\nrecall").replace("shot_", "shot\n").replace("_", "-")
+        table.add_column(header, justify="right", no_wrap=True)
+    for stage in run.stages:
+        cells = (
+            str(stage.stage),
+            si(stage.num_pairs),
+            growth_words(stage.chosen).replace(", ", "\n"),
+            si(stage.flops),
+            si(stage.params),
+            percent(search_share(stage)),
+            si(stage.cumulative_flops),
+            *(accuracy(stage.metrics, name) for name in ACCURACIES),
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+    console.print(f"Top-1 and recalls in percent. {CHANCE_NOTE}\n{FLOPS_NOTE}", markup=False)
+
+
+def _distinct(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """The runs under names that tell them apart."""
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{run.path.resolve().parent.name}/{run.name}" for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({place})" for place, name in enumerate(names, start=1)]
+    return tuple(dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True))
+
+
+def _csv(frames: Sequence[pd.DataFrame]) -> bytes:
+    rows = [row for frame in frames for row in frame.to_dict("records")]
+    frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["run", "stage"])
+    return frame.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,248 @@
+"""A run's records as tables of short texts, the same for the page and for the terminal.
+
+Accuracies are percent, with the level of a random model in brackets. FLOPs are fvcore FLOPs.
+What was not measured, and what is no finite number, is a dash.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nas_growclip.growth.space import Candidate
+from nas_growclip.records import Run, StageResult, Trial
+
+FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one."
+CHANCE_NOTE = "In brackets: the level of a random model."
+DASH = "–"  # noqa: RUF001 # an en dash is what is shown
+
+ACCURACIES: Mapping[str, str] = {
+    "zero_shot_top1": "zero-shot top-1",
+    "i2t_recall@1": "image-to-text recall@1",
+    "t2i_recall@1": "text-to-image recall@1",
+}
+"""The metrics of the stage table and of the first figure, with their names in words."""
+
+Mark = Literal["", "chosen", "control", "failed"]
+
+_PREFIXES = ("", " k", " M", " G", " T", " P", " E", " Z", " Y")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Texts in rows; ``text_columns`` are read from the left, the others are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: frozenset[str] = frozenset()
+    marks: tuple[Mark, ...] = ()
+    """One for each row, or none at all."""
+    notes: tuple[str, ...] = ()
+
+
+def si(value: float | None) -> str:
+    """A count with three digits and an SI prefix, as in ``12.3 M``."""
+    if value is None or not _is_finite(value):
+        return DASH
+    power = 0
+    while abs(value) >= 999.5 and power < len(_PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    digits = f"{value:.0f}" if power == 0 and value == int(value) else f"{value:#.3g}".rstrip(".")
+    return digits + _PREFIXES[power]
+
+
+def number(value: float | None) -> str:
+    """A number with four digits, or a dash."""
+    return f"{value:.4g}" if value is not None and _is_finite(value) else DASH
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with one digit after the point, or a dash."""
+    return f"{100 * value:.1f}" if value is not None and _is_finite(value) else DASH
+
+
+def accuracy(metrics: Mapping[str, float], name: str) -> str:
+    """A metric in percent next to its chance level, as in ``41.2 (12.5)``."""
+    if name not in metrics:
+        return DASH
+    return f"{percent(metrics[name])} ({percent(metrics.get(f'chance.{name}'))})"
+
+
+def growth_words(candidate: Candidate) -> str:
+    """A candidate in words, as in ``image.width 64 → 96``."""
+    steps = (f"{step.dimension} {step.old} → {step.new}" for step in candidate)
+    return ", ".join(steps) or "no growth"
+
+
+def search_share(stage: StageResult) -> float | None:
+    """Part of the stage's training FLOPs that went into trials that were not continued."""
+    total = stage.search_flops + stage.train_flops
+    return stage.search_flops / total if total else None
+
+
+def mark_of(trial: Trial, chosen: int | None) -> Mark:
+    """What is special about a trial; the chosen one is ``chosen`` also where it is the control."""
+    if trial.number == chosen:
+        return "chosen"
+    if trial.state == "failed":
+        return "failed"
+    return "control" if not trial.candidate else ""
+
+
+def trials_by_stage(run: Run) -> dict[int, list[Trial]]:
+    """A run's trials for each stage that has any, the best score first, failed ones last."""
+    stages: dict[int, list[Trial]] = {}
+    for trial in run.trials:
+        stages.setdefault(trial.stage, []).append(trial)
+    return {stage: sorted(trials, key=_rank) for stage, trials in sorted(stages.items())}
+
+
+def chosen_trials(run: Run) -> dict[int, int]:
+    """Number of the chosen trial for each finished stage."""
+    return {stage.stage: stage.chosen_trial for stage in run.stages}
+
+
+def stage_table(run: Run) -> Table:
+    """One row a stage: data, chosen growth, sizes, costs and accuracies."""
+    fixed = (
+        "stage",
+        "pairs",
+        "chosen growth",
+        "FLOPs a pair, forward",
+        "params",
+        "pairs seen",
+        "search share of FLOPs, %",
+        "training FLOPs so far",
+    )
+    return Table(
+        title="Stages",
+        columns=fixed + tuple(f"{words}, %" for words in ACCURACIES.values()),
+        rows=tuple(
+            (
+                str(stage.stage),
+                si(stage.num_pairs),
+                growth_words(stage.chosen),
+                si(stage.flops),
+                si(stage.params),
+                si(stage.pairs_seen),
+                percent(search_share(stage)),
+                si(stage.cumulative_flops),
+                *(accuracy(stage.metrics, name) for name in ACCURACIES),
+            )
+            for stage in run.stages
+        ),
+        text_columns=frozenset({"chosen growth"}),
+        notes=(FLOPS_NOTE, CHANCE_NOTE),
+    )
+
+
+def summary_table(runs: Sequence[Run]) -> Table:
+    """One row a run: where it ended."""
+    last = [(run, run.stages[-1] if run.stages else None) for run in runs]
+    return Table(
+        title="Runs side by side",
+        columns=(
+            "run",
+            "stages finished",
+            "FLOPs a pair, forward",
+            "params",
+            "training FLOPs, search included",
+            *(f"{words}, %" for words in ACCURACIES.values()),
+        ),
+        rows=tuple(
+            (
+                run.name,
+                str(len(run.stages)),
+                si(stage.flops if stage else None),
+                si(stage.params if stage else None),
+                si(stage.cumulative_flops if stage else None),
+                *(accuracy(stage.metrics if stage else {}, name) for name in ACCURACIES),
+            )
+            for run, stage in last
+        ),
+        text_columns=frozenset({"run"}),
+        notes=(FLOPS_NOTE, CHANCE_NOTE),
+    )
+
+
+def task_table(run: Run) -> Table:
+    """One row a zero-shot task, one column a stage."""
+    prefix = "zero_shot_top1/"
+    names = _in_order(name for s in run.stages for name in s.metrics if name.startswith(prefix))
+    return Table(
+        title="Zero-shot top-1 by task, %",
+        columns=("task", *(f"stage {stage.stage}" for stage in run.stages)),
+        rows=tuple(
+            (name.removeprefix(prefix), *(accuracy(s.metrics, name) for s in run.stages))
+            for name in names
+        ),
+        text_columns=frozenset({"task"}),
+        notes=(CHANCE_NOTE,),
+    )
+
+
+def candidate_table(stage: int, trials: Sequence[Trial], chosen: int | None) -> Table:
+    """One row a trial of one stage, with the objective's terms."""
+    terms = _in_order(term for trial in trials for term in trial.terms)
+    marks = tuple(mark_of(trial, chosen) for trial in trials)
+    return Table(
+        title=f"Stage {stage}: candidates",
+        columns=(
+            "trial",
+            "candidate",
+            "",
+            "FLOPs a pair, forward",
+            "params",
+            "training FLOPs of the trial",
+            "pairs in the stage's budget",
+            "validation loss",
+            *(term.replace("_", " ") for term in terms),
+            "score",
+        ),
+        rows=tuple(
+            (
+                str(trial.number),
+                growth_words(trial.candidate),
+                f"failed: {trial.message}" if trial.state == "failed" else mark,
+                si(trial.flops),
+                si(trial.params),
+                si(trial.train_flops),
+                si(trial.stage_pairs),
+                number(trial.metrics.get("loss")),
+                *(number(trial.terms.get(term)) for term in terms),
+                number(trial.score),
+            )
+            for trial, mark in zip(trials, marks, strict=True)
+        ),
+        text_columns=frozenset({"candidate", ""}),
+        marks=marks,
+        notes=(FLOPS_NOTE,),
+    )
+
+
+def skipped_table(run: Run) -> Table:
+    """One row a reason for leaving pairs out, one column a stage."""
+    reasons = _in_order(reason for stage in run.stages for reason in stage.skipped)
+    return Table(
+        title="Pairs left out, by reason",
+        columns=("reason", *(f"stage {stage.stage}" for stage in run.stages)),
+        rows=tuple(
+            (reason, *(str(stage.skipped.get(reason, 0)) for stage in run.stages))
+            for reason in reasons
+        ),
+        text_columns=frozenset({"reason"}),
+    )
+
+
+def _rank(trial: Trial) -> tuple[bool, float, int]:
+    scored = trial.state == "complete" and trial.score is not None and _is_finite(trial.score)
+    return not scored, -(trial.score or 0.0) if scored else 0.0, trial.number
+
+
+def _in_order(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _is_finite(value: float) -> bool:
+    return math.isfinite(value)

@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from nas_growclip.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
+
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
 
 
 def perturb(model: Clip, seed: int = 0) -> Clip:

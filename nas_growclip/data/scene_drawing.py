@@ -88,7 +88,11 @@ ANYTHING: Wanted = {}
 
 
 def _arc(
-    radius: float, start: float = 0, end: float = 360, middle: Point = (0, 0), points: int = 40
+    radius: float,
+    start: float = 0.0,
+    end: float = 360.0,
+    middle: Point = (0.0, 0.0),
+    points: int = 40,
 ) -> tuple[Point, ...]:
     """Points on a circle, in degrees from the right, growing clockwise on the screen."""
     angles = (math.radians(start + (end - start) * i / points) for i in range(points + 1))
@@ -99,7 +103,7 @@ def _arc(
 
 
 def _star() -> tuple[Point, ...]:
-    outer, inner = _arc(1.1, -90, 270, (0, 0.08), 5), _arc(0.45, -54, 306, (0, 0.08), 5)
+    outer, inner = _arc(1.1, -90.0, 270.0, (0.0, 0.08), 5), _arc(0.45, -54.0, 306.0, (0.0, 0.08), 5)
     return tuple(point for both in zip(outer[:5], inner[:5], strict=True) for point in both)
 
 
@@ -132,9 +136,9 @@ OUTLINES: dict[str, tuple[Point, ...]] = {
         )
         for x, y in corner
     ),
-    "ring": (*_arc(1), *_arc(0.5, 360, 0)),
-    "hexagon": _arc(1, 0, 300, points=5),
-    "crescent": (*_arc(1, 45, 315), *_arc(0.75, 290, 70, (0.45, 0))),
+    "ring": (*_arc(1.0), *_arc(0.5, 360.0, 0.0)),
+    "hexagon": _arc(1.0, 0.0, 300.0, points=5),
+    "crescent": (*_arc(1.0, 45.0, 315.0), *_arc(0.75, 290.0, 70.0, (0.45, 0.0))),
     "arrow": ((-1, -0.3), (0, -0.3), (0, -0.9), (1, 0), (0, 0.9), (0, 0.3), (-1, 0.3)),
     "oval": tuple((x, 0.58 * y) for x, y in _arc(1.05)),
 }
@@ -290,7 +294,7 @@ def _stage(rng: Random, *wanted: Wanted) -> tuple[Setting, _Room]:
     fitting = [name for name, rgb in BACKGROUNDS.items() if _stands_out(rgb, colours)]
     background = wanted[0].get("background") or rng.choice(fitting)
     pattern = rng.choice(PATTERNS) if rng.random() < 0.35 else "plain"
-    setting = Setting(background, pattern, rng.uniform(0.92, 1))
+    setting = Setting(background, pattern, rng.uniform(0.92, 1.0))
     return setting, _Room((BACKGROUNDS[background],))
 
 

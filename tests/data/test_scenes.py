@@ -35,7 +35,7 @@ from nas_growclip.data.scenes import (
 from nas_growclip.data.zero_shot import ZeroShotTask
 
 CONFIG = DataConfig(source="scenes", stages=(300,))
-DESCRIBED = [described_scene(0, "train", i) for i in range(3000)]
+DESCRIBED = [described_scene(0, "train", i) for i in range(1500)]
 
 
 def stored(size: int, split: str = "train", config: DataConfig = CONFIG) -> list[Pair]:
@@ -185,7 +185,7 @@ def test_captions_relate_the_right_things():
             near = told[0] if "next to" in caption or "beside" in caption else None
             assert near or scene.arrangement == relation, caption
             seen += 1
-    assert seen > 100
+    assert seen > 50
 
 
 def test_captions_are_mostly_unique_and_short():

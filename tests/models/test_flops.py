@@ -1,0 +1,120 @@
+"""FLOPs against the closed form, published figures, and fvcore without fused attention."""
+
+import pytest
+import torch
+from timm.layers import set_fused_attn
+
+from nas_growclip.arch import ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.clip import Clip
+from nas_growclip.models.flops import (
+    analyse,
+    count_flops,
+    count_params,
+    flops_by_encoder,
+    params_by_encoder,
+)
+
+TIMM_VITS = {"ti": 192, "s": 384, "b": 768}
+
+
+def vit_at_224(width: int) -> ClipArch:
+    return ClipArch(
+        image=ImageArch(depth=12, width=width, mlp_width=4 * width, patch_size=16, image_size=224),
+        text=TextArch(depth=1, width=64, mlp_width=64, context_length=8),
+        shared=SharedArch(depth=0, mlp_width=64),
+        embed_dim=width,
+    )
+
+
+def blocks_by_hand(tokens: int, width: int, mlp_width: int, depth: int) -> int:
+    """Multiply-adds of transformer blocks, with fvcore's five for each normalised element."""
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    mlp = 2 * tokens * width * mlp_width
+    norms = 2 * 5 * tokens * width
+    return depth * (attention + mlp + norms)
+
+
+def image_by_hand(arch: ImageArch, embed_dim: int) -> int:
+    grid = (arch.image_size // arch.patch_size) ** 2
+    patches = grid * 3 * arch.patch_size**2 * arch.width
+    final_norm = 5 * (grid + 1) * arch.width
+    blocks = blocks_by_hand(grid + 1, arch.width, arch.mlp_width, arch.depth)
+    return patches + blocks + final_norm + arch.width * embed_dim
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM_VITS)
+def test_image_flops_agree_with_the_closed_form(name: str) -> None:
+    arch = vit_at_224(TIMM_VITS[name])
+    by_hand = image_by_hand(arch.image, arch.embed_dim)
+    assert flops_by_encoder(arch)["image"] == pytest.approx(by_hand, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "published"), [("ti", 1.26e9), ("s", 4.61e9), ("b", 17.58e9)])
+def test_image_flops_agree_with_timm_published_figures(name: str, published: float) -> None:
+    """timm's benchmark tables; they hold a 1000-class head in place of the projection."""
+    arch = vit_at_224(TIMM_VITS[name])
+    width = arch.image.width
+    with_head = flops_by_encoder(arch)["image"] - width * arch.embed_dim + width * 1000
+    assert with_head == pytest.approx(published, abs=0.006e9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "image", "text", "params"),
+    [("vit_b_32", 8.82e9, 5.96e9, 151.28e6), ("vit_b_16", 35.13e9, 5.96e9, 149.62e6)],
+)
+def test_presets_agree_with_open_clip_model_profile(
+    preset: str, image: float, text: float, params: float
+) -> None:
+    """OpenCLIP counts a multiply-add as two and leaves norms out."""
+    arch = ClipArch.preset(preset)
+    flops = flops_by_encoder(arch)
+    assert 2 * flops["image"] == pytest.approx(image, rel=5e-3)
+    assert 2 * flops["text"] == pytest.approx(text, rel=5e-3)
+    assert count_params(arch) == pytest.approx(params, rel=5e-3)
+
+
+def test_all_encoders_agree_with_the_closed_form(tiny_arch: ClipArch) -> None:
+    flops = flops_by_encoder(tiny_arch)
+    image, text, shared = tiny_arch.image, tiny_arch.text, tiny_arch.shared
+    tokens, context, embed = image.num_tokens, text.context_length, tiny_arch.embed_dim
+    projected_tokens = (tokens - 1) * image.width * embed
+    assert flops["image"] == image_by_hand(image, embed) + projected_tokens
+    text_blocks = blocks_by_hand(context, text.width, text.mlp_width, text.depth)
+    final = 5 * context * text.width + context * text.width * embed
+    assert flops["text"] == text_blocks + final
+    both = [blocks_by_hand(n, embed, shared.mlp_width, shared.depth) for n in (tokens, context)]
+    assert flops["shared"] == sum(both)
+    assert count_flops(tiny_arch) == sum(flops.values())
+
+
+def test_fused_and_plain_attention_count_alike(tiny_arch: ClipArch) -> None:
+    inputs = (torch.zeros(1, 3, 16, 16), torch.zeros(1, 8, dtype=torch.long))
+    fused = analyse(Clip(tiny_arch).eval(), inputs)[""]
+    set_fused_attn(False)
+    try:
+        plain_model = Clip(tiny_arch).eval()
+    finally:
+        set_fused_attn(True)
+    for block in plain_model.modules():
+        if hasattr(block, "fused_attn"):
+            assert not block.fused_attn
+    text_only = plain_model.image  # causal masks add operators, so compare the image tower
+    assert analyse(text_only, inputs[:1])[""] == analyse(Clip(tiny_arch).image, inputs[:1])[""]
+    assert fused == count_flops(tiny_arch)
+
+
+def test_arithmetic_without_a_rule_is_an_error() -> None:
+    class Spectrum(torch.nn.Module):
+        def forward(self, signal: torch.Tensor) -> torch.Tensor:
+            return torch.cumsum(signal, dim=0)
+
+    with pytest.raises(ValueError, match=r"No FLOP rule for aten::cumsum \(1 calls\)\. Add one"):
+        analyse(Spectrum(), (torch.zeros(4),))
+
+
+def test_params_agree_with_the_model(tiny_arch: ClipArch) -> None:
+    assert count_params(tiny_arch) == Clip(tiny_arch).num_params
+    assert sum(params_by_encoder(tiny_arch).values()) == count_params(tiny_arch)

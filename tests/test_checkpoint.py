@@ -85,8 +85,8 @@ def test_missing_files_are_named(tmp_path: Path, tiny_parent: Clip) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"model\.safetensors: no such file"):
         load_model(tmp_path)
+    save_model(tiny_parent, tmp_path)
     with pytest.raises(ValueError, match=r"model\.safetensors: not a training state"):
-        save_model(tiny_parent, tmp_path)
         load_state(tmp_path / "model.safetensors", CONFIG, CPU)
 
 

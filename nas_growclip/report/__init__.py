@@ -53,7 +53,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "stages.csv", _csv([run.stages_frame() for run in runs]))
     _write(out / "trials.csv", _csv([run.trials_frame() for run in runs]))
-    images = {name: to_png(draw(runs)) for name, draw in FIGURES.items()}
+    images = {name: to_png(draw, runs) for name, draw in FIGURES.items()}
     for name, image in images.items():
         _write(out / f"{name}.png", image)
     page = out / "index.html"

@@ -6,7 +6,8 @@ state. Markers and line styles tell lines apart without colour.
 
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -41,8 +42,9 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), (0, (1, 2)))
 
-STYLE: Mapping[str, object] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
+    "text.parse_math": False,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.labelsize": 9,
@@ -69,11 +71,11 @@ _MARK_STYLES: Mapping[Mark, tuple[str, str, str]] = {
 """Colour, marker and words for each kind of trial."""
 
 
-def to_png(figure: Figure) -> bytes:
-    """The figure as PNG bytes, the same for the same records."""
+def to_png(draw: Callable[[Sequence[Run]], Figure], runs: Sequence[Run]) -> bytes:
+    """One of ``FIGURES`` as PNG bytes, drawn in the shared style."""
     buffer = io.BytesIO()
-    with mpl.rc_context(dict(STYLE)):
-        figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    with mpl.rc_context(STYLE):
+        draw(runs).savefig(buffer, format="png", dpi=DPI, facecolor="white")
     return buffer.getvalue()
 
 
@@ -87,7 +89,8 @@ def draw_accuracy(runs: Sequence[Run]) -> Figure:
     for panel, (metric, words) in zip(axes, ACCURACIES.items(), strict=False):
         _draw_metric(panel, runs, metric)
         panel.set_ylabel(f"{words} (%)".replace(" top", "\ntop").replace(" recall", "\nrecall"))
-        panel.sharex(axes[0])
+        if panel is not axes[0]:
+            panel.sharex(axes[0])
         panel.tick_params(labelbottom=panel is axes[rows - 1])
     _flops_axis(axes[0], [stage.cumulative_flops for run in runs for stage in run.stages])
     axes[rows - 1].set_xlabel(
@@ -137,10 +140,13 @@ def draw_trajectory(runs: Sequence[Run]) -> Figure:
         return _words("No stage has finished.")
     changed = [d for d in DIMENSIONS if any(_changes(run, d) for run in runs)]
     columns = min(2, len(runs))
-    mosaic = [[min(row + c, len(runs) - 1) for c in range(columns)] for row in _starts(runs)]
+    starts = range(0, len(runs), columns)
+    mosaic: list[list[Any]] = [
+        [str(min(start + column, len(runs) - 1)) for column in range(columns)] for start in starts
+    ]
     figure = _figure(2.5 * len(mosaic) + 2.9)
     panels = figure.subplot_mosaic(
-        [[str(place) for place in row] for row in mosaic] + [["flops"] * columns],
+        [*mosaic, ["flops"] * columns],
         height_ratios=[1.0] * len(mosaic) + [0.8],
     )
     for place, run in enumerate(runs):
@@ -190,7 +196,7 @@ def _draw_metric(panel: Axes, runs: Sequence[Run], metric: str) -> None:
 
 
 def _draw_chance(panel: Axes, runs: Sequence[Run], metric: str) -> None:
-    style = {"color": "#555555", "linestyle": "--", "linewidth": 0.8, "zorder": 1}
+    style: dict[str, Any] = {"color": "#555555", "linestyle": "--", "linewidth": 0.8, "zorder": 1}
     levels = {_share(stage, metric) for run in runs for stage in run.stages}
     levels = {level for level in levels if math.isfinite(level)}
     if len(levels) == 1:
@@ -334,16 +340,12 @@ def _changes(run: Run, dimension: str) -> bool:
     return any(stage.arch.size(dimension) != start for stage in run.stages)
 
 
-def _starts(runs: Sequence[Run]) -> Iterable[int]:
-    return range(0, len(runs), min(2, len(runs)))
-
-
 def _share(stage: StageResult, metric: str) -> float:
     value = 100 * stage.metrics.get(metric, math.nan)
     return value if math.isfinite(value) else math.nan
 
 
-def _line_style(place: int) -> tuple[str, str, object]:
+def _line_style(place: int) -> tuple[str, str, Any]:
     place %= len(COLORS)
     return COLORS[place], MARKERS[place], LINES[place]
 
@@ -352,16 +354,16 @@ def _run_handles(runs: Sequence[Run]) -> list[Line2D]:
     return [_handle(run.name, *_line_style(place), 1.4) for place, run in enumerate(runs)]
 
 
-def _handle(label: str, color: str, marker: str, line: object, width: float) -> Line2D:
+def _handle(label: str, color: str, marker: str, line: Any, width: float) -> Line2D:
     handle = Line2D([], [], color=color, marker=marker, linewidth=width)
-    handle.set_linestyle(line)  # type: ignore[arg-type] # a name or a dash pattern
+    handle.set_linestyle(line)
     handle.set_label(_plain(label))
     return handle
 
 
 def _plain(text: str) -> str:
-    """Text as it stands: no mathematics in it, and not hidden from a legend by an underscore."""
-    text = " ".join(text.split()).replace("$", r"\$")
+    """Text on one line, and not hidden from a legend by an underscore at its start."""
+    text = " ".join(text.split())
     return f" {text}" if text.startswith("_") else text
 
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import optuna
@@ -62,6 +62,7 @@ class StageSearch:
     """Optuna's SQLite file; None keeps the study in memory."""
 
 
+@runtime_checkable
 class SearchBackend(Protocol):
     """Proposes candidates and learns from their trials."""
 

@@ -107,9 +107,7 @@ def fit_curve(trial: Trial, num_pairs: int, config: ObjectiveConfig) -> Learning
     return LearningCurve(float(y.mean() + slope * (x[-1] - x.mean())), worth[-1], slope)
 
 
-def predicted_loss(
-    trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig
-) -> float:
+def predicted_loss(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> float:
     """Validation loss at the end of the stage, extrapolated from the trial's learning curve.
 
     The line is followed to the pairs that the stage's budget buys this architecture, repeats

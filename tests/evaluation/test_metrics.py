@@ -1,7 +1,6 @@
 """Metrics: a perfect model scores 1, a model that knows nothing scores chance."""
 
 import math
-from typing import cast
 
 import numpy as np
 import pytest
@@ -21,13 +20,12 @@ from nas_growclip.models.clip import Clip
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
 
 
-class ColourOracle(torch.nn.Module):
+class ColourOracle(Clip):
     """Embeds a plain picture and a text that names its colour alike."""
 
     def __init__(self, arch: ClipArch) -> None:
-        super().__init__()
-        self.arch = arch
-        self.logit_scale = torch.nn.Parameter(torch.tensor(math.log(100.0)))
+        super().__init__(arch)
+        torch.nn.init.constant_(self.logit_scale, math.log(100.0))
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         seen = images.mean(dim=(2, 3))
@@ -60,7 +58,7 @@ def colour_task() -> ZeroShotTask:
 
 @pytest.fixture
 def oracle(tiny_arch: ClipArch) -> Clip:
-    return cast(Clip, ColourOracle(tiny_arch))
+    return ColourOracle(tiny_arch)
 
 
 def random_embeddings(count: int, captions: tuple[str, ...]) -> EmbeddedPairs:

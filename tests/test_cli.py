@@ -1,0 +1,173 @@
+"""The command line: frozen commands, no torch for help, bad input in one line with exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_growclip import __all__ as public_names
+from nas_growclip.arch import ClipArch
+from nas_growclip.checkpoint import load_model, save_model
+from nas_growclip.cli import main, make_parser
+from nas_growclip.models.clip import Clip
+from tests.runs import SMOKE
+
+SMALL = ClipArch.load(SMOKE.parent.parent / "tests" / "small.yaml")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_model(Clip(SMALL), folder)
+    return folder
+
+
+def test_commands_and_options_are_frozen() -> None:
+    actions = make_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    options = {
+        name: sorted(
+            option
+            for action in command._actions
+            for option in (action.option_strings[-1:] or [action.metavar])
+        )
+        for name, command in actions.items()  # type: ignore[union-attr]
+    }
+    assert options == {
+        "run": ["--data", "--device", "--help", "--out", "--seed", "EXPERIMENT.yaml"],
+        "report": ["--help", "--out", "RUN"],
+        "grow": [
+            "--help",
+            "--momentum",
+            "--operator",
+            "--out",
+            "--pim",
+            "--seed",
+            "--set",
+            "PARENT",
+        ],
+        "flops": ["--help", "--json", "ARCH_OR_CHECKPOINT"],
+        "eval": ["--batch-size", "--data", "--device", "--help", "--json", "CHECKPOINT"],
+    }
+
+
+def test_public_names_are_frozen() -> None:
+    assert set(public_names) == {
+        "Clip",
+        "ClipArch",
+        "ExperimentConfig",
+        "GrowthSpace",
+        "GrowthStep",
+        "count_flops",
+        "inherit",
+        "load_config",
+        "load_model",
+        "load_run",
+        "run_experiment",
+        "save_model",
+    }
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys, contextlib\n"
+        "from nas_growclip.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "assert not {'torch', 'timm', 'pandas', 'optuna'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "flops" in done.stdout
+
+
+def test_module_and_script_are_the_same() -> None:
+    command = [sys.executable, "-m", "nas_growclip", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0.1.0"
+
+
+def test_flops_prints_encoders_and_convention(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["flops", str(checkpoint)]) == 0
+    table = capsys.readouterr().out
+    assert "one multiply-add is one" in table
+    assert main(["flops", str(checkpoint), "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert set(counts["flops"]) == {"image", "text", "shared"}
+    assert sum(counts["params"].values()) == Clip(SMALL).num_params
+    assert f"{counts['flops']['image']:,}" in table
+
+
+def test_grow_writes_a_child_with_the_same_embeddings(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "child"
+    sizes = ["--set", "image.width=48", "--set", "text.depth=2"]
+    assert main(["grow", str(checkpoint), *sizes, "--out", str(out)]) == 0
+    assert "image.width 32 -> 48" in capsys.readouterr().out
+    parent, child = load_model(checkpoint).eval(), load_model(out).eval()
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(child.encode_image(images), parent.encode_image(images))
+    assert child.arch.size("text.depth") == 2
+
+
+def test_eval_prints_every_number_beside_chance(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(checkpoint), "--data", "digits", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["chance.zero_shot_top1/digits"] == pytest.approx(0.1)
+    assert 0 <= values["zero_shot_top1/digits"] <= 1
+
+
+def test_eval_reads_pairs_and_zero_shot_sets(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = SMOKE.parents[2] / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("the real data pack is not on this machine")
+    places = ["--data", str(data / "zeroshot" / "wds_sign_digits"), "--data", "scenes"]
+    assert main(["eval", str(checkpoint), *places]) == 0
+    printed = capsys.readouterr().out
+    assert "zero_shot_top1/sign_digits" in printed
+    assert "i2t_recall@1" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["flops", "huge"], "'huge' must be a preset (tiny"),
+        (["run", "nowhere.yaml", "--out", "{tmp}/r"], "nowhere.yaml: no such file"),
+        (["report", "{tmp}"], "not a run folder: it has no config.yaml"),
+        (["eval", "{tmp}", "--data", "digits"], "not a checkpoint: it has no arch.json"),
+        (["eval", "{model}", "--data", "{tmp}/x"], "'scenes', 'digits' or a folder"),
+        (["eval", "{model}", "--data", "digits", "--batch-size", "0"], "--batch-size must be 1"),
+        (
+            ["grow", "{model}", "--set", "image.width=50", "--out", "{tmp}/c"],
+            "image.width must be divisible by image.head_dim, but got width=50",
+        ),
+        (
+            ["grow", "{model}", "--set", "image.width=16", "--out", "{tmp}/c"],
+            "must enlarge image.width, but got 32 -> 16",
+        ),
+        (["grow", "{model}", "--set", "image.width", "--out", "{tmp}/c"], "must be DIMENSION=SIZE"),
+        (["grow", "{model}", "--set", "widht=4", "--out", "{tmp}/c"], "Unknown dimension 'widht'"),
+        (["grow", "{model}", "--set", "image.depth=2", "--out", "{model}"], "holds something"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    arguments: list[str],
+    message: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"tmp": str(tmp_path), "model": str(checkpoint)}
+    assert main([argument.format(**places) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("growclip: error: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "c").exists()

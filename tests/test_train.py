@@ -1,0 +1,109 @@
+"""Training: the schedule by formula, decay on matrices only, divergence, and learning at all."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from nas_growclip.arch import ClipArch
+from nas_growclip.data.pairs import PairBatch
+from nas_growclip.models.axes import param_axes
+from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
+from nas_growclip.train import (
+    DivergedError,
+    TrainConfig,
+    TrainState,
+    learning_rate,
+    make_optimizer,
+    start_training,
+    train,
+)
+
+
+def same_batch(model: Clip) -> Iterator[PairBatch]:
+    captions = tuple(f"picture number {i}" for i in range(6))
+    images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    while True:
+        yield PairBatch(images, model.tokenize(list(captions)), captions)
+
+
+def test_constant_rate_warms_up_and_cools_down() -> None:
+    config = TrainConfig(learning_rate=1.0, warmup_steps=10, cooldown_share=0.2)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:81] == [1.0] * 71
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(0.05)
+
+
+def test_cosine_rate_follows_its_formula() -> None:
+    config = TrainConfig(learning_rate=2.0, warmup_steps=10, schedule="cosine")
+    assert learning_rate(10, 110, config) == 2.0
+    assert learning_rate(60, 110, config) == pytest.approx(1.0)
+    assert learning_rate(110, 110, config) == pytest.approx(0.0)
+    for step in range(10, 110):
+        by_hand = 1 + math.cos(math.pi * (step - 10) / 100)
+        assert learning_rate(step, 110, config) == pytest.approx(by_hand)
+
+
+def test_only_matrices_decay(tiny_arch: ClipArch) -> None:
+    model = Clip(tiny_arch)
+    decays = {
+        id(parameter): group["weight_decay"]
+        for group in make_optimizer(model, TrainConfig(weight_decay=0.3)).param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        assert decays[id(parameter)] == (0.3 if param_axes(name).is_linear else 0.0), name
+
+
+def test_training_learns_one_batch(tiny_arch: ClipArch) -> None:
+    config = TrainConfig(learning_rate=3e-3, warmup_steps=5)
+    state = start_training(Clip(tiny_arch), config)
+    train(state, same_batch(state.model), config, total_steps=80, until_step=80)
+    batch = next(same_batch(state.model))
+    image, text, scale = state.model(batch.images, batch.tokens)
+    assert (scale * image @ text.T).argmax(dim=1).tolist() == list(range(6))
+
+
+def test_callback_sees_every_step(tiny_arch: ClipArch) -> None:
+    config, seen = TrainConfig(), []
+    state = start_training(Clip(tiny_arch), config)
+
+    def note(state: TrainState) -> None:
+        seen.append(state.step)
+
+    train(state, same_batch(state.model), config, total_steps=9, until_step=4, after_step=note)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_logit_scale_is_clamped(tiny_arch: ClipArch) -> None:
+    config = TrainConfig(learning_rate=10.0, warmup_steps=0)
+    state = start_training(Clip(tiny_arch), config)
+    torch.nn.init.constant_(state.model.logit_scale, MAX_LOGIT_SCALE)
+    train(state, same_batch(state.model), config, total_steps=3, until_step=3)
+    assert state.model.logit_scale.item() <= MAX_LOGIT_SCALE + 1e-6
+
+
+def test_divergence_is_told(tiny_arch: ClipArch) -> None:
+    config = TrainConfig()
+    state = start_training(Clip(tiny_arch), config)
+    torch.nn.init.constant_(state.model.image.projection.weight, float("nan"))
+    with pytest.raises(DivergedError, match=r"must stay finite, but is nan at step 2\. Lower"):
+        train(state, same_batch(state.model), config, total_steps=9, until_step=2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: must be 1 or more, but got 0"),
+        ({"learning_rate": 0.0}, "learning_rate: must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate: must be above 0, but got nan"),
+        ({"beta2": 1.0}, r"beta2: must be in \[0, 1\), but got 1.0"),
+        ({"warmup_steps": -1}, "warmup_steps: must be 0 or more, but got -1"),
+    ],
+)
+def test_bad_settings_are_refused(setting: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**setting)

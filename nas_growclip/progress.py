@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.console import Console
@@ -88,7 +88,7 @@ def _start_bar(console: Console, label: str, total: int) -> Progress | None:
 class _PlainLines:
     label: str
     total: int
-    started: float = field(default_factory=time.monotonic)
+    started: float
     printed: float | None = None
 
     def update(self, done: int) -> None:
@@ -109,7 +109,7 @@ class _PlainLines:
 
 
 def _track_plain(iterable: Iterable[T], total: int, label: str, *, shown: bool) -> Iterator[T]:
-    lines = _PlainLines(label, total)
+    lines = _PlainLines(label, total, started=time.monotonic())
     done = 0
     for item in iterable:
         yield item

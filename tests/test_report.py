@@ -314,6 +314,9 @@ def test_si_counts_have_three_digits(value: float | None, text: str) -> None:
 
 def test_numbers_and_percent() -> None:
     assert number(1.23456) == "1.235"
+    assert number(2.0) == "2.000"
+    assert number(1234.5) == "1234"
+    assert number(0.0) == "0"
     assert percent(0.4125) == "41.2"
     assert number(None) == percent(math.nan) == DASH
     assert accuracy({"a": 0.5, "chance.a": 0.1}, "a") == "50.0 (10.0)"

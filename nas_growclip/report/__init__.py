@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from nas_growclip.growth.space import candidate_label
 from nas_growclip.records import Run
 from nas_growclip.report.figures import FIGURES, to_png
 from nas_growclip.report.page import render_page
@@ -24,7 +25,6 @@ from nas_growclip.report.tables import (
     CHANCE_NOTE,
     FLOPS_NOTE,
     accuracy,
-    growth_words,
     percent,
     search_share,
     si,
@@ -71,23 +71,27 @@ def print_summary(run: Run) -> None:
     for column in ("stage", "pairs"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("chosen growth", overflow="fold")
-    for column in ("FLOPs\na pair", "params", "search\nshare, %", "training\nFLOPs", *ACCURACIES):
+    for column in ("FLOPs\na pair", "search\n%", "total\nFLOPs", *ACCURACIES):
         header = column.replace("_recall", "\nrecall").replace("shot_", "shot\n").replace("_", "-")
         table.add_column(header, justify="right", no_wrap=True)
     for stage in run.stages:
         cells = (
             str(stage.stage),
             si(stage.num_pairs),
-            growth_words(stage.chosen).replace(", ", "\n"),
+            candidate_label(stage.chosen).replace("+", "\n"),
             si(stage.flops),
-            si(stage.params),
             percent(search_share(stage)),
             si(stage.cumulative_flops),
             *(accuracy(stage.metrics, name) for name in ACCURACIES),
         )
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
-    console.print(f"Top-1 and recalls in percent. {CHANCE_NOTE}\n{FLOPS_NOTE}", markup=False)
+    console.print(
+        f"Top-1 and recalls in percent. {CHANCE_NOTE}\n"
+        "FLOPs a pair, forward; the search's part of the stage's training FLOPs; training FLOPs so "
+        f"far.\n{FLOPS_NOTE}",
+        markup=False,
+    )
 
 
 def _distinct(runs: Sequence[Run]) -> tuple[Run, ...]:

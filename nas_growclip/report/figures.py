@@ -81,6 +81,8 @@ def to_png(draw: Callable[[Sequence[Run]], Figure], runs: Sequence[Run]) -> byte
 
 def draw_accuracy(runs: Sequence[Run]) -> Figure:
     """Zero-shot top-1 and recall@1 against the training FLOPs spent so far."""
+    if not any(run.stages for run in runs):
+        return _words("No stage has finished.")
     key = _chosen_lines(runs)
     rows = len(ACCURACIES)
     heights = [2.0] * rows + [0.17 * max(1, len(key)) + 0.15]
@@ -186,12 +188,14 @@ def _draw_metric(panel: Axes, runs: Sequence[Run], metric: str) -> None:
                     va="top" if below else "bottom",
                     fontsize=8,
                     color=color,
+                    bbox={"boxstyle": "square,pad=0.05", "fc": "white", "ec": "none"},
                 )
     _draw_chance(panel, runs, f"chance.{metric}")
     panel.margins(y=0.25)
     if any(math.isfinite(_share(stage, metric)) for run in runs for stage in run.stages):
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(bottom=-0.04 * panel.get_ylim()[1])  # room for a chance level near 0
     else:
+        panel.set_yticks([])
         _note(panel, "Not measured.")
 
 
@@ -213,7 +217,7 @@ def _draw_scores(panel: Axes, trials: Sequence[Trial], marks: Sequence[Mark]) ->
     for row, place in enumerate(shown):
         trial, mark = trials[place], marks[place]
         color, marker, _ = _MARK_STYLES[mark]
-        labels.append(_plain(trial.label))
+        labels.append(_plain(trial.label) if trial.candidate else "none (control)")
         if trial.state == "complete" and trial.score is not None and math.isfinite(trial.score):
             panel.plot([0, trial.score], [row, row], color=color, linewidth=1.0)
             panel.plot(trial.score, row, color=color, marker=marker, linestyle="")
@@ -264,14 +268,17 @@ def _draw_sizes(panel: Axes, run: Run, changed: Sequence[str]) -> None:
     archs = [run.stages[0].parent, *(stage.arch for stage in run.stages)]
     start = archs[0]
     for place, dimension in enumerate(changed):
+        if not _changes(run, dimension):
+            continue
         ratios = [arch.size(dimension) / max(start.size(dimension), 1) for arch in archs]
         shift = 0.05 * (place - (len(changed) - 1) / 2)
         color, marker, line = _line_style(place)
         x = [stage + shift for stage in range(len(archs))]
         panel.plot(x, ratios, color=color, marker=marker, linestyle=line)
-    if not changed:
+    if not any(_changes(run, dimension) for dimension in changed):
         panel.plot(range(len(archs)), [1.0] * len(archs), color="#555555", marker="o")
-        _note(panel, "No dimension grew in any stage: the parent was trained on.")
+        panel.set_ylim(0, 2)
+        _note(panel, "No dimension grew in any stage:\nthe parent was trained on.")
     panel.set_ylabel("size relative to the start")
     panel.yaxis.set_major_formatter(FuncFormatter(_times))
     _stage_axis(panel, [stage.stage for stage in run.stages])

@@ -35,8 +35,8 @@ CAPTIONS: Mapping[str, str] = {
         "as a gain over the control. Right: the trials' learning curves on the validation pairs."
     ),
     "trajectory": (
-        "How the architecture grew: sizes relative to the first stage's parent, and FLOPs of "
-        "the model."
+        "How the architecture grew: sizes relative to the first stage's parent, of the dimensions "
+        "that changed, and FLOPs of the model."
     ),
 }
 
@@ -173,7 +173,7 @@ table { border-collapse: collapse; font-size: 0.85rem; min-width: 100%; overflow
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { vertical-align: bottom; color: var(--soft); font-weight: 600; line-height: 1.25; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
-td.number { white-space: nowrap; } .text { text-align: left; } td.text { min-width: 9rem; }
+td.number { white-space: nowrap; } .text { text-align: left; }
 tr.chosen { background: var(--chosen); font-weight: 600; } tr.control td { font-style: italic; }
 tr.failed td { color: var(--bad); }
 .note, .reason { color: var(--soft); font-size: 0.8rem; margin: 0.35rem 0; }

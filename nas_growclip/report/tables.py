@@ -54,7 +54,9 @@ def si(value: float | None) -> str:
 
 def number(value: float | None) -> str:
     """A number with four digits, or a dash."""
-    return f"{value:.4g}" if value is not None and _is_finite(value) else DASH
+    if value is None or not _is_finite(value):
+        return DASH
+    return f"{value:#.4g}".rstrip(".") if value else "0"
 
 
 def percent(value: float | None) -> str:
@@ -70,8 +72,12 @@ def accuracy(metrics: Mapping[str, float], name: str) -> str:
 
 
 def growth_words(candidate: Candidate) -> str:
-    """A candidate in words, as in ``image.width 64 → 96``."""
-    steps = (f"{step.dimension} {step.old} → {step.new}" for step in candidate)
+    """A candidate in words, as in ``image.width 64 → 96``; a step is not broken over lines."""
+    steps = (
+        f"{step.dimension}\N{NO-BREAK SPACE}{step.old}\N{NO-BREAK SPACE}→"
+        f"\N{NO-BREAK SPACE}{step.new}"
+        for step in candidate
+    )
     return ", ".join(steps) or "no growth"
 
 

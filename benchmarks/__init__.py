@@ -1,0 +1,1 @@
+"""Side-by-side measurements; each prints its table with the command, seed and commit."""

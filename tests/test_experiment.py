@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from nas_growclip import stage
+import nas_growclip.stage as stage_module
 from nas_growclip.checkpoint import load_model
 from nas_growclip.data.config import DataConfig
 from nas_growclip.experiment import is_complete, run_experiment
@@ -160,14 +160,14 @@ def test_run_goes_on_when_nothing_can_grow(tmp_path: Path) -> None:
 def test_trial_that_runs_out_of_memory_is_recorded_as_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = stage.trained_trial
+    original = stage_module.trained_trial
 
     def failing(*arguments: object) -> object:
         if arguments[1] == 1:
             raise torch.OutOfMemoryError("no room")
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage, "trained_trial", failing)
+    monkeypatch.setattr(stage_module, "trained_trial", failing)
     config = smoke_config(data=replace(smoke_config().data, stages=(64,), zero_shot=()))
     run = run_experiment(config, tmp_path / "run")
     failed = run.trials[1]

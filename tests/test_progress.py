@@ -8,7 +8,6 @@ import pytest
 from nas_growclip import progress
 from nas_growclip.progress import say, track
 
-
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
@@ -71,7 +70,7 @@ def test_plain_line_gives_rate_and_time_left(
     next(items)
     next(items)
     items.close()
-    assert capsys.readouterr().err == "slow: 1/1000, 0.125 it/s, 2:13:12 left\n"
+    assert capsys.readouterr().err == "slow: 1/1000, 0.25 it/s, 1:06:36 left\n"
 
 
 @pytest.mark.parametrize("total", [0, 3])

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import nas_growclip.report
 from nas_growclip.arch import ClipArch
 from nas_growclip.growth.space import Candidate, GrowthStep, apply_steps
 from nas_growclip.records import (
@@ -129,6 +130,12 @@ def run(tmp_path: Path) -> Run:
     return write_run(tmp_path / "searched")
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables alone, which take no time."""
+    monkeypatch.setattr(nas_growclip.report, "FIGURES", {})
+
+
 def page_without_images(page: Path) -> str:
     return re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "IMAGE", page.read_text("utf-8"))
 
@@ -163,6 +170,7 @@ def test_page_escapes_every_text_from_a_file(run: Run, tmp_path: Path) -> None:
     assert "<i>" not in text
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_page_shows_numbers_next_to_chance_and_the_flops_note(run: Run, tmp_path: Path) -> None:
     text = page_without_images(write_report([run], tmp_path / "report"))
     assert accuracy(run.stages[-1].metrics, "zero_shot_top1").endswith("(12.5)")
@@ -174,6 +182,7 @@ def test_page_shows_numbers_next_to_chance_and_the_flops_note(run: Run, tmp_path
     assert "predicted loss" in text
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_csv_files_hold_the_frames(run: Run, tmp_path: Path) -> None:
     write_report([run], tmp_path / "report")
     for name, frame in (("stages", run.stages_frame()), ("trials", run.trials_frame())):
@@ -194,6 +203,7 @@ def test_same_records_give_the_same_bytes(run: Run, tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_report_replaces_an_earlier_one(run: Run, tmp_path: Path) -> None:
     write_report([replace(run, stages=())], tmp_path)
     text = page_without_images(write_report([run], tmp_path))
@@ -209,6 +219,7 @@ def test_runs_side_by_side_keep_their_names_apart(run: Run, tmp_path: Path) -> N
     assert list(stages["run"].value_counts()) == [3, 2]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_same_run_twice_is_still_told_apart(run: Run, tmp_path: Path) -> None:
     write_report([run, run], tmp_path / "report")
     assert pd.read_csv(tmp_path / "report" / "stages.csv")["run"].nunique() == 2
@@ -258,11 +269,13 @@ def test_single_stage_and_many_candidates(run: Run, tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "report" / "trials.csv")) == 40
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_report_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one run, but got none"):
         write_report([], tmp_path)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_failed_write_leaves_no_temporary_file(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

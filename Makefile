@@ -19,8 +19,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/growclip run experiments/demo.yaml --out runs/demo
 
+# Two processes of one thread each: the models are too small to share a second core well.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check $(SOURCES)

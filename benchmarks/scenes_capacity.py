@@ -21,7 +21,7 @@ from nas_growclip.progress import track
 from nas_growclip.train import TrainConfig, start_training, train
 
 WIDTHS = (64, 128)
-PAIRS = (1000, 16000)
+PAIRS = (4000, 16000)
 COLUMNS = ("loss", "zero_shot_top1", "i2t_recall@1", "t2i_recall@1")
 
 

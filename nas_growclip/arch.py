@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from nas_growclip.strict import from_mapping, read_mapping, to_mapping
 
 DIMENSIONS = (
@@ -170,6 +172,10 @@ class ClipArch:
     def to_json(self) -> str:
         """JSON text under our own dimension names."""
         return json.dumps(self.to_dict(), indent=2)
+
+    def to_yaml(self) -> str:
+        """YAML text under our own dimension names."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     @classmethod
     def from_dict(cls, data: object, where: str = "arch") -> "ClipArch":

@@ -138,7 +138,9 @@ def read_stages(run: Path) -> tuple[StageResult, ...]:
 def _lines(path: Path) -> Iterator[tuple[Any, str]]:
     if not path.exists():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # a line without its newline was never finished
+    for number, line in enumerate(whole.splitlines(), start=1):
         where = f"{path}: line {number}"
         try:
             yield json.loads(line), where

@@ -1,5 +1,9 @@
 """Small models that every test may use."""
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: faster for models this small, and repeatable
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings

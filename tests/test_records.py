@@ -122,6 +122,12 @@ def test_torn_last_line_is_dropped_before_the_next_append(folder: Path) -> None:
     assert [trial.number for trial in read_trials(folder)] == [0, 1, 3]
 
 
+def test_torn_last_line_is_not_read(folder: Path) -> None:
+    path = folder / TRIALS_FILE
+    path.write_bytes(path.read_bytes() + to_line(make_trial(2)).encode())
+    assert [trial.number for trial in read_trials(folder)] == [0, 1]
+
+
 def test_drop_torn_line_leaves_whole_lines_and_missing_files_alone(folder: Path) -> None:
     path = folder / TRIALS_FILE
     whole = path.read_bytes()

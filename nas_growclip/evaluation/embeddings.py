@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nas_growclip.data.pairs import ImageTextPairs, PairEncoder, fixed_batches
 from nas_growclip.models.clip import Clip
+from nas_growclip.progress import track
 
 
 class EmbeddedPairs(NamedTuple):
@@ -20,8 +21,10 @@ class EmbeddedPairs(NamedTuple):
 
 
 @torch.no_grad()
-def embed_pairs(model: Clip, pairs: ImageTextPairs, batch_size: int) -> EmbeddedPairs:
-    """Embed every pair, in stored order."""
+def embed_pairs(
+    model: Clip, pairs: ImageTextPairs, batch_size: int, label: str | None = None
+) -> EmbeddedPairs:
+    """Embed every pair, in stored order; with a label, show progress under it."""
     was_training = model.training
     model.eval()
     encoder = PairEncoder(model.arch.image.image_size, model.tokenize)
@@ -29,7 +32,10 @@ def embed_pairs(model: Clip, pairs: ImageTextPairs, batch_size: int) -> Embedded
     images: list[Tensor] = []
     texts: list[Tensor] = []
     captions: list[str] = []
-    for batch in fixed_batches(pairs, encoder, batch_size):
+    batches = fixed_batches(pairs, encoder, batch_size)
+    if label is not None:
+        batches = track(batches, total=-(-pairs.num_pairs // batch_size), label=label)
+    for batch in batches:
         images.append(model.encode_image(batch.images.to(device)).float().cpu())
         texts.append(model.encode_text(batch.tokens.to(device)).float().cpu())
         captions.extend(batch.captions)

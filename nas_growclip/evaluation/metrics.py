@@ -59,7 +59,8 @@ def evaluate(
     batch_size: int,
 ) -> Mapping[str, float]:
     """Measure a model on pairs and zero-shot tasks; every number comes beside its chance level."""
-    measured = Measured(model, embed_pairs(model, pairs, batch_size), tasks, batch_size)
+    embedded = embed_pairs(model, pairs, batch_size, label="evaluate pairs")
+    measured = Measured(model, embedded, tasks, batch_size)
     values: dict[str, float] = {}
     for name in metrics:
         values |= METRICS[name](measured)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from nas_growclip.data.pairs import normalise, resize
 from nas_growclip.data.zero_shot import ZeroShotTask
 from nas_growclip.models.clip import Clip
+from nas_growclip.progress import track
 
 
 @torch.no_grad()
@@ -49,7 +50,8 @@ def zero_shot(model: Clip, tasks: Sequence[ZeroShotTask], batch_size: int) -> Ma
     """``zero_shot_top1`` (mean over tasks) and each task's own, with their ``chance.`` levels."""
     if not tasks:
         return {}
-    right = {task.name: top1(model, task, batch_size) for task in tasks}
+    shown = track(tasks, total=len(tasks), label="evaluate zero-shot tasks")
+    right = {task.name: top1(model, task, batch_size) for task in shown}
     chance = {task.name: task.chance for task in tasks}
     metrics: dict[str, float] = {}
     for prefix, values in (("", right), ("chance.", chance)):

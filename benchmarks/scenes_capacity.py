@@ -45,10 +45,11 @@ def main() -> None:
     print(f"commit {_commit()}, seed {options.seed}, {options.steps} steps of 64 pairs")
     print("| width | pairs | FLOPs | train loss | " + " | ".join(COLUMNS) + " |")
     print("|---" * (4 + len(COLUMNS)) + "|")
+    stages = open_stages(data, None)
     for width in WIDTHS:
-        for stage in open_stages(data, None):
+        for stage in stages:
             model = Clip(arch_of_width(width), seed=options.seed)
-            encoder = PairEncoder(model.arch.image.image_size, model.tokenize)
+            encoder = PairEncoder(model.arch.image.image_shape, model.tokenize)
             batches = training_batches(stage.train, encoder, 64, seed=options.seed)
             shown = track(batches, total=options.steps, label=f"{width} wide, {stage.num_pairs}")
             state = start_training(model, config)
@@ -56,7 +57,7 @@ def main() -> None:
             shown.close()
             metrics = ("loss", "retrieval", "zero_shot")
             test = evaluate(model, stage.test, stage.zero_shot, metrics, 64)
-            seen = evaluate(model, open_stages(data, None)[0].train, (), ("loss",), 64)
+            seen = evaluate(model, stages[0].train, (), ("loss",), 64)
             cells = [f"{test[c]:.3f} ({test[f'chance.{c}']:.3f})" for c in COLUMNS]
             flops = count_flops(model.arch)
             row = [width, stage.num_pairs, f"{flops / 1e6:.1f} M", f"{seen['loss']:.3f}", *cells]

@@ -2,7 +2,7 @@
 
 A *dimension* is one growable number under its dotted name, as in ``image.width``. The same word
 is the axis in the axis table, the key in the growth space, the value in a trial and the column in
-a report. Sizes are counts; ``image_size`` and ``patch_size`` are pixels on a side.
+a report. Sizes are counts; ``image_size``, ``image_height`` and ``patch_size`` are pixels.
 """
 
 import dataclasses
@@ -21,17 +21,33 @@ DIMENSIONS = (
     "image.depth",
     "image.width",
     "image.mlp_width",
+    "image.heads",
+    "image.head_dim",
     "image.patch_size",
     "image.image_size",
+    "image.image_height",
     "text.depth",
     "text.width",
     "text.mlp_width",
+    "text.heads",
+    "text.head_dim",
     "text.context_length",
+    "text.vocab_size",
     "shared.depth",
     "shared.mlp_width",
+    "shared.heads",
+    "shared.head_dim",
     "embed_dim",
 )
 """Every dimension of the growth space, in the order of tables and figures."""
+
+FOLLOWING = {
+    "image.heads": "image.width",
+    "text.heads": "text.width",
+    "shared.heads": "embed_dim",
+    "image.image_height": "image.image_size",
+}
+"""Dimensions that follow another one for as long as the architecture does not state them."""
 
 TOKENIZER_VOCAB_SIZE = 49408
 """Tokens of CLIP's byte-pair encoding, start and end of text included."""
@@ -46,23 +62,45 @@ class ImageArch:
     mlp_width: int
     patch_size: int
     image_size: int
+    """Pixels across; also from top to bottom unless ``image_height`` says otherwise."""
     head_dim: int = 64
+    heads: int | None = None
+    """Attention heads; width / head_dim where it is not stated."""
+    image_height: int | None = None
+    """Pixels from top to bottom where images are not square."""
+    norm_pre: bool = False
+    """A LayerNorm between the embeddings and the blocks, as OpenAI's and OpenCLIP's towers have."""
 
     def __post_init__(self) -> None:
         _require_positive("image", self)
-        _require_multiple("image.width", self.width, "image.head_dim", self.head_dim)
+        _require_heads("image", "image.width", self.width, self)
         _require_multiple("image.image_size", self.image_size, "image.patch_size", self.patch_size)
+        if self.image_height is not None:
+            _require_multiple(
+                "image.image_height", self.image_height, "image.patch_size", self.patch_size
+            )
 
     @property
     def num_heads(self) -> int:
-        """Attention heads, from width and head_dim."""
-        return self.width // self.head_dim
+        """Attention heads."""
+        return self.heads or self.width // self.head_dim
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Pixels of an image: (height, width)."""
+        return self.image_height or self.image_size, self.image_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches of an image: (rows, columns)."""
+        height, width = self.image_shape
+        return height // self.patch_size, width // self.patch_size
 
     @property
     def num_tokens(self) -> int:
         """Patches plus the class token."""
-        grid = self.image_size // self.patch_size
-        return grid * grid + 1
+        rows, columns = self.grid
+        return rows * columns + 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,10 +113,12 @@ class TextArch:
     context_length: int = 77
     vocab_size: int = TOKENIZER_VOCAB_SIZE
     head_dim: int = 64
+    heads: int | None = None
+    """Attention heads; width / head_dim where it is not stated."""
 
     def __post_init__(self) -> None:
         _require_positive("text", self)
-        _require_multiple("text.width", self.width, "text.head_dim", self.head_dim)
+        _require_heads("text", "text.width", self.width, self)
         if self.context_length < 3:
             raise ValueError(
                 "text.context_length must hold start, one word and end of text, "
@@ -92,8 +132,8 @@ class TextArch:
 
     @property
     def num_heads(self) -> int:
-        """Attention heads, from width and head_dim."""
-        return self.width // self.head_dim
+        """Attention heads."""
+        return self.heads or self.width // self.head_dim
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +143,8 @@ class SharedArch:
     depth: int
     mlp_width: int
     head_dim: int = 64
+    heads: int | None = None
+    """Attention heads; embed_dim / head_dim where it is not stated."""
 
     def __post_init__(self) -> None:
         if self.depth < 0:
@@ -127,14 +169,32 @@ class ClipArch:
         if not _is_size(self.embed_dim):
             raise ValueError(f"embed_dim must be a whole number above 0, got {self.embed_dim!r}.")
         if self.shared.depth:
-            _require_multiple("embed_dim", self.embed_dim, "shared.head_dim", self.shared.head_dim)
+            _require_heads("shared", "embed_dim", self.embed_dim, self.shared)
+
+    @property
+    def shared_heads(self) -> int:
+        """Attention heads of the shared encoder (as many as fit, if it has no block yet)."""
+        return self.shared.heads or max(1, self.embed_dim // self.shared.head_dim)
 
     def size(self, dimension: str) -> int:
         """Size of one dimension, as in ``size("image.width")``."""
+        following = {
+            "image.heads": self.image.num_heads,
+            "text.heads": self.text.num_heads,
+            "shared.heads": self.shared_heads,
+            "image.image_height": self.image.image_shape[0],
+        }
+        if _known_dimension(dimension) in following:
+            return following[dimension]
         value: Any = self
-        for part in _known_dimension(dimension).split("."):
+        for part in dimension.split("."):
             value = getattr(value, part)
         return int(value)
+
+    def states(self, dimension: str) -> bool:
+        """Whether the architecture states a dimension itself, instead of letting it follow."""
+        encoder, _, field = dimension.rpartition(".")
+        return dimension not in FOLLOWING or getattr(getattr(self, encoder), field) is not None
 
     def with_size(self, dimension: str, size: int) -> "ClipArch":
         """The same architecture with one dimension at another size.
@@ -145,20 +205,41 @@ class ClipArch:
         return self.with_sizes({dimension: size})
 
     def with_sizes(self, sizes: Mapping[str, int]) -> "ClipArch":
-        """The same architecture with several dimensions at other sizes, checked together."""
-        changes: dict[str, dict[str, int]] = {}
-        embed_dim = self.embed_dim
-        for dimension, size in sizes.items():
-            encoder, _, field = _known_dimension(dimension).rpartition(".")
-            if encoder:
-                changes.setdefault(encoder, {})[field] = size
-            else:
-                embed_dim = size
+        """The same architecture with several dimensions at other sizes, checked together.
+
+        Growing ``head_dim`` keeps the number of heads. A dimension that can follow another one
+        (``FOLLOWING``) is stated only where it has to be.
+        """
+        sizes = {_known_dimension(dimension): size for dimension, size in sizes.items()}
+        changes: dict[str, dict[str, int | None]] = {}
+        for dimension, size in (sizes | self._followers(sizes)).items():
+            encoder, _, field = dimension.rpartition(".")
+            changes.setdefault(encoder, {})[field] = size
+        embed_dim = changes.pop("", {}).get("embed_dim") or self.embed_dim
         encoders: dict[str, Any] = {
             name: dataclasses.replace(getattr(self, name), **change)
             for name, change in changes.items()
         }
         return dataclasses.replace(self, embed_dim=embed_dim, **encoders)
+
+    def _followers(self, sizes: Mapping[str, int]) -> dict[str, int | None]:
+        """Sizes to state, or None to let follow, for each follower that the change concerns."""
+        stated: dict[str, int | None] = {}
+        for follower, leader in FOLLOWING.items():
+            head_dim = follower.replace(".heads", ".head_dim")
+            is_fixed = follower in sizes or self.states(follower) or head_dim in sizes
+            if not is_fixed or not {follower, leader, head_dim} & set(sizes):
+                continue
+            new = {d: sizes.get(d, self.size(d)) for d in (follower, leader, head_dim)}
+            unit = new[head_dim] if head_dim != follower else 1
+            has_blocks = follower != "shared.heads" or sizes.get("shared.depth", self.shared.depth)
+            follows = (
+                new[leader] == unit * new[follower]
+                if has_blocks
+                else (max(1, new[leader] // unit) == new[follower])
+            )
+            stated[follower] = None if follows else new[follower]
+        return stated
 
     def sizes(self) -> dict[str, int]:
         """Every dimension with its size, in the order of ``DIMENSIONS``."""
@@ -206,21 +287,24 @@ class ClipArch:
 def dimension_steps(parent: ClipArch, child: ClipArch) -> dict[str, tuple[int, int]]:
     """Dimensions in which two architectures differ, with (old, new) sizes.
 
+    A dimension that follows another one in both architectures is left out, being no step of its
+    own.
+
     Raises:
-        ValueError: If they differ in a number that is not a dimension, such as ``head_dim``.
+        ValueError: If they differ in a number that is not a dimension, such as ``norm_pre``.
     """
     changed = {d: (parent.size(d), child.size(d)) for d in DIMENSIONS}
-    changed = {d: sizes for d, sizes in changed.items() if sizes[0] != sizes[1]}
-    rest = parent.with_sizes({dimension: new for dimension, (_, new) in changed.items()})
-    for encoder in ("image", "text", "shared"):
-        for field in dataclasses.fields(getattr(child, encoder)):
-            old, new = (getattr(getattr(a, encoder), field.name) for a in (rest, child))
-            if old != new:
-                raise ValueError(
-                    f"{encoder}.{field.name} must stay the same while growing, but got {old} -> "
-                    f"{new}. It is not a dimension of the growth space."
-                )
-    return changed
+    steps = {
+        d: sizes
+        for d, sizes in changed.items()
+        if sizes[0] != sizes[1] and (parent.states(d) or child.states(d))
+    }
+    if parent.image.norm_pre != child.image.norm_pre:
+        raise ValueError(
+            f"image.norm_pre must stay the same while growing, but got {parent.image.norm_pre} -> "
+            f"{child.image.norm_pre}. It is not a dimension of the growth space."
+        )
+    return steps
 
 
 def _known_dimension(dimension: str) -> str:
@@ -238,19 +322,27 @@ def _is_size(value: object) -> bool:
 def _require_positive(encoder: str, arch: Any) -> None:
     for field in dataclasses.fields(arch):
         value = getattr(arch, field.name)
+        if value is None or field.name == "norm_pre":
+            continue
         if not _is_size(value):
             raise ValueError(
                 f"{encoder}.{field.name} must be a whole number above 0, but got {value!r}."
             )
 
 
+def _require_heads(encoder: str, width_name: str, width: int, arch: Any) -> None:
+    if arch.heads is None:
+        _require_multiple(width_name, width, f"{encoder}.head_dim", arch.head_dim)
+
+
 def _require_multiple(name: str, value: int, unit_name: str, unit: int) -> None:
     if value % unit:
         lower, upper = value // unit * unit, (value // unit + 1) * unit
         nearest = f"{lower} or {upper}" if lower else str(upper)
+        other_way = ", or state heads" if unit_name.endswith("head_dim") else ""
         raise ValueError(
             f"{name} must be divisible by {unit_name}, but got {name.split('.')[-1]}={value} and "
-            f"{unit_name.split('.')[-1]}={unit}. Use {nearest}."
+            f"{unit_name.split('.')[-1]}={unit}. Use {nearest}{other_way}."
         )
 
 

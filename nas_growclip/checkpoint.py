@@ -6,17 +6,19 @@ are written under a temporary name, synced and renamed.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from nas_growclip.arch import ClipArch
+from nas_growclip.files import make_folder, replace_atomically, write_atomically
+from nas_growclip.growing import Parent
 from nas_growclip.models.clip import Clip
+from nas_growclip.models.gates import folded_state, gates_of, install_gates, set_gates
 from nas_growclip.train import (
     TrainConfig,
     TrainState,
@@ -27,23 +29,22 @@ from nas_growclip.train import (
 
 WEIGHTS_FILE = "model.safetensors"
 ARCH_FILE = "arch.json"
+STATE_FILE = "state.safetensors"
+"""What a finished stage's training leaves to the next one, where growing makes use of it."""
 
 
 def save_model(model: Clip, path: str | Path) -> None:
     """Write a model's weights and architecture into a folder.
 
+    Gates that are still opening are folded into the weights, so the function is the same.
+
     Raises:
         ValueError: If the folder cannot be written.
     """
     folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"{folder}: cannot be made: {error.strerror}. Choose another folder."
-        ) from None
+    make_folder(folder)
     write_atomically(folder / ARCH_FILE, (model.arch.to_json() + "\n").encode())
-    _write_tensors(folder / WEIGHTS_FILE, model.state_dict(), {"arch": model.arch.to_json()})
+    _write_tensors(folder / WEIGHTS_FILE, folded_state(model), {"arch": model.arch.to_json()})
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
@@ -63,13 +64,31 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
 def save_state(state: TrainState, path: Path) -> None:
     """Write a training state to one file."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
+    gates = {name: gate.num_steps for name, gate in gates_of(state.model).items()}
     metadata = {
         "arch": state.model.arch.to_json(),
         "step": str(state.step),
         "curve": json.dumps(state.curve),
+        "gates": json.dumps(gates),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_tensors(path, tensors | dict(optimizer_tensors(state)), metadata)
+    tensors |= optimizer_tensors(state)
+    tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
+    make_folder(path.parent)
+    _write_tensors(path, tensors, metadata)
+
+
+def load_parent(folder: Path, device: str | torch.device = "cpu") -> Parent:
+    """Read a stage's model with what its training left behind, as far as that was kept.
+
+    Raises:
+        ValueError: If a file is damaged or does not fit the architecture.
+    """
+    model = load_model(folder, device)
+    if not (folder / STATE_FILE).is_file():
+        return Parent(model)
+    tensors, _ = _read_tensors(folder / STATE_FILE)
+    moments = {n: t for n, t in tensors.items() if not n.startswith(("model.", "ema."))}
+    return Parent(model, moments, _with_prefix(tensors, "ema."))
 
 
 def load_state(path: Path, config: TrainConfig, device: torch.device) -> TrainState:
@@ -82,41 +101,50 @@ def load_state(path: Path, config: TrainConfig, device: torch.device) -> TrainSt
     try:
         arch = ClipArch.from_dict(json.loads(metadata["arch"]), str(path))
         step, curve = int(metadata["step"]), json.loads(metadata["curve"])
+        gates = json.loads(metadata["gates"])
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"{path}: not a training state: {error}. Delete it to start over."
         ) from None
-    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-    state = start_training(_fill(Clip(arch), weights, path).to(device), config)
+    model = _fill(Clip(arch), _with_prefix(tensors, "model."), path).to(device)
+    state = start_training(model, config)
+    for name, num_steps in gates.items():
+        install_gates(model, [name], int(num_steps))
+    if step:
+        set_gates(model, step - 1)
     state.step = step
     state.curve = [(int(pairs), float(loss)) for pairs, loss in curve]
+    if state.ema:
+        state.ema = _averages(tensors, model, path)
     restore_optimizer(state, tensors)
     return state
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
-    Raises:
-        ValueError: If it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(
-            f"{path}: cannot be written: {error.strerror}. Free space or choose another folder."
-        ) from None
+
+def _averages(tensors: Mapping[str, Tensor], model: Clip, path: Path) -> dict[str, Tensor]:
+    averages = _with_prefix(tensors, "ema.")
+    for name, parameter in model.named_parameters():
+        if name not in averages or averages[name].shape != parameter.shape:
+            raise ValueError(
+                f"{path}: must hold {'ema.' + name!r} in the shape {tuple(parameter.shape)}. "
+                "Set train.ema_decay to 0, or delete the file to start over."
+            )
+    return {name: averages[name].to(p.device) for name, p in model.named_parameters()}
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomically(path, save(contiguous, metadata=dict(metadata)))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(contiguous, temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+
+    replace_atomically(path, write)
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas_growclip.arch import PRESETS, ClipArch
 
 if TYPE_CHECKING:
+    from nas_growclip.growth.config import GrowthConfig
     from nas_growclip.models.clip import Clip
 
 FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one; for one image-text pair, forward."
@@ -108,8 +109,11 @@ def _add_grow(commands: Any) -> None:
         help="as in image.width=96; may be given again",
     )
     parser.add_argument("--operator", default="exact", help="growth operator (default: exact)")
+    parser.add_argument("--depth-operator", default="identity", help="default: identity")
+    parser.add_argument("--placement", default="spread", choices=("spread", "end"))
     parser.add_argument("--momentum", type=float, default=1.0, help="PIM's m in [0, 1]")
-    parser.add_argument("--pim", default="convex", help="reading of PIM: convex or null_space")
+    parser.add_argument("--pim", default="convex", help="reading of PIM (default: convex)")
+    parser.add_argument("--norm-pre", default="refuse", choices=("refuse", "approximate"))
     parser.add_argument("--seed", type=int, default=0, help="seed of fresh entries")
     parser.add_argument("--out", required=True, type=Path, metavar="CHILD")
     parser.set_defaults(command=grow)
@@ -120,29 +124,39 @@ def grow(options: argparse.Namespace) -> None:
     sizes = dict(parse_size(text) for text in options.sizes)
     require_new_folder(options.out)
     from nas_growclip.checkpoint import load_model, save_model
+    from nas_growclip.growth.config import GrowthConfig
     from nas_growclip.growth.inherit import inherit
-    from nas_growclip.growth.space import GrowthStep
+    from nas_growclip.growth.verify import similarity_change
     from nas_growclip.models.flops import count_flops
 
     parent = load_model(options.parent)
-    steps = [
-        GrowthStep(dimension=dimension, old=parent.arch.size(dimension), new=size)
-        for dimension, size in sizes.items()
-    ]
-    child = inherit(
-        parent,
-        parent.arch.with_sizes(sizes),
-        options.operator,
-        options.momentum,
-        options.seed,
+    config = GrowthConfig(
+        operator=options.operator,
+        depth_operator=options.depth_operator,
+        placement=options.placement,
+        momentum=options.momentum,
         pim=options.pim,
+        norm_pre=options.norm_pre,
     )
+    child = inherit(parent, parent.arch.with_sizes(sizes), seed=options.seed, config=config)
     save_model(child, options.out)
-    for step in steps:
-        print(step)
+    for line in describe_growth(parent.arch, child.arch, config):
+        print(line)
+    change = similarity_change(parent, child)
+    print(f"similarities of random images and texts change by at most {change:.1e}")
     for name, model in (("parent", parent), ("child", child)):
         print(f"{name}: {model.num_params} parameters, {count_flops(model.arch)} FLOPs")
     print(FLOPS_NOTE)
+
+
+def describe_growth(parent: "ClipArch", child: "ClipArch", config: "GrowthConfig") -> list[str]:
+    """A line for each step: sizes, and whether it keeps the function."""
+    from nas_growclip.growth.claims import step_claims
+
+    return [
+        f"{dimension} {old} -> {new}: {'exact' if is_exact else 'not exact'} ({condition})"
+        for dimension, old, new, is_exact, condition in step_claims(parent, child, config)
+    ]
 
 
 def _add_flops(commands: Any) -> None:

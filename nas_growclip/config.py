@@ -9,7 +9,10 @@ from nas_growclip.arch import ClipArch
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.sources import SOURCES
 from nas_growclip.evaluation.metrics import METRICS
-from nas_growclip.growth.inherit import GrowthConfig
+from nas_growclip.growth.config import GrowthConfig
+from nas_growclip.growth.depth import DEPTH_OPERATORS
+from nas_growclip.growth.momentum import PIM, PIM_GROUPS
+from nas_growclip.growth.operators import OPERATORS
 from nas_growclip.growth.space import GrowthSpace
 from nas_growclip.search.backends import BACKENDS, SAMPLERS, SearchConfig
 from nas_growclip.search.objective import OBJECTIVES, ObjectiveConfig
@@ -44,6 +47,12 @@ class ExperimentConfig:
         if not self.passes > 0:
             raise ValueError(f"passes: must be above 0, but got {self.passes}.")
         _check_names("data.source", (self.data.source,), SOURCES)
+        _check_names("growth.operator", (self.growth.operator,), OPERATORS)
+        _check_names("growth.depth_operator", (self.growth.depth_operator,), DEPTH_OPERATORS)
+        _check_names("growth.pim", (self.growth.pim,), PIM)
+        _check_names("growth.pim_exclude", self.growth.pim_exclude, PIM_GROUPS)
+        if self.growth.pim == "ema" and not self.train.ema_decay:
+            raise ValueError("growth.pim: 'ema' must have train.ema_decay above 0, but it is 0.")
         _check_names("search.backend", (self.search.backend,), BACKENDS)
         _check_names("search.sampler", (self.search.sampler,), SAMPLERS)
         _check_names("objective.name", (self.objective.name,), OBJECTIVES)

@@ -6,13 +6,18 @@ from pathlib import Path
 import torch
 import yaml
 
-from nas_growclip.checkpoint import load_model, save_model, write_atomically
+from nas_growclip.checkpoint import STATE_FILE, load_parent, save_model
 from nas_growclip.config import ExperimentConfig
 from nas_growclip.data.stages import DataStage, open_stages, stage_manifest
+from nas_growclip.files import make_folder, write_atomically
+from nas_growclip.growing import Parent
 from nas_growclip.models.clip import Clip
 from nas_growclip.progress import say
 from nas_growclip.records import (
+    CONFIG_FILE,
     STAGES_FILE,
+    TIMINGS_FILE,
+    TRIALS_FILE,
     Run,
     StageResult,
     append_line,
@@ -22,9 +27,8 @@ from nas_growclip.records import (
     to_line,
 )
 from nas_growclip.report import write_report
-from nas_growclip.stage import StageRun, run_stage, stage_folder
-
-CONFIG_FILE = "config.yaml"
+from nas_growclip.stage import TRAINING_FILE, StageRun, run_stage, stage_folder, trial_path
+from nas_growclip.train import start_training
 
 
 def run_experiment(
@@ -73,7 +77,7 @@ def prepare_folder(config: ExperimentConfig, run: Path) -> None:
     path = run / CONFIG_FILE
     if path.exists():
         _check_same_experiment(config, path)
-        for file in ("trials.jsonl", "stages.jsonl", "timings.jsonl"):
+        for file in (TRIALS_FILE, STAGES_FILE, TIMINGS_FILE):
             drop_torn_line(run / file)
         return
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
@@ -81,12 +85,7 @@ def prepare_folder(config: ExperimentConfig, run: Path) -> None:
             f"{run}: must be a new or empty folder or a run folder, but is neither. "
             "Choose another --out."
         )
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"{run}: cannot be made: {error.strerror}. Choose another --out."
-        ) from None
+    make_folder(run)
     write_atomically(path, config.to_yaml().encode())
 
 
@@ -109,36 +108,52 @@ def _run_stages(
     finished: list[StageResult],
     device: torch.device,
 ) -> None:
-    parent = _parent(config, run, finished, device)
     for data in stages[len(finished) :]:
-        stage = StageRun(config=config, data=data, parent=parent, history=tuple(finished), run=run)
+        trained = _parent(config, run, finished, device)
+        stage = StageRun(
+            config=config, data=data, trained=trained, history=tuple(finished), run=run
+        )
         say(
             f"stage {data.index}: {data.num_pairs} pairs, "
             f"{stage.budget:.3g} training FLOPs, up to {config.search.num_trials} trials"
         )
-        parent, result = run_stage(stage)
-        finish_stage(stage, parent, result)
+        model, result = run_stage(stage)
+        finish_stage(stage, model, result)
         finished.append(result)
 
 
 def finish_stage(stage: StageRun, model: Clip, result: StageResult) -> None:
-    """Write the model and the manifest, then the record that makes the stage finished."""
+    """Write the model and the manifest, then the record that makes the stage finished.
+
+    The training state stays where the next growth makes use of it.
+    """
     save_model(model, stage.folder)
+    training = stage.folder / TRAINING_FILE
+    if keeps_state(stage.config):
+        source = training if training.exists() else trial_path(stage, result.chosen_trial)
+        if source.exists():
+            source.replace(stage.folder / STATE_FILE)
     manifest = stage_manifest(stage.data, stage.config.data) | {"pairs_seen": result.pairs_seen}
     write_atomically(
         stage.folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode()
     )
     append_line(stage.run / STAGES_FILE, to_line(result))
-    for leftover in (stage.folder / "training.safetensors", *stage.folder.glob("trials/*")):
+    for leftover in (training, *stage.folder.glob("trials/*")):
         leftover.unlink(missing_ok=True)
+
+
+def keeps_state(config: ExperimentConfig) -> bool:
+    """Whether a growth needs the moments or the moving average of the training before it."""
+    return config.growth.moments != "reset" or bool(config.train.ema_decay)
 
 
 def _parent(
     config: ExperimentConfig, run: Path, finished: list[StageResult], device: torch.device
-) -> Clip:
+) -> Parent:
     if finished:
-        return load_model(stage_folder(run, finished[-1].stage), device)
-    return Clip(config.parent_arch, seed=config.seed).to(device)
+        return load_parent(stage_folder(run, finished[-1].stage), device)
+    model = Clip(config.parent_arch, seed=config.seed).to(device)
+    return Parent(model, ema=start_training(model, config.train).ema)
 
 
 def _device(name: str | None) -> torch.device:

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from nas_growclip.arch import ClipArch
-from nas_growclip.growth.space import Candidate, candidate_label
+from nas_growclip.growth.space import Candidate, candidate_label, candidate_momentum
 from nas_growclip.strict import from_mapping, read_mapping, to_mapping
 
+CONFIG_FILE = "config.yaml"
 TRIALS_FILE = "trials.jsonl"
 STAGES_FILE = "stages.jsonl"
 TIMINGS_FILE = "timings.jsonl"
@@ -179,14 +180,14 @@ def load_run(path: str | Path) -> Run:
         ValueError: If the folder is no run folder or a record in it is damaged.
     """
     folder = Path(path)
-    if not (folder / "config.yaml").is_file():
+    if not (folder / CONFIG_FILE).is_file():
         raise ValueError(
             f"{folder}: not a run folder: it has no config.yaml. Give the --out of `growclip run`."
         )
     return Run(
         path=folder,
         name=folder.resolve().name,
-        config=read_mapping(folder / "config.yaml"),
+        config=read_mapping(folder / CONFIG_FILE),
         trials=read_trials(folder),
         stages=read_stages(folder),
     )
@@ -219,6 +220,7 @@ def _trial_row(name: str, trial: Trial) -> dict[str, Any]:
         "stage": trial.stage,
         "trial": trial.number,
         "candidate": trial.label,
+        "momentum": candidate_momentum(trial.candidate),
         "state": trial.state,
         "flops": trial.flops,
         "params": trial.params,

@@ -6,7 +6,7 @@ All state is in the run folder; calling again goes on where it was.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +15,13 @@ import torch
 from nas_growclip.arch import ClipArch
 from nas_growclip.checkpoint import load_state, save_state
 from nas_growclip.config import ExperimentConfig
-from nas_growclip.data.pairs import PairEncoder, epoch_seed, training_batches
+from nas_growclip.data.pairs import PairBatch, PairEncoder, epoch_seed, training_batches
 from nas_growclip.data.stages import DataStage, skipped_counts
 from nas_growclip.evaluation.embeddings import embed_pairs
 from nas_growclip.evaluation.metrics import contrastive_loss, evaluate
-from nas_growclip.growth.inherit import inherit
-from nas_growclip.growth.space import Candidate, apply_steps, candidate_label
+from nas_growclip.growing import Parent, grow_training
+from nas_growclip.growth.inherit import Evidence
+from nas_growclip.growth.space import Candidate, apply_steps, candidate_label, candidate_momentum
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params, flops_by_encoder
 from nas_growclip.progress import say, track
@@ -37,9 +38,11 @@ from nas_growclip.records import (
 from nas_growclip.search.backends import BACKENDS, StageSearch
 from nas_growclip.search.loop import search
 from nas_growclip.search.objective import OBJECTIVES, DataSize, choose_growth, explain
-from nas_growclip.train import DivergedError, TrainState, start_training, train
+from nas_growclip.train import DivergedError, TrainState, train
 
 STUDY_FILE = "study.db"
+TRAINING_FILE = "training.safetensors"
+"""A stage's training state while it is under way."""
 STAGE_CURVE_POINTS = 12
 
 
@@ -49,11 +52,17 @@ class StageRun:
 
     config: ExperimentConfig
     data: DataStage
-    parent: Clip
+    trained: Parent
+    """The parent, with what its training left behind."""
     history: Sequence[StageResult]
     """Results of the stages before."""
     run: Path
     """The run folder."""
+
+    @property
+    def parent(self) -> Clip:
+        """The parent's model."""
+        return self.trained.model
 
     @property
     def folder(self) -> Path:
@@ -174,25 +183,35 @@ def trained_trial(stage: StageRun, number: int, candidate: Candidate, steps: int
     if path.exists():
         state = load_state(path, stage.config.train, stage.parent.logit_scale.device)
     else:
+        arch = apply_steps(stage.parent.arch, candidate)
+        momentum = candidate_momentum(candidate)
         growth = stage.config.growth
-        child = inherit(
-            stage.parent,
-            apply_steps(stage.parent.arch, candidate),
-            growth.operator,
-            growth.momentum,
-            stage.seed,
-            pim=growth.pim,
+        if momentum is not None:
+            growth = replace(growth, momentum=momentum)
+        state = grow_training(
+            stage.trained, arch, growth, stage.config.train, stage.seed, evidence(stage)
         )
-        state = start_training(child, stage.config.train)
-        state.curve.append((0, validation_loss(stage, child)))
+        state.curve.append((0, validation_loss(stage, state.model)))
     label = f"stage {stage.data.index}, trial {number} ({candidate_label(candidate)})"
     points = curve_steps(0, steps, stage.config.search.curve_points)
     return train_to(stage, state, steps, points, path, label)
 
 
+def evidence(stage: StageRun) -> Evidence:
+    """What growing may look at: the validation loss, and the stage's batches."""
+
+    def batches() -> Iterator[PairBatch]:
+        arch = stage.parent.arch
+        encoder = PairEncoder(arch.image.image_shape, stage.parent.tokenize)
+        batch_size = stage.config.train.batch_size
+        return training_batches(stage.data.train, encoder, batch_size, seed=stage.seed)
+
+    return Evidence(validation_loss=lambda model: validation_loss(stage, model), batches=batches)
+
+
 def continue_training(stage: StageRun, best: Trial) -> TrainState:
     """Train the chosen trial on to the end of the stage's budget."""
-    path = stage.folder / "training.safetensors"
+    path = stage.folder / TRAINING_FILE
     source = path if path.exists() else trial_path(stage, best.number)
     state = load_state(source, stage.config.train, stage.parent.logit_scale.device)
     steps = stage.stage_steps(best.arch)
@@ -210,7 +229,7 @@ def train_to(
 ) -> TrainState:
     """Train up to a step; measure at ``points``; save now and then, and at the end."""
     config, model = stage.config.train, state.model
-    encoder = PairEncoder(model.arch.image.image_size, model.tokenize)
+    encoder = PairEncoder(model.arch.image.image_shape, model.tokenize)
     batches = training_batches(
         stage.data.train, encoder, config.batch_size, seed=stage.seed, start=state.step
     )

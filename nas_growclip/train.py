@@ -17,6 +17,8 @@ from torch import Tensor
 from nas_growclip.data.pairs import PairBatch
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
+from nas_growclip.models.gates import set_gates
+from nas_growclip.optimizer import AgedAdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class TrainConfig:
     """Share of a stage's steps over which a constant rate falls linearly to zero."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights for each step; 0 keeps none."""
     checkpoint_steps: int = 200
     """Steps between two saved training states."""
 
@@ -55,6 +59,7 @@ class TrainConfig:
             "max_grad_norm": (self.max_grad_norm > 0, "above 0"),
             "beta1": (0 <= self.beta1 < 1, "in [0, 1)"),
             "beta2": (0 <= self.beta2 < 1, "in [0, 1)"),
+            "ema_decay": (0 <= self.ema_decay < 1, "in [0, 1)"),
             "cooldown_share": (0 <= self.cooldown_share < 1, "in [0, 1)"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
@@ -69,11 +74,13 @@ class TrainState:
     """A model under training: what a checkpoint holds."""
 
     model: Clip
-    optimizer: torch.optim.AdamW
+    optimizer: AgedAdamW
     step: int = 0
     """Optimizer steps done in this stage."""
     curve: list[tuple[int, float]] = field(default_factory=list)
     """Learning curve: (pairs seen, validation loss)."""
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    """Moving average of the weights by parameter name; empty if none is kept."""
 
 
 class DivergedError(ArithmeticError):
@@ -81,11 +88,14 @@ class DivergedError(ArithmeticError):
 
 
 def start_training(model: Clip, config: TrainConfig) -> TrainState:
-    """A fresh optimizer for a model."""
-    return TrainState(model, make_optimizer(model, config))
+    """A fresh optimizer for a model, and its moving average if the config wants one."""
+    state = TrainState(model, make_optimizer(model, config))
+    if config.ema_decay:
+        state.ema = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return state
 
 
-def make_optimizer(model: Clip, config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(model: Clip, config: TrainConfig) -> AgedAdamW:
     """AdamW with weight decay on matrices only."""
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
@@ -95,7 +105,7 @@ def make_optimizer(model: Clip, config: TrainConfig) -> torch.optim.AdamW:
         {"params": decayed},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    return AgedAdamW(
         groups,
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
@@ -145,9 +155,11 @@ def train(
         batch = next(batches).to(device)
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(state.step, total_steps, config)
+        set_gates(state.model, state.step)
         with autocast(device):
             loss = loss_fn(*state.model(batch.images, batch.tokens))
         _optimizer_step(state, loss, config.max_grad_norm)
+        _average_weights(state, config.ema_decay)
         state.step += 1
         if state.step % 20 == 0 or state.step == until_step:
             _check_finite(loss, state.step)
@@ -171,6 +183,13 @@ def _optimizer_step(state: TrainState, loss: Tensor, max_grad_norm: float) -> No
         state.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
 
+@torch.no_grad()
+def _average_weights(state: TrainState, decay: float) -> None:
+    if state.ema:
+        weights = [p.detach() for p in state.model.parameters()]
+        torch._foreach_lerp_(list(state.ema.values()), weights, 1 - decay)
+
+
 def _check_finite(loss: Tensor, step: int) -> None:
     value = loss.item()
     if not math.isfinite(value):
@@ -180,23 +199,45 @@ def _check_finite(loss: Tensor, step: int) -> None:
         )
 
 
-def optimizer_tensors(state: TrainState) -> Mapping[str, Tensor]:
-    """AdamW's moments under their parameters' names."""
-    moments = state.optimizer.state
-    return {
-        f"{moment}.{name}": moments[parameter][moment]
-        for name, parameter in state.model.named_parameters()
-        if parameter in moments
-        for moment in ("exp_avg", "exp_avg_sq")
-    }
+def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
+    """AdamW's moments under their parameters' names, with their ages in optimizer steps."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in state.model.named_parameters():
+        moments = state.optimizer.state.get(parameter)
+        if moments:
+            tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
+            tensors[f"age.{name}"] = moments.get("age", moments["step"])
+    return tensors
 
 
 def restore_optimizer(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
-    """Put moments back by parameter name; the inverse of ``optimizer_tensors``."""
-    for name, parameter in state.model.named_parameters():
+    """Put moments back by parameter name; the inverse of ``optimizer_tensors``.
+
+    Parameters without moments start afresh.
+
+    Raises:
+        ValueError: If a moment has another shape than its parameter, or belongs to none.
+    """
+    parameters = dict(state.model.named_parameters())
+    for key in tensors:
+        kind, _, name = key.partition(".")
+        if kind in ("exp_avg", "exp_avg_sq", "age") and name not in parameters:
+            raise ValueError(f"{key!r} must belong to a parameter of the model, which has none.")
+    for name, parameter in parameters.items():
         if f"exp_avg.{name}" in tensors:
-            state.optimizer.state[parameter] = {
-                "step": torch.tensor(float(state.step), device=parameter.device),
-                "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
-                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
-            }
+            moments = {k: tensors[f"{k}.{name}"] for k in ("exp_avg", "exp_avg_sq", "age")}
+            _check_shapes(name, parameter, moments)
+            age = moments.pop("age")
+            placed = {key: value.to(parameter.device) for key, value in moments.items()}
+            state.optimizer.set_age(parameter, age)
+            state.optimizer.state[parameter] |= placed
+
+
+def _check_shapes(name: str, parameter: Tensor, moments: Mapping[str, Tensor]) -> None:
+    for key, value in moments.items():
+        if value.shape != parameter.shape and not (key == "age" and value.ndim == 0):
+            raise ValueError(
+                f"{key + '.' + name!r} must have the shape of its parameter, "
+                f"{tuple(parameter.shape)}, but got {tuple(value.shape)}. "
+                "Grow moments with the model (growth.moments)."
+            )

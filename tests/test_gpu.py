@@ -1,27 +1,18 @@
 """What only an accelerator can show: bf16 training, and growth on the device."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from nas_growclip.arch import ClipArch
-from nas_growclip.data.pairs import PairBatch
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.models.clip import Clip
 from nas_growclip.train import TrainConfig, start_training, train
+from tests.test_train import same_batch
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
-
-
-def same_batch(model: Clip) -> Iterator[PairBatch]:
-    captions = tuple(f"picture number {i}" for i in range(6))
-    images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    while True:
-        yield PairBatch(images, model.tokenize(list(captions)), captions)
 
 
 def test_bf16_training_learns_one_batch_and_its_child_goes_on(tiny_arch: ClipArch) -> None:

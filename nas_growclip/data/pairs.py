@@ -33,7 +33,7 @@ class Pair(NamedTuple):
 class PairBatch:
     """Images, normalised as CLIP expects, and tokens of their captions."""
 
-    images: Float[Tensor, "batch 3 size size"]
+    images: Float[Tensor, "batch 3 height width"]
     tokens: Int[Tensor, "batch context"]
     captions: tuple[str, ...]
 
@@ -80,34 +80,43 @@ class ImageTextPairs(Protocol):
 class PairEncoder(NamedTuple):
     """How pairs become tensors for one architecture."""
 
-    image_size: int
+    image_shape: tuple[int, int]
+    """Pixels of an image: (height, width)."""
     tokenize: Tokenize
 
     def batch(self, pairs: list[Pair]) -> PairBatch:
         """Resize, stack and tokenize pairs."""
-        images = np.stack([resize(pair.image, self.image_size) for pair in pairs])
+        images = np.stack([resize(pair.image, self.image_shape) for pair in pairs])
         captions = tuple(pair.caption for pair in pairs)
         return PairBatch(normalise(images), self.tokenize(list(captions)), captions)
 
 
-def resize(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Scale the short side to ``size`` (bicubic) and crop the centre, as OpenCLIP evaluates.
+def resize(image: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale an image to cover ``shape`` (bicubic) and crop the centre, as OpenCLIP evaluates.
+
+    Args:
+        image: Any image.
+        shape: Pixels wanted: (height, width).
 
     Returns:
-        Array of shape (size, size, 3).
+        Array of shape (height, width, 3).
     """
+    height, width = shape
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if image.size != (size, size):
-        scale = size / min(image.size)
-        wide, high = (max(size, round(side * scale)) for side in image.size)
+    if image.size != (width, height):
+        scale = max(width / image.size[0], height / image.size[1])
+        wide, high = (
+            max(wanted, round(side * scale))
+            for wanted, side in zip((width, height), image.size, strict=True)
+        )
         image = image.resize((wide, high), Image.Resampling.BICUBIC)
-        left, top = (wide - size) // 2, (high - size) // 2
-        image = image.crop((left, top, left + size, top + size))
+        left, top = (wide - width) // 2, (high - height) // 2
+        image = image.crop((left, top, left + width, top + height))
     return np.asarray(image)
 
 
-def normalise(images: NDArray[np.uint8]) -> Float[Tensor, "batch 3 size size"]:
+def normalise(images: NDArray[np.uint8]) -> Float[Tensor, "batch 3 height width"]:
     """Scale to [0, 1], subtract OpenAI's mean, divide by its standard deviation."""
     mean = torch.tensor(OPENAI_DATASET_MEAN)[:, None, None]
     std = torch.tensor(OPENAI_DATASET_STD)[:, None, None]

@@ -27,7 +27,7 @@ def embed_pairs(
     """Embed every pair, in stored order; with a label, show progress under it."""
     was_training = model.training
     model.eval()
-    encoder = PairEncoder(model.arch.image.image_size, model.tokenize)
+    encoder = PairEncoder(model.arch.image.image_shape, model.tokenize)
     device = model.logit_scale.device
     images: list[Tensor] = []
     texts: list[Tensor] = []

@@ -27,13 +27,12 @@ def evaluate_places(model: Clip, places: Sequence[str], batch_size: int) -> Mapp
     """
     tasks: list[ZeroShotTask] = []
     values: dict[str, float] = {}
+    image_size = max(model.arch.image.image_shape)
     for place in places:
-        found = tasks_at(place, model.arch.image.image_size)
+        found = tasks_at(place, image_size)
         tasks.extend(found)
-        pairs = (
-            pairs_at(place, model.arch.image.image_size) if not found or _is_scenes(place) else None
-        )
-        if pairs is not None:
+        if not found or place == "scenes":
+            pairs = pairs_at(place, image_size)
             measured = evaluate(model, pairs, (), ("loss", "retrieval"), batch_size)
             prefix = "" if len(places) == 1 else f"{Path(place).name}/"
             values |= {_prefixed(name, prefix): value for name, value in measured.items()}
@@ -57,20 +56,11 @@ def tasks_at(place: str, image_size: int) -> Sequence[ZeroShotTask]:
 
 def pairs_at(place: str, image_size: int) -> ImageTextPairs:
     """Pairs at a place: rendered scenes, or all shards of a folder."""
-    source = "scenes" if _is_scenes(place) else "webdataset"
-    config = DataConfig(
-        source=source,
-        stages=(1,),
-        test=".",
-        test_pairs=1024 if _is_scenes(place) else 0,
-        image_size=image_size,
-    )
-    folder = None if _is_scenes(place) else Path(place)
-    return find_source(source)(config, folder, "test", None)
-
-
-def _is_scenes(place: str) -> bool:
-    return place == "scenes"
+    if place == "scenes":
+        config = DataConfig(source=place, stages=(1,), test_pairs=1024, image_size=image_size)
+        return find_source(place)(config, None, "test", None)
+    config = DataConfig(source="webdataset", stages=(1,), test=".", test_pairs=0)
+    return find_source("webdataset")(config, Path(place), "test", None)
 
 
 def _prefixed(name: str, prefix: str) -> str:

@@ -33,12 +33,12 @@ def top1(model: Clip, task: ZeroShotTask, batch_size: int) -> float:
     """Share of images whose nearest class is the right one."""
     was_training = model.training
     model.eval()
-    device, size = model.logit_scale.device, model.arch.image.image_size
+    device, shape = model.logit_scale.device, model.arch.image.image_shape
     classes = class_embeddings(model, task.class_names, task.templates)
     num_right = 0
     for start in range(0, len(task.images), batch_size):
         chunk = task.images[start : start + batch_size]
-        images = normalise(np.stack([resize(image, size) for image in chunk])).to(device)
+        images = normalise(np.stack([resize(image, shape) for image in chunk])).to(device)
         predicted = (model.encode_image(images) @ classes.T).argmax(dim=1).cpu()
         labels = torch.tensor(task.labels[start : start + batch_size])
         num_right += int((predicted == labels).sum())

@@ -2,48 +2,141 @@
 
 GrowCLIP (Deng et al., ICCV 2023, arXiv 2308.11331) gives the idea; its formula and coefficient
 are not public in any source we could reach, so the readings here are ours and are named. At
-momentum 1 every reading is plain inheriting.
+momentum 1 every reading but ``shrink_perturb`` is plain inheriting.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
+from nas_growclip.growth.config import GrowthConfig
+
+PIM_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "token_embedding": ("text.token_embedding.",),
+    "patch_embedding": ("image.trunk.patch_embed.",),
+    "attention": (".attn.",),
+    "mlp": (".mlp.",),
+    "projection": ("image.projection.", "text.projection."),
+    "inserted": (),
+}
+"""Groups of matrices by name, each with what its parameters' names contain; ``inserted`` holds the
+zero output projections of inserted blocks. Biases, norms, positions, the class token and the
+temperature are never blended."""
+
 
 class Inherited(NamedTuple):
     """A grown parameter and what a blend may do to it."""
 
+    name: str
     value: Float[Tensor, "..."]
+    fresh: Float[Tensor, "..."]
+    null: Float[Tensor, "..."] | None
+    """The fresh weight's part along directions that nothing notices; None where there are none."""
     is_linear: bool
     """Whether it is the matrix of a linear map, not a bias, norm, position or temperature."""
     is_silent: bool
     """Whether nothing it computes reaches the residual stream yet (inside an inserted block)."""
+    is_zero: bool
+    """Whether it is a silent block's output projection."""
 
 
-Blend = Callable[[Inherited, Tensor, float], Tensor]
+Blend = Callable[[Inherited, GrowthConfig], Tensor]
 
 
-def convex(inherited: Inherited, fresh: Tensor, momentum: float) -> Tensor:
-    """Blend every matrix: momentum * inherited + (1 - momentum) * fresh.
+@dataclass(frozen=True)
+class Reading:
+    """One reading of PIM."""
 
-    Biases, norms, positions and the temperature are inherited whole. Changes the function for any
-    momentum below 1, sharply below about 0.95.
+    blend: Blend
+    takes_ema: bool = False
+    """Whether the parent's moving average is inherited instead of its weights."""
+    is_budgeted: bool = False
+    """Whether the momentum is searched for: the smallest one within ``config.budget``."""
+    is_exact: bool = False
+    """Whether the function stays the parent's at every momentum (under an exact operator)."""
+
+
+def convex(inherited: Inherited, config: GrowthConfig) -> Tensor:
+    """Blend every matrix: m * inherited + (1 - m) * fresh.
+
+    Changes the function for any momentum below 1, sharply below about 0.95.
     """
-    if not inherited.is_linear:
+    if config.momentum == 1 or not blends(inherited, config):
         return inherited.value
-    return momentum * inherited.value + (1 - momentum) * fresh
+    return inherited.value.lerp(inherited.fresh, 1 - config.momentum)
 
 
-def null_space(inherited: Inherited, fresh: Tensor, momentum: float) -> Tensor:
+def null_space(inherited: Inherited, config: GrowthConfig) -> Tensor:
     """Blend only where the function cannot change: exact for every momentum.
 
-    These are the inner matrices of inserted blocks, which are copies at momentum 1 and fresh at
-    momentum 0. (The other free entries, new units behind zero fan-out, are fresh at any momentum.)
+    These are the differences between copies, W_k += (1 - m) (phi_k - mean phi_k), and the inner
+    matrices of silent blocks, which are copies at momentum 1 and fresh at momentum 0. (Free
+    entries, new units behind zero fan-out, are fresh at any momentum.)
+
+    Reference: LEMON's projection mode (Wang et al., 2024, arXiv 2310.07999) is momentum 0.
     """
-    return convex(inherited, fresh, momentum) if inherited.is_silent else inherited.value
+    if not blends(inherited, config):
+        return inherited.value
+    if inherited.is_silent and not inherited.is_zero:
+        return convex(inherited, config)
+    if inherited.null is None:
+        return inherited.value
+    return inherited.value + (1 - config.momentum) * inherited.null
 
 
-PIM: Mapping[str, Blend] = {"convex": convex, "null_space": null_space}
+def shrink_perturb(inherited: Inherited, config: GrowthConfig) -> Tensor:
+    """Shrink every matrix to m times itself and add a share of a fresh one, for comparison.
+
+    Reference: Ash and Adams, 2020 (arXiv 1910.08475), section 4: lambda is m here, and sigma is
+    ``config.perturbation`` in units of the fresh initialisation.
+    """
+    if not blends(inherited, config):
+        return inherited.value
+    return config.momentum * inherited.value + config.perturbation * inherited.fresh
+
+
+def blends(inherited: Inherited, config: GrowthConfig) -> bool:
+    """Whether PIM may touch the parameter at all."""
+    if not inherited.is_linear:
+        return False
+    if inherited.is_zero and "inserted" in config.pim_exclude:
+        return False
+    parts = [part for group in config.pim_exclude for part in PIM_GROUPS[group]]
+    return not any(part in inherited.name for part in parts)
+
+
+PIM: Mapping[str, Reading] = {
+    "convex": Reading(convex),
+    "null_space": Reading(null_space, is_exact=True),
+    "budgeted": Reading(convex, is_budgeted=True),
+    "ema": Reading(convex, takes_ema=True),
+    "shrink_perturb": Reading(shrink_perturb),
+}
 """Readings of PIM by name."""
+
+
+def find_reading(name: str) -> Reading:
+    """The reading of PIM of that name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in PIM:
+        raise ValueError(f"pim must be one of {', '.join(PIM)}, but got {name!r}.")
+    return PIM[name]
+
+
+def check_groups(names: tuple[str, ...]) -> None:
+    """Check the names of excluded groups.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    for name in names:
+        if name not in PIM_GROUPS:
+            raise ValueError(
+                f"pim_exclude must name groups of {', '.join(PIM_GROUPS)}, but got {name!r}."
+            )

@@ -7,22 +7,13 @@ or ratios of it) and on the number of pairs (a bound widens as the data grows).
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
-from nas_growclip.arch import DIMENSIONS, ClipArch
+from nas_growclip.arch import DIMENSIONS, FOLLOWING, ClipArch, dimension_steps
 
-GROWABLE = (
-    "image.depth",
-    "image.width",
-    "image.mlp_width",
-    "text.depth",
-    "text.width",
-    "text.mlp_width",
-    "shared.depth",
-    "shared.mlp_width",
-)
-"""Dimensions that the operators can grow."""
+SHRINKABLE = frozenset({"image.patch_size"})
+"""Dimensions that may also become smaller: smaller patches are more tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,16 +23,19 @@ class GrowthStep:
     dimension: str
     old: int
     new: int
+    momentum: float | None = None
+    """PIM's momentum where it is searched for, the same in all steps of a candidate."""
 
     def __post_init__(self) -> None:
-        if self.new <= self.old:
+        if self.new == self.old or (self.new < self.old and self.dimension not in SHRINKABLE):
             raise ValueError(
                 f"A growth step must enlarge {self.dimension}, but got {self.old} -> {self.new}. "
                 "Choose a larger size."
             )
 
     def __str__(self) -> str:
-        return f"{self.dimension} {self.old} -> {self.new}"
+        with_momentum = "" if self.momentum is None else f" (momentum {self.momentum:g})"
+        return f"{self.dimension} {self.old} -> {self.new}{with_momentum}"
 
 
 Candidate = tuple[GrowthStep, ...]
@@ -55,7 +49,34 @@ def apply_steps(parent: ClipArch, candidate: Candidate) -> ClipArch:
 
 def candidate_label(candidate: Candidate) -> str:
     """Short name of a candidate, as in ``image.width=96+text.depth=4``; ``none`` for no growth."""
-    return "+".join(f"{step.dimension}={step.new}" for step in candidate) or "none"
+    momentum = candidate_momentum(candidate)
+    suffix = "" if momentum is None else f"@{momentum:g}"
+    return ("+".join(f"{step.dimension}={step.new}" for step in candidate) or "none") + suffix
+
+
+def candidate_momentum(candidate: Candidate) -> float | None:
+    """PIM's momentum of a candidate; None where it is not searched for."""
+    return candidate[0].momentum if candidate else None
+
+
+def check_growth(parent: ClipArch, child: ClipArch) -> None:
+    """Check that a child can be grown from a parent.
+
+    Raises:
+        ValueError: If a dimension shrinks or a step would change nothing.
+    """
+    steps = dimension_steps(parent, child)
+    for dimension, (old, new) in steps.items():
+        if new < old and dimension not in SHRINKABLE:
+            raise ValueError(
+                f"The child's {dimension} must be at least the parent's, but got {old} -> {new}. "
+                "Growing never shrinks a dimension."
+            )
+    for dimension in ("shared.mlp_width", "shared.heads", "shared.head_dim"):
+        if dimension in steps and not child.shared.depth:
+            raise ValueError(
+                f"{dimension} has nothing to grow while shared.depth is 0. Grow shared.depth too."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +84,7 @@ class SizeChoices:
     """Sizes that one dimension may take next; the three ways may be mixed."""
 
     sizes: tuple[int, ...] = ()
-    """Absolute sizes; those at or below the parent's are left out."""
+    """Absolute sizes; those at or below the parent's are left out (of a patch, that one only)."""
     ratios: tuple[float, ...] = ()
     """Multiples of the parent's size, rounded up to a legal one."""
     add: tuple[int, ...] = ()
@@ -82,15 +103,15 @@ class SizeChoices:
                 if value < 1:
                     raise ValueError(f"{name}: must be 1 or more, but got {value}.")
 
-    def new_sizes(self, old: int, unit: int) -> tuple[int, ...]:
-        """Legal sizes above ``old``, in rising order; ``unit`` divides every legal size."""
+    def new_sizes(self, old: int, unit: int, *, may_shrink: bool = False) -> tuple[int, ...]:
+        """Legal new sizes in rising order; ``unit`` divides every legal size."""
         wished = [
             *self.sizes,
             *(ceil(round(old * ratio, 6)) for ratio in self.ratios),
             *(old + amount for amount in self.add),
         ]
         legal = {-(-size // unit) * unit for size in wished}
-        return tuple(sorted(size for size in legal if size > old))
+        return tuple(sorted(size for size in legal if size > old or (may_shrink and size < old)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,25 +133,36 @@ class GrowthSpace:
     dimensions: Mapping[str, SizeChoices]
     combine: tuple[Combination, ...] = (Combination(from_pairs=0, num_dimensions=1),)
     """Dimensions that may grow together; the last entry reached by the data counts."""
+    momenta: tuple[float, ...] = ()
+    """PIM's momenta to search among; none leaves ``growth.momentum`` to every candidate."""
 
     def __post_init__(self) -> None:
         for dimension in self.dimensions:
-            if dimension not in GROWABLE:
-                known = ", ".join(GROWABLE)
-                what = "cannot grow yet" if dimension in DIMENSIONS else "unknown dimension"
-                raise ValueError(f"dimensions: {dimension}: {what}. Growable: {known}.")
+            if dimension not in DIMENSIONS:
+                known = ", ".join(DIMENSIONS)
+                raise ValueError(f"dimensions: {dimension}: unknown dimension. Known: {known}.")
+        for momentum in self.momenta:
+            if not 0 <= momentum <= 1:
+                raise ValueError(f"momenta: must be between 0 and 1, but got {momentum}.")
 
     def candidates(self, parent: ClipArch, num_pairs: int) -> tuple[Candidate, ...]:
         """Every candidate from this parent at this data size, no growth first."""
         open_steps = {
-            dimension: tuple(
-                GrowthStep(dimension=dimension, old=parent.size(dimension), new=new)
-                for new in choices.new_sizes(parent.size(dimension), _unit(parent, dimension))
-            )
+            dimension: _steps(parent, dimension, choices)
             for dimension, choices in self.dimensions.items()
             if num_pairs >= choices.from_pairs
         }
-        return ((), *self._combined(open_steps, num_pairs))
+        legal = [c for c in self._combined(open_steps, num_pairs) if _is_legal(parent, c)]
+        if not self.momenta:
+            return ((), *legal)
+        return (
+            (),
+            *(
+                tuple(replace(step, momentum=momentum) for step in candidate)
+                for candidate in legal
+                for momentum in self.momenta
+            ),
+        )
 
     def _combined(
         self, open_steps: Mapping[str, tuple[GrowthStep, ...]], num_pairs: int
@@ -141,6 +173,27 @@ class GrowthSpace:
                 yield from itertools.product(*(open_steps[d] for d in dimensions))
 
 
+def _steps(parent: ClipArch, dimension: str, choices: SizeChoices) -> tuple[GrowthStep, ...]:
+    old, may_shrink = parent.size(dimension), dimension in SHRINKABLE
+    return tuple(
+        GrowthStep(dimension=dimension, old=old, new=new)
+        for new in choices.new_sizes(old, _unit(parent, dimension), may_shrink=may_shrink)
+    )
+
+
+def _is_legal(parent: ClipArch, candidate: Candidate) -> bool:
+    try:
+        check_growth(parent, apply_steps(parent, candidate))
+    except ValueError:
+        return False
+    return True
+
+
 def _unit(arch: ClipArch, dimension: str) -> int:
-    heads = {"image.width": arch.image.head_dim, "text.width": arch.text.head_dim}
-    return heads.get(dimension, 1)
+    """What every legal size of a dimension is a multiple of."""
+    if dimension in ("image.image_size", "image.image_height"):
+        return arch.image.patch_size
+    if dimension == "embed_dim" and not arch.shared.depth:
+        return 1
+    followers = [f for f, leader in FOLLOWING.items() if leader == dimension and not arch.states(f)]
+    return arch.size(followers[0].replace(".heads", ".head_dim")) if followers else 1

@@ -1,21 +1,24 @@
 """The axes of every parameter, one row each, in einops notation.
 
 ``a <- b`` is a linear map that writes axis a and reads axis b (``b -> a`` for the transposed
-storage); a row without an arrow writes its axes (biases, positions); ``gain(a)`` and ``shift(a)``
-are a LayerNorm's scale and offset over axis a. ``#`` stands for a block's number; ``(a b)`` is one
-stored dimension made of several axes. Growing a model is nothing but enlarging these axes, so a
-parameter without a row is an error that names it.
+storage); a row without an arrow writes its axes (biases, positions). ``role(a)`` names another
+role: ``gain`` and ``shift`` are a LayerNorm's scale and offset over axis a; ``regain`` is the scale
+of a LayerNorm that writes the stream (``norm_pre``); ``dual`` is the text tower's side of the joint
+embedding, which meets the image tower's side only in a product. ``#`` stands for a block's number;
+``(a b)`` is one stored dimension made of several axes; ``qkv`` is the axis of fused query, key and
+value. Growing a model is nothing but enlarging these axes, so a parameter without a row is an error
+that names it.
 """
 
 import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from nas_growclip.arch import ClipArch
 
-Role = Literal["write", "read", "gain", "shift"]
+Role = Literal["write", "read", "gain", "shift", "regain", "dual", "query", "key"]
 
 
 def _block_rows(prefix: str, encoder: str, width: str) -> dict[str, str]:
@@ -24,8 +27,8 @@ def _block_rows(prefix: str, encoder: str, width: str) -> dict[str, str]:
     return {
         f"{prefix}.#.norm1.weight": f"gain({width})",
         f"{prefix}.#.norm1.bias": f"shift({width})",
-        f"{prefix}.#.attn.qkv.weight": f"(3 {heads} {head_dim}) <- {width}",
-        f"{prefix}.#.attn.qkv.bias": f"(3 {heads} {head_dim})",
+        f"{prefix}.#.attn.qkv.weight": f"(qkv {heads} {head_dim}) <- {width}",
+        f"{prefix}.#.attn.qkv.bias": f"(qkv {heads} {head_dim})",
         f"{prefix}.#.attn.proj.weight": f"{width} <- ({heads} {head_dim})",
         f"{prefix}.#.attn.proj.bias": width,
         f"{prefix}.#.norm2.weight": f"gain({width})",
@@ -42,6 +45,8 @@ PARAM_AXES: Mapping[str, str] = {
     "image.trunk.pos_embed": "1 image.tokens image.width",
     "image.trunk.patch_embed.proj.weight": "image.width <- 3 image.patch_size image.patch_size",
     "image.trunk.patch_embed.proj.bias": "image.width",
+    "image.trunk.norm_pre.weight": "regain(image.width)",
+    "image.trunk.norm_pre.bias": "image.width",
     **_block_rows("image.trunk.blocks", "image", "image.width"),
     "image.trunk.norm.weight": "gain(image.width)",
     "image.trunk.norm.bias": "shift(image.width)",
@@ -51,7 +56,7 @@ PARAM_AXES: Mapping[str, str] = {
     **_block_rows("text.blocks", "text", "text.width"),
     "text.norm.weight": "gain(text.width)",
     "text.norm.bias": "shift(text.width)",
-    "text.projection.weight": "embed_dim <- text.width",
+    "text.projection.weight": "dual(embed_dim) <- text.width",
     **_block_rows("shared.blocks", "shared", "embed_dim"),
     "logit_scale": "",
 }
@@ -67,7 +72,14 @@ BLOCK_LISTS: Mapping[str, str] = {
 STREAM_AXES = ("image.width", "text.width", "embed_dim")
 """Axes that are a residual stream: read only through a LayerNorm (or a unit-length scaling)."""
 
-_TOKEN = re.compile(r"<-|->|\(|\)|[\w.]+")
+NORM_OF_READER: Mapping[str, str] = {"attn.qkv": "norm1", "mlp.fc1": "norm2"}
+"""Within a block, the LayerNorm that each reader of the residual stream reads through."""
+
+FUSED_AXIS = "qkv"
+"""Axis along which query, key and value are stored together."""
+
+_TOKEN = re.compile(r"<-|->|(?:gain|shift|regain|dual)\([\w.]+\)|\(|\)|[\w.]+")
+_ROLE = re.compile(r"(\w+)\(([\w.]+)\)")
 _BLOCK_NAME = re.compile(rf"({'|'.join(map(re.escape, BLOCK_LISTS))})\.(\d+)\.(.+)")
 
 
@@ -106,14 +118,29 @@ class AxisSpec:
         """Whether the parameter writes a residual stream."""
         return any(axis.role == "write" and axis.name in STREAM_AXES for axis in self.axes)
 
+    @property
+    def reads_stream(self) -> bool:
+        """Whether the parameter reads a residual stream."""
+        return any(axis.role == "read" and axis.name in STREAM_AXES for axis in self.axes)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether query, key and value are stored together; the fused axis is the first one."""
+        return bool(self.axes) and self.axes[0].name == FUSED_AXIS
+
+    def parts(self) -> tuple["AxisSpec", ...]:
+        """Query, key and value on their own, each without the fused axis."""
+        roles: tuple[Role, ...] = ("query", "key", "write")
+        first, *rest = self.dims
+        return tuple(
+            AxisSpec((tuple(Axis(a.name, role) for a in first[1:]), *rest), self.is_linear)
+            for role in roles
+        )
+
 
 @functools.cache
 def parse_axes(row: str) -> AxisSpec:
     """Parse one row of the table, as in ``image.width <- (image.heads image.head_dim)``."""
-    norm = re.fullmatch(r"(gain|shift)\(([\w.]+)\)", row)
-    if norm:
-        role: Role = "gain" if norm[1] == "gain" else "shift"
-        return AxisSpec(((Axis(norm[2], role),),), is_linear=False)
     arrow = next((a for a in ("<-", "->") if a in row), None)
     left, _, right = row.partition(arrow) if arrow else (row, "", "")
     left_role: Role = "read" if arrow == "->" else "write"
@@ -131,27 +158,24 @@ def _dims(text: str, role: Role) -> tuple[tuple[Axis, ...], ...]:
             dims.append(tuple(open_group or ()))
             open_group = None
         elif open_group is not None:
-            open_group.append(Axis(token, role))
+            open_group.append(_axis(token, role))
         else:
-            dims.append((Axis(token, role),))
+            dims.append((_axis(token, role),))
     return tuple(dims)
+
+
+def _axis(token: str, role: Role) -> Axis:
+    named = _ROLE.fullmatch(token)
+    return Axis(named[2], cast(Role, named[1])) if named else Axis(token, role)
 
 
 def axis_size(arch: ClipArch, name: str) -> int:
     """Size of one axis: a dimension, a number that follows from dimensions, or a literal."""
-    derived = {
-        "image.tokens": lambda: arch.image.num_tokens,
-        "image.heads": lambda: arch.image.num_heads,
-        "image.head_dim": lambda: arch.image.head_dim,
-        "text.heads": lambda: arch.text.num_heads,
-        "text.head_dim": lambda: arch.text.head_dim,
-        "text.vocab_size": lambda: arch.text.vocab_size,
-        "shared.heads": lambda: arch.embed_dim // arch.shared.head_dim,
-        "shared.head_dim": lambda: arch.shared.head_dim,
-    }
     if name.isdigit():
         return int(name)
-    return derived[name]() if name in derived else arch.size(name)
+    if name == FUSED_AXIS:
+        return 3
+    return arch.image.num_tokens if name == "image.tokens" else arch.size(name)
 
 
 def split_block(name: str) -> tuple[str, int, str] | None:

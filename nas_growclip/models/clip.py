@@ -38,12 +38,12 @@ class Clip(nn.Module):
             torch.manual_seed(seed)
             self.image = ImageTower(arch.image, arch.embed_dim, pool_first=pool_first)
             self.text = TextTower(arch.text, arch.embed_dim, pool_first=pool_first)
-            self.shared = SharedEncoder(arch.shared, arch.embed_dim)
+            self.shared = SharedEncoder(arch.shared, arch.embed_dim, arch.shared_heads)
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
             init_weights(self)
 
     def encode_image(
-        self, images: Float[Tensor, "batch 3 size size"]
+        self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch embed_dim"]:
         """Unit-length image embeddings."""
         tokens = self.shared(self.image(images), is_causal=False)
@@ -56,7 +56,7 @@ class Clip(nn.Module):
         return functional.normalize(pooled, dim=-1)
 
     def forward(
-        self, images: Float[Tensor, "batch 3 size size"], tokens: Int[Tensor, "batch context"]
+        self, images: Float[Tensor, "batch 3 height width"], tokens: Int[Tensor, "batch context"]
     ) -> tuple[Float[Tensor, "batch embed_dim"], Float[Tensor, "batch embed_dim"], Tensor]:
         """Image embeddings, text embeddings, and the scale of the logits."""
         return self.encode_image(images), self.encode_text(tokens), self.logit_scale.exp()
@@ -85,7 +85,8 @@ def init_weights(model: Clip) -> None:
     trunk = model.image.trunk
     patch_inputs = 3 * arch.image.patch_size**2
     nn.init.normal_(trunk.patch_embed.proj.weight, std=patch_inputs**-0.5)
-    nn.init.zeros_(trunk.patch_embed.proj.bias)
+    if trunk.patch_embed.proj.bias is not None:
+        nn.init.zeros_(trunk.patch_embed.proj.bias)
     nn.init.normal_(trunk.cls_token, std=arch.image.width**-0.5)
     nn.init.normal_(trunk.pos_embed, std=arch.image.width**-0.5)
     nn.init.normal_(model.text.token_embedding.weight, std=0.02)

@@ -96,7 +96,7 @@ def params_by_encoder(arch: ClipArch) -> Mapping[str, int]:
 @functools.lru_cache(maxsize=4096)
 def _traced(arch: ClipArch) -> tuple[tuple[str, int], ...]:
     model = Clip(arch).eval()
-    images = torch.zeros(1, 3, arch.image.image_size, arch.image.image_size)
+    images = torch.zeros(1, 3, *arch.image.image_shape)
     tokens = torch.zeros(1, arch.text.context_length, dtype=torch.long)
     by_module = analyse(model, (images, tokens))
     return tuple((encoder, int(by_module[encoder])) for encoder in ENCODERS)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
-from timm.layers import Mlp
+from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -29,11 +29,29 @@ def mlp_of_width(mlp_width: int) -> Callable[..., nn.Module]:
     return build
 
 
-def make_blocks(depth: int, width: int, mlp_width: int, num_heads: int) -> nn.ModuleList:
+def attention_of_head_dim(head_dim: int) -> type[nn.Module]:
+    """A timm attention layer whose head_dim does not follow from the width."""
+
+    class HeadDimAttention(Attention):  # type: ignore[misc]
+        def __init__(self, dim: int, num_heads: int, **options: object) -> None:
+            super().__init__(dim, num_heads, attn_head_dim=head_dim, **options)
+
+    return HeadDimAttention
+
+
+def make_blocks(
+    depth: int, width: int, mlp_width: int, num_heads: int, head_dim: int
+) -> nn.ModuleList:
     """Pre-norm transformer blocks: attention, then MLP, each on the residual stream."""
-    mlp_layer = mlp_of_width(mlp_width)
     return nn.ModuleList(
-        Block(width, num_heads, qkv_bias=True, mlp_layer=mlp_layer) for _ in range(depth)
+        Block(
+            width,
+            num_heads,
+            qkv_bias=True,
+            mlp_layer=mlp_of_width(mlp_width),
+            attn_layer=attention_of_head_dim(head_dim),
+        )
+        for _ in range(depth)
     )
 
 
@@ -44,20 +62,22 @@ class ImageTower(nn.Module):
         super().__init__()
         self.pool_first = pool_first
         self.trunk = VisionTransformer(
-            img_size=arch.image_size,
+            img_size=arch.image_shape,
             patch_size=arch.patch_size,
             num_classes=0,
             global_pool="",
             embed_dim=arch.width,
             depth=arch.depth,
             num_heads=arch.num_heads,
+            pre_norm=arch.norm_pre,
             mlp_layer=mlp_of_width(arch.mlp_width),
+            attn_layer=attention_of_head_dim(arch.head_dim),
             weight_init="skip",
         )
         self.projection = nn.Linear(arch.width, embed_dim, bias=False)
 
     def forward(
-        self, images: Float[Tensor, "batch 3 size size"]
+        self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch tokens embed_dim"]:
         """Projected tokens, the class token first; only that one if there is nothing to share."""
         tokens = self.trunk(images)
@@ -73,7 +93,9 @@ class TextTower(nn.Module):
         self.pool_first = pool_first
         self.token_embedding = nn.Embedding(arch.vocab_size, arch.width)
         self.pos_embed = nn.Parameter(torch.empty(arch.context_length, arch.width))
-        self.blocks = make_blocks(arch.depth, arch.width, arch.mlp_width, arch.num_heads)
+        self.blocks = make_blocks(
+            arch.depth, arch.width, arch.mlp_width, arch.num_heads, arch.head_dim
+        )
         self.norm = nn.LayerNorm(arch.width, eps=1e-6)
         self.projection = nn.Linear(arch.width, embed_dim, bias=False)
 
@@ -97,10 +119,9 @@ class SharedEncoder(nn.Module):
     first block can be inserted without changing the function.
     """
 
-    def __init__(self, arch: SharedArch, embed_dim: int) -> None:
+    def __init__(self, arch: SharedArch, embed_dim: int, num_heads: int) -> None:
         super().__init__()
-        num_heads = embed_dim // arch.head_dim if arch.depth else 1
-        self.blocks = make_blocks(arch.depth, embed_dim, arch.mlp_width, num_heads)
+        self.blocks = make_blocks(arch.depth, embed_dim, arch.mlp_width, num_heads, arch.head_dim)
 
     def forward(
         self, tokens: Float[Tensor, "batch tokens embed_dim"], is_causal: bool

@@ -5,7 +5,6 @@ any time, and the same records give the same tables, byte for byte.
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from nas_growclip.files import make_folder, write_atomically
 from nas_growclip.growth.space import candidate_label
 from nas_growclip.records import Run
 from nas_growclip.report.figures import FIGURES, to_png
@@ -45,19 +45,19 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         Path of the page, ``index.html``.
 
     Raises:
-        ValueError: If there is no run.
+        ValueError: If there is no run, or the folder cannot be written.
     """
     if not runs:
         raise ValueError("A report needs at least one run, but got none. Give a run folder.")
     runs = _distinct(runs)
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "stages.csv", _csv([run.stages_frame() for run in runs]))
-    _write(out / "trials.csv", _csv([run.trials_frame() for run in runs]))
+    make_folder(out)
+    write_atomically(out / "stages.csv", _csv([run.stages_frame() for run in runs]))
+    write_atomically(out / "trials.csv", _csv([run.trials_frame() for run in runs]))
     images = {name: to_png(draw, runs) for name, draw in FIGURES.items()}
     for name, image in images.items():
-        _write(out / f"{name}.png", image)
+        write_atomically(out / f"{name}.png", image)
     page = out / "index.html"
-    _write(page, render_page(runs, images).encode())
+    write_atomically(page, render_page(runs, images).encode())
     return page
 
 
@@ -108,13 +108,3 @@ def _csv(frames: Sequence[pd.DataFrame]) -> bytes:
     rows = [row for frame in frames for row in frame.to_dict("records")]
     frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["run", "stage"])
     return frame.to_csv(index=False, lineterminator="\n").encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

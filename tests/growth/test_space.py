@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_growclip.arch import ClipArch
+from nas_growclip.arch import DIMENSIONS, ClipArch
 from nas_growclip.growth.space import (
-    GROWABLE,
     Combination,
     GrowthSpace,
     GrowthStep,
@@ -26,7 +25,7 @@ def space(**dimensions: SizeChoices) -> GrowthSpace:
 
 @given(
     st.dictionaries(
-        st.sampled_from(GROWABLE),
+        st.sampled_from(DIMENSIONS),
         st.fixed_dictionaries(
             {
                 "sizes": st.lists(st.integers(1, 300), min_size=1, max_size=3).map(tuple),

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from nas_growclip.arch import ClipArch
-from nas_growclip.growth.space import GROWABLE
+from nas_growclip.arch import DIMENSIONS, ClipArch
 from nas_growclip.models import axes
 from nas_growclip.models.axes import PARAM_AXES, STREAM_AXES, param_axes, parse_axes, split_block
 from nas_growclip.models.clip import Clip

@@ -1,0 +1,48 @@
+"""Files that are there whole or not at all, and folders that can be made or say why not."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; one that is there is left alone.
+
+    Raises:
+        ValueError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be made: {error.strerror}. Choose another folder."
+        ) from None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync it and rename it.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    replace_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file under a temporary name, sync it and rename it.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(
+            f"{path}: cannot be written: {error.strerror or error}. "
+            "Free space or choose another folder."
+        ) from None

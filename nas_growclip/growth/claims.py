@@ -1,0 +1,46 @@
+"""What a growth claims, dimension by dimension: does the child compute the parent's embeddings?"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from nas_growclip.arch import ClipArch, dimension_steps
+from nas_growclip.growth.config import GrowthConfig
+from nas_growclip.growth.depth import find_depth_operator
+from nas_growclip.growth.momentum import find_reading
+from nas_growclip.growth.operators import EXACT, LOSSY, Claim, find_operator
+
+
+class StepClaim(NamedTuple):
+    """One dimension's step, and whether it is exact."""
+
+    dimension: str
+    old: int
+    new: int
+    is_exact: bool
+    condition: str
+    """When the operator is exact in this dimension."""
+
+
+def claim_of(dimension: str, config: GrowthConfig) -> Claim:
+    """The claim of a config's operators in one dimension."""
+    operator = find_operator(config.operator)
+    if operator.forgets or operator.is_learned:
+        return LOSSY
+    if dimension.endswith("depth"):
+        return EXACT if find_depth_operator(config.depth_operator).is_exact else LOSSY
+    return operator.claims[dimension]
+
+
+def step_claims(parent: ClipArch, child: ClipArch, config: GrowthConfig) -> Iterator[StepClaim]:
+    """The claims of every step from a parent to a child."""
+    is_inherited_whole = config.momentum == 1 and config.pim != "shrink_perturb"
+    for dimension, (old, new) in dimension_steps(parent, child).items():
+        claim = claim_of(dimension, config)
+        is_kept = is_inherited_whole or find_reading(config.pim).is_exact
+        holds = claim.holds(parent, child) and is_kept
+        yield StepClaim(dimension, old, new, holds, claim.condition)
+
+
+def is_exact(parent: ClipArch, child: ClipArch, config: GrowthConfig) -> bool:
+    """Whether every step from a parent to a child is exact."""
+    return all(claim.is_exact for claim in step_claims(parent, child, config))

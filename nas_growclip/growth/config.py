@@ -1,0 +1,55 @@
+"""How children inherit: the ``growth:`` part of an experiment."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthConfig:
+    """Operators, PIM and training state; names are looked up in their tables when they are used.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    operator: str = "exact"
+    """How axes are enlarged, a name in ``OPERATORS``."""
+    depth_operator: str = "identity"
+    """Where new blocks come from, a name in ``DEPTH_OPERATORS``."""
+    placement: Literal["spread", "end"] = "spread"
+    """Where new blocks stand: between the parent's, or behind them."""
+    momentum: float = 1.0
+    """Share m of the inherited weight in PIM's blend; 1 only inherits."""
+    pim: str = "convex"
+    """Reading of PIM, a name in ``PIM``."""
+    pim_exclude: tuple[str, ...] = ()
+    """Groups of matrices that PIM leaves as inherited, names in ``PIM_GROUPS``."""
+    budget: float = 0.05
+    """Rise of the validation loss, in nats, that the ``budgeted`` reading may cause."""
+    perturbation: float = 0.1
+    """Share of fresh weight that the ``shrink_perturb`` reading adds."""
+    snr_db: float = 20.0
+    """Signal-to-noise ratio of ``hypercloning``'s symmetric noise, in decibels."""
+    gate_steps: int = 100
+    """Optimizer steps over which the ``gated`` depth operator opens its gates."""
+    learn_steps: int = 100
+    """Steps that the ``ligo`` operator trains its maps for, the parent frozen."""
+    learn_rate: float = 3.0e-3
+    """AdamW's rate while ``ligo`` trains its maps."""
+    norm_pre: Literal["refuse", "approximate"] = "refuse"
+    """What to do with a ``norm_pre`` parent whose width grows by no integer ratio."""
+    moments: Literal["grow", "copy", "reset"] = "reset"
+    """AdamW's moments: through the same maps; only where a tensor is unchanged; or afresh."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "momentum": (0 <= self.momentum <= 1, "between 0 and 1"),
+            "perturbation": (0 <= self.perturbation <= 1, "between 0 and 1"),
+            "budget": (self.budget >= 0, "0 or more"),
+            "gate_steps": (self.gate_steps >= 1, "1 or more"),
+            "learn_steps": (self.learn_steps >= 0, "0 or more"),
+            "learn_rate": (self.learn_rate > 0, "above 0"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"{name} must be {rule}, but got {getattr(self, name)}.")

@@ -9,24 +9,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from nas_growclip.arch import ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.clip import Clip
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
-
-
-def perturb(model: Clip, seed: int = 0) -> Clip:
-    """Move every parameter, norms and biases above all, off its initial value."""
-    rng = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "token_embedding" in name:
-                continue  # large, and random enough as it is
-            noise = torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
-            parameter.add_(0.1 * noise.to(parameter.dtype))
-    return model
 
 
 @pytest.fixture
@@ -41,7 +30,23 @@ def tiny_arch() -> ClipArch:
 
 @pytest.fixture
 def tiny_parent(tiny_arch: ClipArch) -> Clip:
-    return perturb(Clip(tiny_arch, seed=1)).eval()
+    return perturbed(Clip(tiny_arch, seed=1)).eval()
+
+
+@pytest.fixture
+def deep_arch() -> ClipArch:
+    """Two blocks everywhere, so that no operator is exact for want of a neighbour."""
+    return ClipArch(
+        image=ImageArch(depth=2, width=16, mlp_width=20, patch_size=4, image_size=8, head_dim=8),
+        text=TextArch(depth=2, width=16, mlp_width=12, context_length=8, head_dim=8),
+        shared=SharedArch(depth=2, mlp_width=12, head_dim=8),
+        embed_dim=16,
+    )
+
+
+@pytest.fixture
+def deep_parent(deep_arch: ClipArch) -> Clip:
+    return perturbed(Clip(deep_arch, seed=1).double()).eval()
 
 
 @pytest.fixture

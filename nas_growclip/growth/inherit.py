@@ -21,7 +21,7 @@ from nas_growclip.growth.momentum import check_groups, find_reading
 from nas_growclip.growth.operators import GrowthOperator, find_operator
 from nas_growclip.growth.space import check_growth
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.gates import install_gates
+from nas_growclip.models.gates import folded_state, install_gates
 
 BISECTIONS = 6
 """Measurements by which the ``budgeted`` reading finds its momentum, to within 1 / 64."""
@@ -96,7 +96,7 @@ def plan_growth(
     evidence: Evidence,
 ) -> Growth:
     """Everything about a growth that does not depend on the fresh initialisation."""
-    params: Mapping[str, Tensor] = dict(parent.named_parameters())
+    params: Mapping[str, Tensor] = folded_state(parent)
     if find_reading(config.pim).takes_ema:
         if evidence.ema is None:
             raise ValueError(

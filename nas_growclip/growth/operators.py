@@ -167,7 +167,9 @@ def fresh_rows(step: AxisStep) -> AxisMap:
     """Append fresh entries that old inputs never select: positions and tokens."""
     kept = torch.arange(step.old)
     ones = torch.ones(step.old, dtype=torch.float64)
-    keep = torch.sparse_coo_tensor(torch.stack([kept, kept]), ones, (step.new, step.old))
+    keep = torch.sparse_coo_tensor(
+        torch.stack([kept, kept]), ones, (step.new, step.old), check_invariants=True
+    )
     fresh = Expansion(keep, torch.arange(step.new) >= step.old, is_free=True)
     return AxisMap(fresh, fresh, fresh, fresh)
 

@@ -16,6 +16,7 @@ from nas_growclip.arch import DIMENSIONS, ClipArch, ImageArch, SharedArch, TextA
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.towers import END_OF_TEXT
 
+
 def similarity_change(parent: Clip, child: Clip, seed: int = 0) -> float:
     """Largest change of a cosine similarity, over random images times random texts.
 

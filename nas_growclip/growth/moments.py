@@ -2,7 +2,8 @@
 
 A first moment grows as the gradient does, a second moment as its square. If a stream is written c
 times as large and read through gains divided by c, gradients of its writers are divided by c and
-those of the gains multiplied; copies' gradients come in their readers' shares. Entries that are
+those of the gains multiplied (up to the mean over the stream, which new coordinates shift, and to
+which the next LayerNorm is blind); copies' gradients come in their readers' shares. Entries that are
 new have no moments and age 0: they take their first optimizer step as fresh ones do, whatever the
 age of the rest of their tensor.
 
@@ -56,14 +57,13 @@ def grow_moments(growth: Growth, moments: Mapping[str, Tensor]) -> dict[str, Ten
 def gradient_map(axis: str, axis_map: AxisMap) -> AxisMap:
     """How gradients grow where parameters grow by ``axis_map``."""
     if axis_map.write is axis_map.read:  # appended or resampled rows
-        return axis_map
+        rows = replace(axis_map.write, matrix=_unmixed(axis_map.write.matrix))
+        return AxisMap(rows, rows, rows, rows)
     read, write, gain = axis_map.read.matrix, axis_map.write.matrix, axis_map.gain.matrix
     is_stream = axis in STREAM_AXES
 
     def gradient(expansion: Expansion, matrix: Float[Tensor, "new old"]) -> Expansion:
-        mixes = (matrix != 0).sum(dim=1) > 1  # no entry's moments are a mixture of others'
-        matrix = matrix * ~mixes[:, None]
-        return replace(expansion, matrix=matrix, is_centred=False, is_rotated=False)
+        return replace(expansion, matrix=_unmixed(matrix), is_centred=False, is_rotated=False)
 
     query = axis_map.expansion("query")
     scales = torch.where(query.matrix != 0, 1 / query.matrix.where(query.matrix != 0, 1), 0)
@@ -75,6 +75,12 @@ def gradient_map(axis: str, axis_map: AxisMap) -> AxisMap:
         shift=gradient(axis_map.shift, read),
         query=None if axis_map.query is None else gradient(query, scales),
     )
+
+
+def _unmixed(matrix: Float[Tensor, "new old"]) -> Float[Tensor, "new old"]:
+    """Zero the rows of entries that mix several others: theirs are no moments of anything."""
+    count = torch.bincount(matrix.to_sparse().coalesce().indices()[0], minlength=len(matrix))
+    return matrix * (count <= 1)[:, None] if bool((count > 1).any()) else matrix
 
 
 def _mapped(

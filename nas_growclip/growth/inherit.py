@@ -20,6 +20,7 @@ from nas_growclip.growth.learned import learn_growth
 from nas_growclip.growth.momentum import check_groups, find_reading
 from nas_growclip.growth.operators import GrowthOperator, find_operator
 from nas_growclip.growth.space import check_growth
+from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import folded_state, install_gates
 
@@ -69,8 +70,8 @@ def inherit(
         inserted blocks are behind closed gates.
 
     Raises:
-        ValueError: If a dimension shrinks, an argument is out of range or unknown, or an operator
-            or a reading lacks its evidence.
+        ValueError: If a dimension shrinks, an argument is out of range or unknown, an operator or
+            a reading lacks its evidence, or the axis table has no row for a parameter.
     """
     if isinstance(operator, str):
         settings["operator"] = operator
@@ -97,6 +98,8 @@ def plan_growth(
 ) -> Growth:
     """Everything about a growth that does not depend on the fresh initialisation."""
     params: Mapping[str, Tensor] = folded_state(parent)
+    for name in params:
+        param_axes(name)  # the child would silently lack a parameter that has no row
     if find_reading(config.pim).takes_ema:
         if evidence.ema is None:
             raise ValueError(

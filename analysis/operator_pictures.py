@@ -284,7 +284,7 @@ def draw_embed_dim() -> Figure:
             Panel("text projection", alone.expansion("dual")),
         ],
     }
-    return draw_panels(rows, "4 to 6. Q keeps lengths and maps the vector of ones to ones.")
+    return draw_panels(rows, "4 to 6. Q keeps lengths, and c Q maps the vector of ones to ones.")
 
 
 def draw_patch_size() -> Figure:
@@ -353,8 +353,8 @@ def draw_norm_pre() -> Figure:
 
 
 MODE_STYLES: Mapping[str, Mapping[str, Any]] = {
-    "parent's, active": {"facecolor": "#cfe0ee"},
-    "inserted, active": {"facecolor": "#f6c99b"},
+    "parent's, active": {"facecolor": "#e3eef6"},
+    "inserted, active": {"facecolor": "#e0954a"},
     "inserted, silent": {"facecolor": "white", "hatch": "////"},
     "inserted, cancelled": {"facecolor": "white", "hatch": "xxxx"},
     "inserted, gated": {"facecolor": "white", "hatch": "||||"},

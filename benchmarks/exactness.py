@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -224,9 +224,9 @@ def with_patch_size(arch: ClipArch, patch_size: int) -> ClipArch:
     return arch.with_sizes(sizes)
 
 
-def placement(pair: int) -> Any:
+def placement(pair: int) -> Literal["spread", "end"]:
     """Where blocks are inserted: each placement for pairs of both kinds of ratios."""
-    return ("spread", "end")[pair // 2 % 2]
+    return "spread" if pair // 2 % 2 == 0 else "end"
 
 
 def measure_pair(seed: int, pair: int) -> list[Measured]:
@@ -341,10 +341,12 @@ def footnote(options: argparse.Namespace, measured: Sequence[Measured]) -> str:
 Largest change of a cosine similarity, over 4 random images times 4 random texts and over the pairs.
 **Bold**: the worst of the pairs for which the growth is claimed to be exact; plain: smallest ..
 largest of those for which it is not; in brackets how many pairs. Every other pair has integer
-ratios. Growths that are not claimed are measured in fp64 only and on one pair in {RARELY}, and so are
-dimensions that grow in one way under every operator, except under `exact`. `hypercloning` refuses what is no integer ratio, and so does every operator
-that copies an `image.width` behind a LayerNorm (`norm_pre`). `ligo` needs data to learn from and
-claims nothing; it is left out.
+ratios. Growths that are not claimed are measured in fp64 only and on one pair in {RARELY}, and
+dimensions that grow in one way under every operator on all pairs under `exact` only; several
+dimensions at once in fp32 take one depth operator a pair. `hypercloning` refuses what is no integer
+ratio, and so does every operator that inherits where an `image.width` is behind a LayerNorm
+(`norm_pre`). `image.patch_size` grows with the image at the same grid (claimed), or shrinks to 2.
+`ligo` needs data to learn from and claims nothing; it is left out.
 
 Worst claimed growth: {worst[torch.float64]:.1e} in fp64 (tolerance 1e-10); in fp32
 {worst[torch.float32]:.1e} of the parent's largest similarity on the same images and texts

@@ -365,15 +365,18 @@ def claims(width: Callable[[str], Claim], units: Callable[[str], Claim]) -> Mapp
     )
 
 
-def _always(dimension: str) -> Claim:
+def always(dimension: str) -> Claim:
+    """Exact in that dimension."""
     return EXACT
 
 
-def _never(dimension: str) -> Claim:
+def never(dimension: str) -> Claim:
+    """Lossy in that dimension."""
     return LOSSY
 
 
-def _any_ratio(dimension: str) -> Claim:
+def any_ratio(dimension: str) -> Claim:
+    """Exact at any ratio of a width, but for an image tower's with ``norm_pre``."""
     return (
         Claim(_keeps_norm_pre, "any ratio; with norm_pre integer ratios")
         if dimension == "image.width"
@@ -384,14 +387,14 @@ def _any_ratio(dimension: str) -> Claim:
 _ALL_LOSSY = {dimension: LOSSY for dimension in DIMENSIONS if not dimension.endswith("depth")}
 
 OPERATORS: Mapping[str, GrowthOperator] = {
-    "exact": GrowthOperator(exact_axis, claims(_any_ratio, _always)),
-    "average": GrowthOperator(average_axis, claims(_any_ratio, _always)),
-    "net2net": GrowthOperator(net2net_axis, claims(_integer_ratio, _always)),
+    "exact": GrowthOperator(exact_axis, claims(any_ratio, always)),
+    "average": GrowthOperator(average_axis, claims(any_ratio, always)),
+    "net2net": GrowthOperator(net2net_axis, claims(_integer_ratio, always)),
     "hypercloning": GrowthOperator(
         hypercloning_axis, claims(_integer_ratio, _integer_ratio), is_noisy=True
     ),
-    "aki": GrowthOperator(aki_axis, claims(_never, _never)),
-    "ligo": GrowthOperator(net2net_axis, claims(_never, _never), is_learned=True),
+    "aki": GrowthOperator(aki_axis, claims(never, never)),
+    "ligo": GrowthOperator(net2net_axis, claims(never, never), is_learned=True),
     "random": GrowthOperator(random_axis, _ALL_LOSSY, forgets=True),
 }
 """Growth operators by name."""

@@ -13,6 +13,7 @@ from nas_growclip.growth.moments import grow_moments
 from nas_growclip.growth.momentum import find_reading
 from nas_growclip.growth.operators import find_operator
 from nas_growclip.models.clip import Clip
+from nas_growclip.models.gates import folded_state
 from nas_growclip.train import TrainConfig, TrainState, restore_optimizer, start_training
 
 
@@ -70,9 +71,10 @@ def _grown_ema(
     is_fitted = find_operator(growth.operator).is_learned or find_reading(growth.pim).is_budgeted
     if is_fitted or not parent.ema:
         return {name: value.detach().clone() for name, value in child.named_parameters()}
+    averages = folded_state(parent.model, parent.ema)
     averaged = Clip(parent.model.arch).to(child.logit_scale.device, child.logit_scale.dtype)
     with torch.no_grad():
         for name, parameter in averaged.named_parameters():
-            parameter.copy_(parent.ema[name])
+            parameter.copy_(averages[name])
     grown = inherit(averaged, child.arch, seed=seed, config=growth, evidence=evidence)
     return {name: value.detach() for name, value in grown.named_parameters()}

@@ -33,10 +33,10 @@ def claim_of(dimension: str, config: GrowthConfig) -> Claim:
 
 def step_claims(parent: ClipArch, child: ClipArch, config: GrowthConfig) -> Iterator[StepClaim]:
     """The claims of every step from a parent to a child."""
-    is_inherited_whole = config.momentum == 1 and config.pim != "shrink_perturb"
+    reading = find_reading(config.pim)
+    is_kept = reading.is_exact or (reading.is_exact_at_one and config.momentum == 1)
     for dimension, (old, new) in dimension_steps(parent, child).items():
         claim = claim_of(dimension, config)
-        is_kept = is_inherited_whole or find_reading(config.pim).is_exact
         holds = claim.holds(parent, child) and is_kept
         yield StepClaim(dimension, old, new, holds, claim.condition)
 

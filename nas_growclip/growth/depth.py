@@ -81,7 +81,8 @@ def identity_insert(step: DepthStep) -> tuple[BlockSource, ...]:
 def cancel_insert(step: DepthStep) -> tuple[BlockSource, ...]:
     """Insert copies whose value channels and MLP units come in pairs with opposite fan-out.
 
-    Unlike behind a zero, inner gradients are not zero at the first step.
+    Unlike behind a zero, gradients of values and MLP units are not zero at the first step; those of
+    queries and keys are, since both halves of a pair share a head. LEMON pairs whole heads.
 
     Reference: LEMON (Wang et al., 2024, arXiv 2310.07999), depth expansion of type 2.
     """

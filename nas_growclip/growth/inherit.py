@@ -52,6 +52,7 @@ def inherit(
 ) -> Clip:
     """Grow a parent into a child architecture, keeping what the parent knows.
 
+    Where no dimension grows the child is a copy of the parent, whatever the operator and momentum.
     With the default operators and momentum 1 the child computes the parent's embeddings wherever
     the operator claims so (``growth/claims.py``), to 1e-10 in fp64.
 
@@ -78,8 +79,12 @@ def inherit(
     config, evidence = replace(config or GrowthConfig(), **settings), evidence or Evidence()
     rule = operator if isinstance(operator, GrowthOperator) else find_operator(config.operator)
     check_growth(parent.arch, child_arch)
+    for name, _ in parent.named_parameters():
+        param_axes(name)  # without a row the child would silently lack it
     check_groups(config.pim_exclude)
     reading = find_reading(config.pim)
+    if parent.arch == child_arch:
+        return _same(parent)
     if rule.forgets:
         return _fresh_child(parent, child_arch, seed)
     growth = plan_growth(parent, child_arch, rule, config, seed, evidence)
@@ -97,20 +102,18 @@ def plan_growth(
     evidence: Evidence,
 ) -> Growth:
     """Everything about a growth that does not depend on the fresh initialisation."""
-    params: Mapping[str, Tensor] = folded_state(parent)
-    for name in params:
-        param_axes(name)  # the child would silently lack a parameter that has no row
+    weights: Mapping[str, Tensor] | None = None
     if find_reading(config.pim).takes_ema:
         if evidence.ema is None:
             raise ValueError(
                 "pim 'ema' must have the parent's moving average, but there is none. "
                 "Train the parent with train.ema_decay above 0."
             )
-        params = evidence.ema
+        weights = evidence.ema
     growth = Growth(
         parent.arch,
         child_arch,
-        params,
+        folded_state(parent, weights),
         axis_maps(parent.arch, child_arch, operator, config, seed),
         block_sources(parent.arch, child_arch, config),
         config,
@@ -120,6 +123,13 @@ def plan_growth(
     if not operator.is_learned or not config.learn_steps:
         return growth
     return learn_growth(growth, evidence.batches)
+
+
+def _same(parent: Clip) -> Clip:
+    """A copy: where nothing grows nothing is blended, so *no growth* is a clean control."""
+    child = _fresh_child(parent, parent.arch, seed=0)
+    child.load_state_dict(folded_state(parent))
+    return child
 
 
 def _fresh_child(parent: Clip, child_arch: ClipArch, seed: int) -> Clip:

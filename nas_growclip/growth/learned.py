@@ -39,6 +39,8 @@ def learn_growth(growth: Growth, batches: Callable[[], Iterator[PairBatch]] | No
         raise ValueError("The ligo operator must have batches to train on, but got none.")
     growth = _with_active_blocks(growth)
     matrices, mixtures = _leaves(growth)
+    if not matrices and not mixtures:
+        return growth
     optimizer = torch.optim.AdamW(
         [*matrices.values(), *mixtures.values()], lr=growth.config.learn_rate, weight_decay=0.0
     )
@@ -101,6 +103,8 @@ def _with_leaves(
     mixed = {
         name: tuple(
             BlockSource(tuple(enumerate(row)), "active", source.is_inserted)
+            if source.parents
+            else source
             for row, source in zip(mixtures[name], sources, strict=True)
         )
         if name in mixtures

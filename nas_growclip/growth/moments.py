@@ -3,9 +3,9 @@
 A first moment grows as the gradient does, a second moment as its square. If a stream is written c
 times as large and read through gains divided by c, gradients of its writers are divided by c and
 those of the gains multiplied (up to the mean over the stream, which new coordinates shift, and to
-which the next LayerNorm is blind); copies' gradients come in their readers' shares. Entries that are
-new have no moments and age 0: they take their first optimizer step as fresh ones do, whatever the
-age of the rest of their tensor.
+which the next LayerNorm is blind); copies' gradients come in their readers' shares. Entries that
+are new have no moments and age 0: they take their first optimizer step as fresh ones do, whatever
+the age of the rest of their tensor.
 
 Reference: staged training (Shen et al., 2022, arXiv 2203.06211), section 3.3, for even copies.
 """

@@ -2,7 +2,7 @@
 
 GrowCLIP (Deng et al., ICCV 2023, arXiv 2308.11331) gives the idea; its formula and coefficient
 are not public in any source we could reach, so the readings here are ours and are named. At
-momentum 1 every reading but ``shrink_perturb`` is plain inheriting.
+momentum 1 ``convex`` and ``null_space`` are plain inheriting.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,6 +57,8 @@ class Reading:
     """Whether the momentum is searched for: the smallest one within ``config.budget``."""
     is_exact: bool = False
     """Whether the function stays the parent's at every momentum (under an exact operator)."""
+    is_exact_at_one: bool = False
+    """Whether it does at momentum 1."""
 
 
 def convex(inherited: Inherited, config: GrowthConfig) -> Tensor:
@@ -109,7 +111,7 @@ def blends(inherited: Inherited, config: GrowthConfig) -> bool:
 
 
 PIM: Mapping[str, Reading] = {
-    "convex": Reading(convex),
+    "convex": Reading(convex, is_exact_at_one=True),
     "null_space": Reading(null_space, is_exact=True),
     "budgeted": Reading(convex, is_budgeted=True),
     "ema": Reading(convex, takes_ema=True),

@@ -66,7 +66,7 @@ def exact_axis(step: AxisStep) -> AxisMap:
     """
     if step.axis not in STREAM_AXES:
         return fresh_units(step)
-    if has_norm_pre(step) and step.config.norm_pre == "refuse":
+    if has_norm_pre(step) and (step.is_integer_ratio or step.config.norm_pre == "refuse"):
         return copied(step, repeated(step.old, step.new), uneven=True)
     keep, is_new = _keep(step)
     scale = sqrt(step.new / step.old)
@@ -93,7 +93,7 @@ def average_axis(step: AxisStep) -> AxisMap:
     )
     if step.axis not in STREAM_AXES:
         return copied(step, repeated(step.old, step.new), uneven=True)
-    if has_norm_pre(step) and step.config.norm_pre == "refuse":
+    if has_norm_pre(step) and (step.is_integer_ratio or step.config.norm_pre == "refuse"):
         return copied(step, repeated(step.old, step.new), uneven=True)
     scale = sqrt(step.new / (count * step.old))
     is_fill = sources < 0
@@ -115,7 +115,9 @@ def net2net_axis(step: AxisStep) -> AxisMap:
 
     Reference: Net2Net (Chen et al., 2016, arXiv 1511.05641), equation 5; bert2BERT's
     function-preserving initialisation (Chen et al., 2022, arXiv 2110.07143). The uneven shares
-    are ours: with even ones copies get equal gradients and never part.
+    are ours: with even ones copies get equal gradients and never part. With uneven ones gradients
+    are proportional, which AdamW all but levels, so copies part slowly; ``hypercloning``'s noise
+    and the ``null_space`` reading of PIM part them at once.
     """
     return copied(step, drawn_sources(step), uneven=True)
 

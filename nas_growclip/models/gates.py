@@ -60,9 +60,14 @@ def set_gates(model: nn.Module, step: int) -> None:
             block.ls1, block.ls2 = nn.Identity(), nn.Identity()
 
 
-def folded_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of the same function without gates: output projections times alpha."""
-    state: dict[str, Tensor] = dict(model.state_dict())
+def folded_state(model: nn.Module, params: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The state dict of the same function without gates: output projections times alpha.
+
+    Args:
+        model: Has the gates.
+        params: Other weights to fold them into, such as a moving average; default: the model's.
+    """
+    state: dict[str, Tensor] = dict(model.state_dict() if params is None else params)
     with torch.no_grad():
         for name, gate in gates_of(model).items():
             for output in _OUTPUTS:

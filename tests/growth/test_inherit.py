@@ -121,6 +121,19 @@ def test_parent_is_never_changed(name: str, deep_parent: Clip) -> None:
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"momentum": 0.5}, {"operator": "random"}, {"operator": "ligo"}, {"pim": "shrink_perturb"}],
+)
+def test_no_growth_is_a_copy_under_every_operator_and_momentum(
+    settings: dict[str, object], deep_parent: Clip
+) -> None:
+    """Or the control, which gives every gain its zero, would be another model than the parent."""
+    child = inherit(deep_parent, deep_parent.arch, **settings)
+    assert all(map(torch.equal, child.parameters(), deep_parent.parameters()))
+    assert child is not deep_parent
+
+
 def test_child_shares_no_memory_with_its_parent(tiny_parent: Clip, tiny_arch: ClipArch) -> None:
     child = inherit(tiny_parent, tiny_arch)
     before = {key: value.clone() for key, value in tiny_parent.state_dict().items()}
@@ -268,7 +281,7 @@ def test_growth_of_an_encoder_that_is_not_there_is_refused(tiny_arch: ClipArch) 
     [
         ({"momentum": 1.5}, "momentum must be between 0 and 1, but got 1.5"),
         ({"operator": "exakt"}, "operator must be one of exact"),
-        ({"depth_operator": "sideways", "grow": True}, "depth_operator must be one of identity"),
+        ({"depth_operator": "sideways"}, "depth_operator must be one of identity"),
         ({"pim": "vague"}, "pim must be one of convex, null_space"),
         ({"pim_exclude": ("noses",)}, "pim_exclude must name groups of token_embedding"),
         ({"learn_rate": 0.0}, r"learn_rate must be above 0, but got 0\.0"),
@@ -281,7 +294,6 @@ def test_growth_of_an_encoder_that_is_not_there_is_refused(tiny_arch: ClipArch) 
 def test_bad_arguments_are_refused(
     settings: dict[str, object], message: str, tiny_parent: Clip, tiny_arch: ClipArch
 ) -> None:
-    grow = settings.pop("grow", False)
-    target = tiny_arch.with_size("image.depth", 3) if grow else tiny_arch
+    target = tiny_arch.with_size("image.depth", 3)
     with pytest.raises(ValueError, match=message):
         inherit(tiny_parent, target, **settings)

@@ -36,6 +36,17 @@ def test_positions_resample_as_timm_does_on_a_grid_that_is_not_square(deep_arch:
 
 
 def test_grids_of_equal_size_but_other_shape_are_resampled(deep_arch: ClipArch) -> None:
+    tall = deep_arch.with_sizes({"image.image_size": 8, "image.image_height": 16})
+    parent = perturbed(Clip(tall))
+    target = replace(tall, image=replace(tall.image, patch_size=8, image_size=32, image_height=16))
+    assert (tall.image.grid, target.image.grid) == ((4, 2), (2, 4))
+    assert tall.image.num_tokens == target.image.num_tokens
+    child = inherit(parent, target)
+    expected = resample_abs_pos_embed(parent.image.trunk.pos_embed, [2, 4], [4, 2])
+    torch.testing.assert_close(child.image.trunk.pos_embed, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_positions_of_equal_grids_stay(deep_arch: ClipArch) -> None:
     wide = deep_arch.with_sizes({"image.image_size": 16, "image.image_height": 8})
     parent = perturbed(Clip(wide))
     target = replace(wide, image=replace(wide.image, image_size=32, image_height=16, patch_size=8))

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := nas_growclip tests benchmarks
+SOURCES := nas_growclip tests benchmarks analysis
 
 .PHONY: venv demo test lint format clean
 

@@ -19,9 +19,10 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -34,6 +35,7 @@ from nas_growclip.growth.verify import perturbed, similarity_change
 from nas_growclip.models.clip import Clip
 from nas_growclip.progress import say
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 OPERATORS = ("exact", "average", "net2net")
@@ -102,40 +104,46 @@ class Cost:
 
 
 def measure(task: Task, folder: Path) -> Cost:
-    """Grow from checkpoint to checkpoint and count time and memory."""
+    """Grow from checkpoint to checkpoint, then load and save the child; count time and memory."""
+    costs = grow(task, folder)
+    child, load_child = timed(load_model, folder / "child")
+    _, save_child = timed(save_model, child, folder / "again")
+    return Cost(**costs, load_and_save_child=load_child + save_child)
+
+
+def grow(task: Task, folder: Path) -> dict[str, Any]:
+    """Grow from checkpoint to checkpoint, nothing left in memory."""
     imported = resident_bytes()
-    parent, load_parent = timed(lambda: load_model(folder / task.parent))
-    loaded_peak = peak_bytes() - imported
+    parent, load_parent = timed(load_model, folder / task.parent)
+    loaded_peak = peak_bytes()
     child_arch = parent.arch.with_sizes(task.sizes)
     config = GrowthConfig(operator=task.operator)
-    child, grow = timed(lambda: inherit(parent, child_arch, config=config))
-    grown_peak = peak_bytes() - imported
-    _, save_child = timed(lambda: save_model(child, folder / "child"))
-    peak = peak_bytes() - imported
-    change = similarity_change(parent, child)
-    sizes = [4 * model.num_params for model in (parent, child)]
-    is_claimed = is_exact(parent.arch, child_arch, config)
-    del parent, child
-    _, again = timed(lambda: save_model(load_model(folder / "child"), folder / "again"))
-    return Cost(
-        load_parent=load_parent,
-        grow=grow,
-        save_child=save_child,
-        load_and_save_child=again,
-        parent_bytes=sizes[0],
-        child_bytes=sizes[1],
-        loaded_peak=loaded_peak,
-        grown_peak=grown_peak,
-        peak=peak,
-        change=change,
-        is_claimed=is_claimed,
-    )
+    child, grow = timed(partial(inherit, config=config), parent, child_arch)
+    grown_peak = peak_bytes()
+    _, save_child = timed(save_model, child, folder / "child")
+    return {
+        "load_parent": load_parent,
+        "grow": grow,
+        "save_child": save_child,
+        "loaded_peak": loaded_peak - imported,
+        "grown_peak": grown_peak - imported,
+        "peak": peak_bytes() - imported,
+        "parent_bytes": num_bytes(parent),
+        "child_bytes": num_bytes(child),
+        "change": similarity_change(parent, child),
+        "is_claimed": is_exact(parent.arch, child_arch, config),
+    }
 
 
-def timed(action: Callable[[], T]) -> tuple[T, float]:
+def num_bytes(model: Clip) -> int:
+    """Memory of a model's parameters."""
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def timed(action: Callable[P, T], *args: P.args, **options: P.kwargs) -> tuple[T, float]:
     """What an action returns, and its seconds."""
     start = time.perf_counter()
-    result = action()
+    result = action(*args, **options)
     return result, time.perf_counter() - start
 
 

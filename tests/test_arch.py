@@ -118,13 +118,13 @@ def test_missing_key_is_named() -> None:
         ClipArch.from_dict(data)
 
 
-def test_unknown_preset_and_changed_head_dim_are_refused() -> None:
+def test_unknown_preset_and_changed_norm_pre_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Unknown preset 'huge'. Known: tiny"):
         ClipArch.preset("huge")
     tiny = ClipArch.preset("tiny")
     data = tiny.to_dict()
-    data["image"]["head_dim"] = 16
-    with pytest.raises(ValueError, match=r"image\.head_dim must stay the same"):
+    data["image"]["norm_pre"] = True
+    with pytest.raises(ValueError, match=r"image\.norm_pre must stay the same"):
         dimension_steps(tiny, ClipArch.from_dict(data))
 
 

@@ -1,6 +1,7 @@
 """The command line: frozen commands, no torch for help, bad input in one line with exit code 2."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,11 +40,14 @@ def test_commands_and_options_are_frozen() -> None:
         "run": ["--data", "--device", "--help", "--out", "--seed", "EXPERIMENT.yaml"],
         "report": ["--help", "--out", "RUN"],
         "grow": [
+            "--depth-operator",
             "--help",
             "--momentum",
+            "--norm-pre",
             "--operator",
             "--out",
             "--pim",
+            "--placement",
             "--seed",
             "--set",
             "PARENT",
@@ -106,11 +110,21 @@ def test_grow_writes_a_child_with_the_same_embeddings(
     out = tmp_path / "child"
     sizes = ["--set", "image.width=48", "--set", "text.depth=2"]
     assert main(["grow", str(checkpoint), *sizes, "--out", str(out)]) == 0
-    assert "image.width 32 -> 48" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(r"image\.width 32 -> 48.* exact", printed)
+    assert "not exact" not in printed
     parent, child = load_model(checkpoint).eval(), load_model(out).eval()
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(child.encode_image(images), parent.encode_image(images))
     assert child.arch.size("text.depth") == 2
+
+
+def test_grow_says_what_is_not_exact(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--set", "text.depth=2", "--depth-operator", "stack", "--out", str(tmp_path / "c")]
+    assert main(["grow", str(checkpoint), *options]) == 0
+    assert re.search(r"text\.depth 1 -> 2.* not exact", capsys.readouterr().out)
 
 
 def test_eval_prints_every_number_beside_chance(
@@ -150,7 +164,11 @@ def test_eval_reads_pairs_and_zero_shot_sets(
         ),
         (
             ["grow", "{model}", "--set", "image.width=16", "--out", "{tmp}/c"],
-            "must enlarge image.width, but got 32 -> 16",
+            "The child's image.width must be at least the parent's, but got 32 -> 16",
+        ),
+        (
+            ["grow", "{model}", "--set", "text.depth=2", "--pim", "ema", "--out", "{tmp}/c"],
+            "must have the parent's moving average",
         ),
         (["grow", "{model}", "--set", "image.width", "--out", "{tmp}/c"], "must be DIMENSION=SIZE"),
         (["grow", "{model}", "--set", "widht=4", "--out", "{tmp}/c"], "Unknown dimension 'widht'"),

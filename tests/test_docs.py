@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from nas_growclip.config import load_config
 from nas_growclip.growth.inherit import inherit
+from nas_growclip.growth.operators import OPERATORS
+from nas_growclip.growth.verify import similarity_change
 from nas_growclip.models.clip import Clip
-from tests.growth.test_inherit import similarity
+from tests.growth.test_inherit import NOT_DEPTH, child_sizes
+from tests.growth.test_properties import (
+    rows_that_stand_still,
+    train_two_steps,
+    twin_distances,
+    wider,
+)
 from tests.runs import ROOT
 from tests.search.test_objective import CONFIG, DATA, trial
 
@@ -30,7 +37,7 @@ def run_block(code: str) -> dict[str, Any]:
 def test_readme_python_example_grows_exactly() -> None:
     names = run_block(blocks("README.md", "python")[0])
     parent, child = names["parent"].eval(), names["child"].eval()
-    torch.testing.assert_close(similarity(child), similarity(parent), rtol=0, atol=1e-5)
+    assert similarity_change(parent, child) < 1e-5
 
 
 def test_readme_experiment_loads(tmp_path: Path) -> None:
@@ -41,22 +48,37 @@ def test_readme_experiment_loads(tmp_path: Path) -> None:
     assert load_config(path).data.stages == (2, 4, 8)
 
 
-def test_extending_operator_keeps_what_it_claims_and_breaks_ties(tiny_parent: Clip) -> None:
-    operator = run_block(blocks("docs/extending.md", "python")[0])["net2net"]
-    parent = tiny_parent.double()
-    for dimension in operator.preserves:
-        bigger = parent.arch.with_size(dimension, 2 * parent.arch.size(dimension))
-        child = inherit(parent, bigger, operator)
-        torch.testing.assert_close(similarity(child), similarity(parent), rtol=0, atol=1e-10)
-        fan_out = dict(child.named_parameters())[
-            {
-                "image": "image.trunk.blocks.0.mlp.fc2.weight",
-                "text": "text.blocks.0.mlp.fc2.weight",
-                "shared": "shared.blocks.0.mlp.fc2.weight",
-            }[dimension.split(".")[0]]
-        ].T
-        distances = torch.cdist(fan_out, fan_out) + torch.eye(len(fan_out))
-        assert distances.min() > 1e-6
+EXTENDING_OPERATOR = run_block(blocks("docs/extending.md", "python")[0])["random_copies"]
+
+
+@pytest.mark.parametrize("dimension", NOT_DEPTH)
+def test_extending_operator_is_exact_where_it_claims(dimension: str, deep_parent: Clip) -> None:
+    operator = EXTENDING_OPERATOR
+    assert set(operator.claims) == set(NOT_DEPTH)
+    for ratio in (1.5, 2.0):
+        sizes = child_sizes(deep_parent.arch, dimension, ratio=ratio)
+        target = deep_parent.arch.with_sizes(sizes)
+        change = similarity_change(deep_parent, inherit(deep_parent, target, operator))
+        holds = operator.claims[dimension].holds(deep_parent.arch, target)
+        assert change < 1e-10 if holds else change > 1e-8
+
+
+def test_extending_operators_copies_part_within_two_steps(deep_parent: Clip) -> None:
+    child = inherit(deep_parent, wider(deep_parent.arch, 2.0), EXTENDING_OPERATOR)
+    start = train_two_steps(child)
+    assert rows_that_stand_still(child, start) == {}
+    assert min(twin_distances(child).values()) > 1e-9
+
+
+def test_extending_operator_works_by_name(
+    deep_parent: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = dict(OPERATORS) | {"random_copies": EXTENDING_OPERATOR}
+    monkeypatch.setattr("nas_growclip.growth.operators.OPERATORS", named)
+    target = wider(deep_parent.arch, 2.0)
+    settings = {"pim": "null_space", "momentum": 0.0}
+    child = inherit(deep_parent, target, "random_copies", **settings)
+    assert similarity_change(deep_parent, child) < 1e-10
 
 
 def test_extending_objective_scores() -> None:

@@ -1,5 +1,6 @@
 """The growth space: every candidate legal, no growth first, wider with more data."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,12 +9,14 @@ from hypothesis import strategies as st
 
 from nas_growclip.arch import DIMENSIONS, ClipArch
 from nas_growclip.growth.space import (
+    SHRINKABLE,
     Combination,
     GrowthSpace,
     GrowthStep,
     SizeChoices,
     apply_steps,
     candidate_label,
+    candidate_momentum,
 )
 
 TINY = ClipArch.preset("tiny")
@@ -51,7 +54,9 @@ def test_every_candidate_is_legal_and_unique(
         child = apply_steps(TINY, candidate)
         assert len(candidate) <= (together if num_pairs >= 10 else 1)
         for step in candidate:
-            assert child.size(step.dimension) == step.new > TINY.size(step.dimension) == step.old
+            assert child.size(step.dimension) == step.new != step.old
+            assert TINY.size(step.dimension) == step.old
+            assert step.new > step.old or step.dimension in SHRINKABLE
 
 
 def test_sizes_ratios_and_amounts_become_legal_sizes() -> None:
@@ -80,6 +85,37 @@ def test_space_widens_with_the_data() -> None:
     assert labels[2] == [*labels[1], "image.depth=3+text.depth=3"]
 
 
+def test_smaller_patches_are_a_candidate_and_smaller_widths_are_not() -> None:
+    choices = space(
+        image__patch_size=SizeChoices(sizes=(4, 8)), text__width=SizeChoices(sizes=(32,))
+    )
+    assert [candidate_label(c) for c in choices.candidates(TINY, 1)] == [
+        "none",
+        "image.patch_size=4",
+    ]
+
+
+def test_what_no_architecture_can_take_is_no_candidate() -> None:
+    """Patches of 24 do not fill 32 pixels; a shared MLP needs a shared encoder."""
+    patches = space(image__patch_size=SizeChoices(sizes=(24,)))
+    assert patches.candidates(TINY, 1) == ((),)
+    shared = space(shared__mlp_width=SizeChoices(ratios=(2.0,)))
+    assert shared.candidates(TINY.with_size("shared.depth", 0), 1) == ((),)
+
+
+def test_momenta_multiply_every_candidate_but_no_growth() -> None:
+    choices = replace(space(text__depth=SizeChoices(add=(1,))), momenta=(1.0, 0.9))
+    candidates = choices.candidates(TINY, 1)
+    assert [candidate_label(c) for c in candidates] == [
+        "none",
+        "text.depth=3@1",
+        "text.depth=3@0.9",
+    ]
+    assert candidate_momentum(candidates[2]) == 0.9
+    assert candidate_momentum(()) is None
+    assert str(candidates[2][0]) == "text.depth 2 -> 3 (momentum 0.9)"
+
+
 def test_only_no_growth_is_left_at_the_largest_sizes() -> None:
     assert space(text__depth=SizeChoices(sizes=(1, 2))).candidates(TINY, 10) == ((),)
 
@@ -91,7 +127,10 @@ def test_only_no_growth_is_left_at_the_largest_sizes() -> None:
         (lambda: SizeChoices(ratios=(1.0,)), "ratios: must be above 1, but got 1.0"),
         (lambda: SizeChoices(add=(0,)), "add: must be 1 or more, but got 0"),
         (lambda: space(image__size=SizeChoices(add=(1,))), "image.size: unknown dimension"),
-        (lambda: space(embed_dim=SizeChoices(add=(1,))), "embed_dim: cannot grow yet"),
+        (
+            lambda: replace(space(embed_dim=SizeChoices(add=(1,))), momenta=(0.5, 1.1)),
+            "momenta: must be between 0 and 1, but got 1.1",
+        ),
         (
             lambda: GrowthStep(dimension="text.depth", old=2, new=2),
             r"must enlarge text.depth, but got 2 -> 2",

@@ -156,7 +156,8 @@ def norm_pre(pair: int, seed: int) -> Iterator[Case]:
     draw = random.Random(seed)
     rest = draw.sample([d for d in FREE_TO_GROW + DEPTHS if d != "image.width"], draw.randint(0, 3))
     columns: tuple[tuple[str, bool, Literal["refuse", "approximate"]], ...] = (
-        ("integer ratio", True, "refuse"),
+        ("integer ratio, refuse", True, "refuse"),
+        ("integer ratio, approximate", True, "approximate"),
         ("other ratio, refuse", False, "refuse"),
         ("other ratio, approximate", False, "approximate"),
     )

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import nas_growclip.stage as stage_module
 from nas_growclip.checkpoint import load_model
+from nas_growclip.config import load_config
 from nas_growclip.data.config import DataConfig
 from nas_growclip.experiment import is_complete, run_experiment
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
@@ -234,3 +236,52 @@ def test_shards_on_disk_run_end_to_end(tmp_path: Path) -> None:
     config = smoke_config(data=data, passes=0.5)
     run = run_experiment(config, tmp_path / "run", data_folder=pairs)
     assert run.stages[0].num_pairs == 1000
+
+
+def full_growth(folder: Path) -> Path:
+    """The smoke experiment with all that a growth can carry along."""
+    mapping = dict(yaml.safe_load(SMOKE.read_text()))
+    mapping["train"] = dict(mapping.get("train", {})) | {"ema_decay": 0.9}
+    mapping["growth"] = {
+        "depth_operator": "gated",
+        "gate_steps": 1000,
+        "moments": "grow",
+        "pim": "ema",
+    }
+    mapping["space"] = {
+        "dimensions": {"image.depth": {"add": [1]}, "text.mlp_width": {"ratios": [1.5]}},
+        "momenta": [1.0, 0.95],
+    }
+    path = folder / "full.yaml"
+    path.write_text(yaml.safe_dump(mapping))
+    return path
+
+
+def test_moments_averages_gates_and_momenta_survive_a_kill(tmp_path: Path) -> None:
+    """Gates are still half open where a stage ends, and are folded into the next parent."""
+    path = full_growth(tmp_path)
+    run = run_experiment(load_config(path), tmp_path / "whole")
+    labels = {step.momentum for trial in run.trials for step in trial.candidate}
+    assert labels <= {1.0, 0.95}
+    assert labels
+    state = tmp_path / "whole" / "stage_00" / "state.safetensors"
+    assert {name.split(".")[0] for name in load_file(state)} >= {"exp_avg", "age", "ema"}
+    command = [sys.executable, "-W", "ignore", "-c", DYING, "stage", "save_state", "8"]
+    out = tmp_path / "killed"
+    killed = subprocess.run(
+        [*command, "run", str(path), "--out", str(out)], cwd=ROOT, capture_output=True, check=False
+    )
+    assert killed.returncode == -9, killed.stderr.decode()
+    run_experiment(load_config(path), out)
+    assert records_of(out) == records_of(tmp_path / "whole")
+
+
+def test_ligo_and_a_budget_run_as_an_experiment(tmp_path: Path) -> None:
+    for growth in ({"operator": "ligo", "learn_steps": 2}, {"pim": "budgeted"}):
+        mapping = dict(yaml.safe_load(full_growth(tmp_path).read_text())) | {"growth": growth}
+        path = tmp_path / "other.yaml"
+        path.write_text(yaml.safe_dump(mapping))
+        config = load_config(path)
+        config = replace(config, space=replace(config.space, momenta=()))
+        run = run_experiment(config, tmp_path / next(iter(growth)))
+        assert [trial.state for trial in run.trials] == ["complete"] * len(run.trials)

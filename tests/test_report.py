@@ -283,7 +283,7 @@ def test_failed_write_leaves_no_temporary_file(
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match="cannot be written: disk full"):
         write_report([run], tmp_path / "report")
     assert list((tmp_path / "report").iterdir()) == []
 

@@ -59,7 +59,7 @@ class Growth:
         blocks, _, rest = block
         top = self.arch.size(BLOCK_LISTS[blocks]) - 1
         numbers = [(min(number + above, top), weight) for number, weight in source.parents]
-        if len(numbers) == 1:
+        if len(numbers) == 1 and not isinstance(numbers[0][1], Tensor):
             return self.folded(f"{blocks}.{numbers[0][0]}.{rest}")
         return sum(
             (w * self.folded(f"{blocks}.{number}.{rest}") for number, w in numbers),

@@ -9,7 +9,7 @@ from open_clip.loss import ClipLoss
 from nas_growclip.arch import ClipArch
 from nas_growclip.data.pairs import PairBatch
 from nas_growclip.growth.inherit import Evidence, inherit
-from nas_growclip.growth.verify import probe, similarity_change
+from nas_growclip.growth.verify import perturbed, probe, similarity_change
 from nas_growclip.models.clip import Clip
 
 GROWN = {"image.width": 24, "image.depth": 3, "text.mlp_width": 24, "text.depth": 3}
@@ -66,6 +66,12 @@ def test_the_child_is_a_linear_map_of_the_parent(deep_parent: Clip) -> None:
 def test_nothing_to_learn_is_no_error(sizes: dict[str, int], deep_parent: Clip) -> None:
     child = ligo(deep_parent, sizes)
     assert similarity_change(deep_parent, child) < 1e-12
+
+
+def test_the_mixture_of_a_single_block_is_learned(deep_arch: ClipArch) -> None:
+    parent = perturbed(Clip(deep_arch.with_size("text.depth", 1)).double())
+    start, learned = (ligo(parent, {"text.depth": 2}, learn_steps=steps) for steps in (0, 20))
+    assert loss(learned) < loss(start)
 
 
 def test_fresh_inserted_blocks_stay_fresh(deep_parent: Clip) -> None:

@@ -90,7 +90,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a session works and how long each run is: the same for all its tasks."""
+    """Where runs are kept, where data lie, and how long each run is: the same for all tasks."""
 
     out: Path
     data: Path | None

@@ -240,7 +240,7 @@ def draw_ligo() -> Figure:
     _, tokens = probe(PARENT, count=32)
     batch = PairBatch(images, tokens, ("",) * 32)
 
-    def batches() -> Iterator[PairBatch]:
+    def batches(_: Clip) -> Iterator[PairBatch]:
         return itertools.repeat(batch)
 
     child = PARENT.with_sizes({"image.width": 6, "image.mlp_width": 6})

@@ -147,7 +147,7 @@ def start_arm(
         return start_training(Clip(child_arch, seed=seed), config)
     evidence = Evidence(
         validation_loss=lambda model: validation_loss(model, data.validation, config.batch_size),
-        batches=lambda: draw_batches(data.train, config.batch_size, seed + 1000),
+        batches=lambda _: draw_batches(data.train, config.batch_size, seed + 1000),
     )
     return grow_training(parent, child_arch, arm.growth, config, seed, evidence)
 

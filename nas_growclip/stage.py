@@ -200,9 +200,8 @@ def trained_trial(stage: StageRun, number: int, candidate: Candidate, steps: int
 def evidence(stage: StageRun) -> Evidence:
     """What growing may look at: the validation loss, and the stage's batches."""
 
-    def batches() -> Iterator[PairBatch]:
-        arch = stage.parent.arch
-        encoder = PairEncoder(arch.image.image_shape, stage.parent.tokenize)
+    def batches(child: Clip) -> Iterator[PairBatch]:
+        encoder = PairEncoder(child.arch.image.image_shape, child.tokenize)
         batch_size = stage.config.train.batch_size
         return training_batches(stage.data.train, encoder, batch_size, seed=stage.seed)
 

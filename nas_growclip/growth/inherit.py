@@ -34,8 +34,8 @@ class Evidence:
 
     validation_loss: Callable[[Clip], float] | None = None
     """For the ``budgeted`` reading."""
-    batches: Callable[[], Iterator[PairBatch]] | None = None
-    """For the ``ligo`` operator: batches to train its maps on."""
+    batches: Callable[[Clip], Iterator[PairBatch]] | None = None
+    """For the ``ligo`` operator: batches to train its maps on, as the given child takes them."""
     ema: Mapping[str, Tensor] | None = None
     """For the ``ema`` reading: the parent's moving average by parameter name."""
 

@@ -25,12 +25,12 @@ from nas_growclip.models.axes import BLOCK_LISTS
 from nas_growclip.models.clip import Clip
 
 
-def learn_growth(growth: Growth, batches: Callable[[], Iterator[PairBatch]] | None) -> Growth:
+def learn_growth(growth: Growth, batches: Callable[[Clip], Iterator[PairBatch]] | None) -> Growth:
     """Train a growth's matrices.
 
     Args:
         growth: The plan to start from; left as it is.
-        batches: Gives an iterator over training batches.
+        batches: Gives an iterator over training batches for the child.
 
     Raises:
         ValueError: If there are no batches.
@@ -46,7 +46,7 @@ def learn_growth(growth: Growth, batches: Callable[[], Iterator[PairBatch]] | No
     )
     device = growth.params["logit_scale"].device
     child = Clip(growth.child_arch, seed=growth.seed).to(device, growth.params["logit_scale"].dtype)
-    loss_fn, stream = ClipLoss(), batches()
+    loss_fn, stream = ClipLoss(), batches(child)
     for _ in range(growth.config.learn_steps):
         batch = next(stream).to(device)
         params = _child_params(_with_leaves(growth, matrices, mixtures), child)

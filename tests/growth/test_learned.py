@@ -14,6 +14,9 @@ from nas_growclip.models.clip import Clip
 
 GROWN = {"image.width": 24, "image.depth": 3, "text.mlp_width": 24, "text.depth": 3}
 
+RESIZED = {"image.image_size": 16, "text.context_length": 11, "image.mlp_width": 30}
+"""The child takes other images and longer texts than its parent."""
+
 
 def batches(arch: ClipArch) -> Iterator[PairBatch]:
     images, tokens = probe(arch, seed=5, count=8)
@@ -28,12 +31,12 @@ def loss(model: Clip) -> float:
 
 
 def ligo(parent: Clip, sizes: dict[str, int], **settings: object) -> Clip:
-    evidence = Evidence(batches=lambda: batches(parent.arch))
+    evidence = Evidence(batches=lambda child: batches(child.arch))
     target = parent.arch.with_sizes(sizes)
     return inherit(parent, target, "ligo", evidence=evidence, **settings)
 
 
-@pytest.mark.parametrize("sizes", [{"image.width": 24}, {"image.depth": 3}, GROWN])
+@pytest.mark.parametrize("sizes", [{"image.width": 24}, {"image.depth": 3}, GROWN, RESIZED])
 def test_learning_lowers_the_loss_and_leaves_the_parent(
     sizes: dict[str, int], deep_parent: Clip
 ) -> None:

@@ -20,18 +20,20 @@ BAD_INPUT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; bad input gives one line on stderr and exit code 2."""
+    """Run one command; bad input gives one line on stderr and exit code 2.
+
+    A command may return another exit code; None is 0.
+    """
     options = make_parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Callable[[argparse.Namespace], int | None] = options.command
     try:
-        command(options)
+        return command(options) or 0
     except (ValueError, OSError) as error:
         print(f"growclip: error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("growclip: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
-    return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("nas_growclip"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_run, _add_report, _add_grow, _add_flops, _add_eval):
+    for add in (_add_run, _add_worker, _add_report, _add_grow, _add_flops, _add_eval, _add_doctor):
         add(commands)
     return parser
 
@@ -74,6 +76,34 @@ def run(options: argparse.Namespace) -> None:
     if was_complete:
         print(f"The run in {options.out} was complete already; nothing was trained.")
     print(f"Report: {options.out / 'report' / 'index.html'}")
+
+
+def _add_worker(commands: Any) -> None:
+    parser = commands.add_parser(
+        "worker", help="take part in the searches of a run that goes on elsewhere"
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
+    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        metavar="SECONDS",
+        help="leave after so long without work; default: stay until the run is complete",
+    )
+    parser.set_defaults(command=worker)
+
+
+def worker(options: argparse.Namespace) -> None:
+    """Try candidates for a run, until it is complete."""
+    from nas_growclip.worker import work
+
+    work(
+        options.run,
+        data_folder=options.data,
+        device=options.device,
+        patience=options.patience,
+    )
 
 
 def _add_report(commands: Any) -> None:
@@ -220,6 +250,28 @@ def evaluate(options: argparse.Namespace) -> None:
         if not name.startswith("chance."):
             chance = values.get(f"chance.{name}", float("nan"))
             print(f"{name:<44} {value:>8.4f} {chance:>8.4f}")
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor", help="look for what breaks in practice; exit code 1 if there is a problem"
+    )
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder to look at")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=doctor)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Check this machine, and a run folder if given; 1 if there is a problem, else 0."""
+    from nas_growclip.doctor import Place, describe, diagnose
+
+    findings = diagnose(Place(run=options.run))
+    if options.json:
+        rows = [{"name": name, **vars(finding)} for name, finding in findings.items()]
+        print(json.dumps(rows, indent=2))
+    else:
+        print("\n".join(describe(findings)))
+    return int(any(finding.status == "problem" for finding in findings.values()))
 
 
 def parse_size(text: str) -> tuple[str, int]:

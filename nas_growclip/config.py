@@ -14,8 +14,11 @@ from nas_growclip.growth.depth import DEPTH_OPERATORS
 from nas_growclip.growth.momentum import PIM, PIM_GROUPS
 from nas_growclip.growth.operators import OPERATORS
 from nas_growclip.growth.space import GrowthSpace
-from nas_growclip.search.backends import BACKENDS, SAMPLERS, SearchConfig
+from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
+from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.objective import OBJECTIVES, ObjectiveConfig
+from nas_growclip.search.samplers import PRUNERS, SAMPLERS
+from nas_growclip.search.trigger import TRIGGERS, TriggerConfig
 from nas_growclip.strict import from_mapping, read_mapping, to_mapping
 from nas_growclip.train import TrainConfig
 
@@ -40,6 +43,7 @@ class ExperimentConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    trigger: TriggerConfig = field(default_factory=TriggerConfig)
     metrics: tuple[str, ...] = ("loss", "retrieval", "zero_shot")
     """Metrics on ``test`` after each stage; the search always measures ``loss``."""
 
@@ -53,8 +57,10 @@ class ExperimentConfig:
         _check_names("growth.pim_exclude", self.growth.pim_exclude, PIM_GROUPS)
         if self.growth.pim == "ema" and not self.train.ema_decay:
             raise ValueError("growth.pim: 'ema' must have train.ema_decay above 0, but it is 0.")
-        _check_names("search.backend", (self.search.backend,), BACKENDS)
+        _check_names("search.backend", (self.search.backend,), {*BACKENDS, *EXPERIMENT_BACKENDS})
         _check_names("search.sampler", (self.search.sampler,), SAMPLERS)
+        _check_names("search.pruner", (self.search.pruner,), PRUNERS)
+        _check_names("trigger.name", (self.trigger.name,), TRIGGERS)
         _check_names("objective.name", (self.objective.name,), OBJECTIVES)
         _check_names("metrics", self.metrics, METRICS)
         self.parent_arch  # noqa: B018  an unknown preset is an error of the configuration

@@ -1,13 +1,15 @@
 """A whole experiment: one stage after another in a run folder, which is all the state there is."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
 
 from nas_growclip.checkpoint import STATE_FILE, load_parent, save_model
-from nas_growclip.config import ExperimentConfig
+from nas_growclip.config import ExperimentConfig, load_config
 from nas_growclip.data.stages import DataStage, open_stages, stage_manifest
 from nas_growclip.files import make_folder, write_atomically
 from nas_growclip.growing import Parent
@@ -27,8 +29,9 @@ from nas_growclip.records import (
     to_line,
 )
 from nas_growclip.report import write_report
-from nas_growclip.stage import TRAINING_FILE, StageRun, run_stage, stage_folder, trial_path
+from nas_growclip.stage import TRAINING_FILE, run_stage
 from nas_growclip.train import start_training
+from nas_growclip.trial import StageRun, stage_folder, trial_path
 
 
 def run_experiment(
@@ -57,7 +60,10 @@ def run_experiment(
     finished = list(read_stages(run))
     if len(finished) < len(config.data.stages):
         folder = Path(data_folder) if data_folder is not None else None
-        _run_stages(config, run, open_stages(config.data, folder), finished, _device(device))
+        stages = open_stages(config.data, folder)
+        for data in stages[len(finished) :]:
+            stage = make_stage(config, run, data, finished, _device(device))
+            finished.append(_run_stage(replace(stage, data_folder=folder)))
     records = load_run(run)
     write_report([records], run / "report")
     return records
@@ -101,25 +107,78 @@ def _check_same_experiment(config: ExperimentConfig, path: Path) -> None:
     )
 
 
-def _run_stages(
+def _run_stage(stage: StageRun) -> StageResult:
+    say(
+        f"stage {stage.data.index}: {stage.data.num_pairs} pairs, {stage.budget:.3g} training "
+        f"FLOPs, up to {stage.config.search.num_trials} trials; {stage.trigger.reason}"
+    )
+    model, result = run_stage(stage)
+    finish_stage(stage, model, result)
+    return result
+
+
+def open_stage(
+    run: Path,
+    *,
+    stage: int | None = None,
+    data_folder: Path | None = None,
+    device: str | None = None,
+    trials: Path | None = None,
+) -> StageRun:
+    """A run folder's stage, to take part in its search.
+
+    Args:
+        run: The run folder.
+        stage: Its number; by default the first unfinished one, the last where all are finished.
+        data_folder: Where the data's relative paths start; scenes need none.
+        device: A torch device; CUDA where there is one, else the CPU.
+        trials: Where the trials' records and states go; in the stage's folder if not given.
+
+    Raises:
+        ValueError: If it is no run folder, or has no such stage to search yet.
+    """
+    config = load_run_config(run)
+    finished = read_stages(run)
+    last = min(len(finished), len(config.data.stages) - 1)
+    index = last if stage is None else stage
+    if not 0 <= index <= last:
+        raise ValueError(
+            f"stage must be between 0 and {last}, the last one that {run} can search, "
+            f"but got {index}."
+        )
+    data = open_stages(config.data, data_folder)[index]
+    made = make_stage(config, run, data, finished[:index], _device(device))
+    return replace(made, data_folder=data_folder, trials=trials)
+
+
+def load_run_config(run: Path) -> ExperimentConfig:
+    """The experiment that a run folder was made with.
+
+    Raises:
+        ValueError: If it is no run folder.
+    """
+    if not (run / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"{run}: not a run folder: it has no {CONFIG_FILE}. Give the --out of `growclip run`."
+        )
+    return load_config(run / CONFIG_FILE)
+
+
+def make_stage(
     config: ExperimentConfig,
     run: Path,
-    stages: tuple[DataStage, ...],
-    finished: list[StageResult],
+    data: DataStage,
+    history: Sequence[StageResult],
     device: torch.device,
-) -> None:
-    for data in stages[len(finished) :]:
-        trained = _parent(config, run, finished, device)
-        stage = StageRun(
-            config=config, data=data, trained=trained, history=tuple(finished), run=run
-        )
-        say(
-            f"stage {data.index}: {data.num_pairs} pairs, "
-            f"{stage.budget:.3g} training FLOPs, up to {config.search.num_trials} trials"
-        )
-        model, result = run_stage(stage)
-        finish_stage(stage, model, result)
-        finished.append(result)
+) -> StageRun:
+    """A stage with its parent: the model of the stage before it, or the first one."""
+    return StageRun(
+        config=config,
+        data=data,
+        trained=_parent(config, run, history, device),
+        history=tuple(history),
+        run=run,
+    )
 
 
 def finish_stage(stage: StageRun, model: Clip, result: StageResult) -> None:
@@ -130,7 +189,7 @@ def finish_stage(stage: StageRun, model: Clip, result: StageResult) -> None:
     save_model(model, stage.folder)
     training = stage.folder / TRAINING_FILE
     if keeps_state(stage.config):
-        source = training if training.exists() else trial_path(stage, result.chosen_trial)
+        source = training if training.exists() else trial_path(stage, result.chosen)
         if source.exists():
             source.replace(stage.folder / STATE_FILE)
     manifest = stage_manifest(stage.data, stage.config.data) | {"pairs_seen": result.pairs_seen}
@@ -148,7 +207,7 @@ def keeps_state(config: ExperimentConfig) -> bool:
 
 
 def _parent(
-    config: ExperimentConfig, run: Path, finished: list[StageResult], device: torch.device
+    config: ExperimentConfig, run: Path, finished: Sequence[StageResult], device: torch.device
 ) -> Parent:
     if finished:
         return load_parent(stage_folder(run, finished[-1].stage), device)

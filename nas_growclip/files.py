@@ -1,7 +1,9 @@
 """Files that are there whole or not at all, and folders that can be made or say why not."""
 
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -46,3 +48,11 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
             f"{path}: cannot be written: {error.strerror or error}. "
             "Free space or choose another folder."
         ) from None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, waiting for whoever holds it; a process that dies lets go of it."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -6,12 +6,13 @@ FLOPs (one multiply-add is one); training counts three times the forward FLOPs f
 (forward once, backward twice).
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import pandas as pd
 
@@ -39,7 +40,8 @@ class Trial:
     flops: int
     """fvcore FLOPs of one image-text pair, forward."""
     params: int
-    state: Literal["complete", "failed"]
+    state: Literal["complete", "pruned", "failed"]
+    """Pruned: stopped before the end of its share, since it was behind the others."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
     """Learning curve: (pairs seen in this trial, validation loss)."""
@@ -51,7 +53,7 @@ class Trial:
     terms: Mapping[str, float] = field(default_factory=dict)
     """The objective's terms, which add up to the score where the objective is a sum."""
     message: str = ""
-    """Why the trial failed."""
+    """Why the trial failed or where it was stopped."""
 
     @property
     def label(self) -> str:
@@ -99,31 +101,39 @@ def to_line(record: Trial | StageResult) -> str:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and force it to the disk.
+    """Append one line and force it to the disk; several processes may append to one file.
 
     A last line without its newline (a process killed while writing) is dropped first.
     """
-    drop_torn_line(path)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with path.open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _drop_torn_line(file)
+        file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def drop_torn_line(path: Path) -> None:
     """Cut an unfinished last line off a JSON-lines file."""
-    if not path.exists():
+    if path.exists():
+        with path.open("ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            _drop_torn_line(file)
+
+
+def _drop_torn_line(file: IO[bytes]) -> None:
+    if file.seek(0, os.SEEK_END) == 0:
         return
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
+    file.seek(-1, os.SEEK_END)
+    if file.read() != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def append_timing(run: Path, stage: int, what: str, seconds: float) -> None:
+def append_timing(folder: Path, stage: int, what: str, seconds: float) -> None:
     """Note how long something took; times are kept apart, since they never repeat."""
     timing = {"stage": stage, "what": what, "seconds": round(seconds, 3)}
-    append_line(run / TIMINGS_FILE, json.dumps(timing))
+    append_line(folder / TIMINGS_FILE, json.dumps(timing))
 
 
 def read_trials(run: Path) -> tuple[Trial, ...]:

@@ -54,6 +54,7 @@ def test_commands_and_options_are_frozen() -> None:
         ],
         "flops": ["--help", "--json", "ARCH_OR_CHECKPOINT"],
         "eval": ["--batch-size", "--data", "--device", "--help", "--json", "CHECKPOINT"],
+        "doctor": ["--help", "--json", "RUN"],
     }
 
 

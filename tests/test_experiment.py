@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import nas_growclip.stage as stage_module
+import nas_growclip.trial as trial_module
 from nas_growclip.checkpoint import load_model
 from nas_growclip.config import load_config
 from nas_growclip.data.config import DataConfig
@@ -19,7 +19,9 @@ from nas_growclip.experiment import is_complete, run_experiment
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.records import Run, load_run
-from nas_growclip.search.backends import BACKENDS, SearchConfig
+from nas_growclip.search.backends import BACKENDS
+from nas_growclip.search.config import SearchConfig
+from nas_growclip.search.trigger import TriggerConfig
 from nas_growclip.train import TrainConfig
 from tests.runs import ROOT, SMOKE, records_of, smoke_config
 
@@ -119,9 +121,11 @@ def test_complete_run_is_not_run_again(smoke_run: Run, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("module", "what", "when"),
     [
-        ("stage", "save_state", 3),  # in a trial
-        ("stage", "append_line", 2),  # between trials, recorded but not told
-        ("stage", "save_state", 8),  # in the stage's training
+        ("trial", "save_state", 3),  # in a trial
+        ("trial", "to_line", 2),  # measured, not written down
+        ("search.optuna_search", "trial_attributes", 2),  # written down, not told
+        ("searching", "append_line", 2),  # told and recorded
+        ("trial", "save_state", 12),  # in the stage's training
         ("experiment", "save_model", 2),  # before the last stage's record
     ],
 )
@@ -149,6 +153,33 @@ def test_every_backend_runs_a_stage(backend: str, tmp_path: Path) -> None:
     assert len(run.trials) == 2
 
 
+def test_run_without_new_data_is_not_searched_but_trained_on(tmp_path: Path) -> None:
+    config = smoke_config(
+        trigger=TriggerConfig(name="data_grew", min_ratio=3.0),
+        search=SearchConfig(num_trials=2, trial_share=0.3, curve_points=2),
+        data=replace(smoke_config().data, stages=(64, 128), zero_shot=()),
+    )
+    run = run_experiment(config, tmp_path / "run")
+    assert [len([t for t in run.trials if t.stage == stage]) for stage in (0, 1)] == [2, 1]
+    assert run.stages[1].chosen == ()
+    assert "did not grow enough: 2 times, at least 3 asked" in run.stages[1].reason
+
+
+@pytest.mark.parametrize(("max_gap", "num_trials"), [(1e-6, 1), (100.0, 2)])
+def test_gap_between_training_and_validation_triggers(
+    max_gap: float, num_trials: int, tmp_path: Path
+) -> None:
+    config = smoke_config(
+        trigger=TriggerConfig(name="gap", max_gap=max_gap),
+        search=SearchConfig(num_trials=2, trial_share=0.3, curve_points=2),
+        data=replace(smoke_config().data, stages=(64, 65), zero_shot=()),
+        passes=30.0,
+    )
+    run = run_experiment(config, tmp_path / "run")
+    assert len([t for t in run.trials if t.stage == 1]) == num_trials
+    assert "training loss" in run.stages[1].reason
+
+
 def test_run_goes_on_when_nothing_can_grow(tmp_path: Path) -> None:
     config = smoke_config(
         space=GrowthSpace(dimensions={"text.depth": SizeChoices(sizes=(1,))}),
@@ -162,14 +193,15 @@ def test_run_goes_on_when_nothing_can_grow(tmp_path: Path) -> None:
 def test_trial_that_runs_out_of_memory_is_recorded_as_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = stage_module.trained_trial
+    original, tried = trial_module.trained_trial, []
 
     def failing(*arguments: object) -> object:
-        if arguments[1] == 1:
+        tried.append(arguments)
+        if len(tried) == 2:
             raise torch.OutOfMemoryError("no room")
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage_module, "trained_trial", failing)
+    monkeypatch.setattr(trial_module, "trained_trial", failing)
     config = smoke_config(data=replace(smoke_config().data, stages=(64,), zero_shot=()))
     run = run_experiment(config, tmp_path / "run")
     failed = run.trials[1]
@@ -266,7 +298,7 @@ def test_moments_averages_gates_and_momenta_survive_a_kill(tmp_path: Path) -> No
     assert labels
     state = tmp_path / "whole" / "stage_00" / "state.safetensors"
     assert {name.split(".")[0] for name in load_file(state)} >= {"exp_avg", "age", "ema"}
-    command = [sys.executable, "-W", "ignore", "-c", DYING, "stage", "save_state", "8"]
+    command = [sys.executable, "-W", "ignore", "-c", DYING, "trial", "save_state", "8"]
     out = tmp_path / "killed"
     killed = subprocess.run(
         [*command, "run", str(path), "--out", str(out)], cwd=ROOT, capture_output=True, check=False

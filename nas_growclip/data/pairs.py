@@ -77,6 +77,29 @@ class ImageTextPairs(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FirstPairs:
+    """The first pairs of a set, in stored order: a fixed sample of it to measure on."""
+
+    pairs: ImageTextPairs
+    most: int
+    """Pairs to take; all of them where there are fewer."""
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs in the sample."""
+        return min(self.most, self.pairs.num_pairs)
+
+    @property
+    def manifest(self) -> tuple[ManifestEntry, ...]:
+        """Where the whole set comes from."""
+        return self.pairs.manifest
+
+    def epoch(self, seed: int | None) -> Iterator[Pair]:
+        """The sample's pairs, in stored order whatever the seed."""
+        return itertools.islice(self.pairs.epoch(None), self.num_pairs)
+
+
 class PairEncoder(NamedTuple):
     """How pairs become tensors for one architecture."""
 

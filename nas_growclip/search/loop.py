@@ -1,40 +1,47 @@
-"""The search of one stage: ask, measure, tell."""
+"""The search of one stage: ask, measure, score, tell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
-from nas_growclip.growth.space import Candidate
 from nas_growclip.records import Trial
-from nas_growclip.search.backends import SearchBackend
+from nas_growclip.search.protocol import Question, SearchBackend
+
+Report = Callable[[int, float], bool]
+"""(point of the learning curve, loss) -> whether the trial should stop there."""
 
 
 def search(
     backend: SearchBackend,
-    measure: Callable[[int, Candidate], Trial],
-    *,
-    num_trials: int,
-    recorded: Sequence[Trial] = (),
-) -> tuple[Trial, ...]:
-    """Measure candidates until the number of trials is reached or none is left.
+    measure: Callable[[Question, Report], Trial],
+    score: Callable[[Trial], Trial | None],
+    after_trial: Callable[[], None] = lambda: None,
+) -> None:
+    """Measure candidates until there are none left.
+
+    A trial can only be scored once the control is known, which another worker may still be
+    training; it is kept until then while the next one runs.
 
     Args:
         backend: Proposes; its first candidate is the control.
-        measure: Trial number and candidate -> a scored record.
-        num_trials: Trials in all, the recorded ones included.
-        recorded: Trials of this search from before an interruption, in order.
-
-    Raises:
-        ValueError: If the backend's proposals do not fit the recorded trials.
+        measure: Tries a candidate; its reports may end it early.
+        score: Gives a trial its score; None while the control is not known.
+        after_trial: Called after each trial.
     """
-    trials = list(recorded)
-    for trial in recorded[backend.num_told :]:
-        if backend.ask() != trial.candidate:
-            raise ValueError(
-                f"Trial {trial.number} of stage {trial.stage} is recorded as {trial.label!r}, "
-                "which this search would not propose. Was the run's search storage replaced?"
-            )
-        backend.tell(trial)
-    while len(trials) < num_trials and (candidate := backend.ask()) is not None:
-        trial = measure(len(trials), candidate)
-        backend.tell(trial)
-        trials.append(trial)
-    return tuple(trials)
+    unscored: list[Trial] = []
+    while (question := backend.ask()) is not None:
+        unscored.append(measure(question, partial(backend.report, question.number)))
+        unscored = _tell_scored(backend, unscored, score)
+        after_trial()
+    _tell_scored(backend, unscored, score)
+    after_trial()
+
+
+def _tell_scored(
+    backend: SearchBackend, trials: list[Trial], score: Callable[[Trial], Trial | None]
+) -> list[Trial]:
+    """Tell the backend of every trial that can be scored; the others are given back."""
+    scored = [(trial, score(trial)) for trial in trials]
+    for _, result in scored:
+        if result is not None:
+            backend.tell(result)
+    return [trial for trial, result in scored if result is None]

@@ -9,7 +9,7 @@ budget, a smaller one sees the same pairs more often, and a repeated pair is wor
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,7 +68,8 @@ class Score(NamedTuple):
     terms: Mapping[str, float]
 
 
-Objective = Callable[[Trial, Trial, DataSize, ObjectiveConfig], Score]
+ScoreRule = Callable[[Trial, Trial, DataSize, ObjectiveConfig], Score]
+"""(trial, control, data size, coefficients) -> the trial's score."""
 
 
 def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> float:
@@ -182,9 +183,21 @@ def explain(best: Trial, trials: Iterable[Trial]) -> str:
     return f"{what}: score {best.score:+.4g} over no growth ({terms}){against}."
 
 
+class Objective(NamedTuple):
+    """How trials are scored, and how one of them is chosen."""
+
+    score: ScoreRule
+    choose: Callable[[Sequence[Trial]], Trial] = choose_growth
+    """The trial to go on with."""
+    contenders: Callable[[Sequence[Trial]], tuple[Trial, ...]] = lambda trials: (
+        choose_growth(trials),
+    )
+    """Those that further trials cannot rule out: their training states are kept."""
+
+
 OBJECTIVES: Mapping[str, Objective] = {
-    "data_size_aware": data_size_aware,
-    "quality": quality,
-    "quality_per_log_flops": quality_per_log_flops,
+    "data_size_aware": Objective(data_size_aware),
+    "quality": Objective(quality),
+    "quality_per_log_flops": Objective(quality_per_log_flops),
 }
 """Objectives by name."""

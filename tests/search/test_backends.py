@@ -1,5 +1,7 @@
 """Backends: in the space, control first, no repeats, repeatable, resumable, exhausted cleanly."""
 
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,37 +11,37 @@ import pytest
 from nas_growclip.arch import ClipArch
 from nas_growclip.growth.space import Candidate, GrowthStep, candidate_label
 from nas_growclip.records import Trial
-from nas_growclip.search.backends import (
-    BACKENDS,
-    SAMPLERS,
-    OptunaSearch,
-    SearchBackend,
-    SearchConfig,
-    StageSearch,
-)
-from nas_growclip.search.loop import search
+from nas_growclip.search import optuna_search
+from nas_growclip.search.backends import BACKENDS
+from nas_growclip.search.config import SearchConfig
+from nas_growclip.search.loop import Report, search
+from nas_growclip.search.optuna_search import OptunaSearch, study_name
+from nas_growclip.search.protocol import Question, StageSearch
+from nas_growclip.search.samplers import MULTI_OBJECTIVE, PRUNERS, SAMPLERS
 
 CANDIDATES: tuple[Candidate, ...] = (
     (),
     *((GrowthStep(dimension="image.mlp_width", old=64, new=new),) for new in range(70, 130, 10)),
+    (GrowthStep(dimension="text.depth", old=2, new=3),),
 )
+SEARCHES = [
+    *(SearchConfig(backend=name, num_trials=100) for name in BACKENDS if name != "optuna"),
+    *(SearchConfig(sampler=name, num_trials=100) for name in SAMPLERS),
+    SearchConfig(storage="journal", num_trials=100),
+]
 
 
-def stage_search(folder: Path | None = None, **changes: object) -> StageSearch:
-    made = StageSearch(
-        candidates=CANDIDATES,
-        seed=3,
-        stage=1,
-        num_pairs=10,
-        storage=folder / "study.db" if folder else None,
-    )
+def stage_search(config: SearchConfig, run: Path | None = None, **changes: object) -> StageSearch:
+    made = StageSearch(candidates=CANDIDATES, seed=3, stage=1, run=run, config=config)
     return replace(made, **changes)
 
 
-def measure(number: int, candidate: Candidate) -> Trial:
+def measure(question: Question, report: Report) -> Trial:
     """A made-up trial whose score is the new size; one candidate fails."""
+    number, candidate = question
     size = candidate[0].new if candidate else 64
     failed = size == 90
+    stopped = not failed and [point for point in (1, 2) if report(point, 200 / size - point)]
     return Trial(
         stage=1,
         number=number,
@@ -47,91 +49,247 @@ def measure(number: int, candidate: Candidate) -> Trial:
         arch=ClipArch.preset("tiny"),
         flops=size,
         params=size,
-        state="failed" if failed else "complete",
+        state="failed" if failed else "pruned" if stopped else "complete",
         metrics={} if failed else {"loss": 1 / size},
         curve=() if failed else ((0, 2.0), (10, 1 / size)),
-        score=None if failed else float(size),
         message="out of memory" if failed else "",
     )
 
 
-def labels(trials: tuple[Trial, ...]) -> list[str]:
+def score(trial: Trial) -> Trial:
+    size = trial.candidate[0].new if trial.candidate else 64
+    return replace(trial, score=float(size)) if trial.state == "complete" else trial
+
+
+def run_search(made: StageSearch, most: int = 1000) -> list[Trial]:
+    """The trials of a search, in order; ``most`` interrupts it in the trial after so many."""
+    trials: list[Trial] = []
+
+    def measured(question: Question, report: Report) -> Trial:
+        if len(trials) == most:
+            raise KeyboardInterrupt
+        return measure(question, report)
+
+    def scored(trial: Trial) -> Trial:
+        trials.append(replace(score(trial), number=len(made.recorded) + len(trials)))
+        return score(trial)
+
+    backend = BACKENDS[made.config.backend](made)
+    try:
+        search(backend, measured, scored)
+        told = [question.candidate for question in backend.finished()]
+        assert told == [trial.candidate for trial in (*made.recorded, *trials)]
+    except KeyboardInterrupt:
+        pass
+    finally:
+        backend.close()
+    return trials
+
+
+def labels(trials: Sequence[Trial]) -> list[str]:
     return [trial.label for trial in trials]
 
 
-@pytest.fixture(params=BACKENDS)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture
+def all_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds a trial is taken for dead: a process that opens the study again killed it."""
+    monkeypatch.setattr(optuna_search, "is_gone", lambda worker: True)
 
 
-def make(name: str, folder: Path | None = None) -> SearchBackend:
-    return BACKENDS[name](stage_search(folder))
+@pytest.fixture(params=SEARCHES, ids=lambda config: f"{config.backend}-{config.sampler}")
+def config(request: pytest.FixtureRequest) -> SearchConfig:
+    return request.param
 
 
-def test_search_stays_in_the_space_without_repeats_and_ends(name: str) -> None:
-    trials = search(make(name), measure, num_trials=100)
+def test_search_stays_in_the_space_without_repeats_and_ends(config: SearchConfig) -> None:
+    trials = run_search(stage_search(config))
     assert labels(trials)[0] == "none"
     assert sorted(labels(trials)) == sorted(map(candidate_label, CANDIDATES))
     assert [trial.number for trial in trials] == list(range(len(CANDIDATES)))
 
 
-def test_search_stops_at_its_number_of_trials(name: str) -> None:
-    assert len(search(make(name), measure, num_trials=3)) == 3
+def test_search_stops_at_its_number_of_trials(config: SearchConfig) -> None:
+    assert len(run_search(stage_search(replace(config, num_trials=3)))) == 3
 
 
-def test_same_seed_asks_the_same(name: str) -> None:
-    one, two = (search(make(name), measure, num_trials=6) for _ in range(2))
-    assert labels(one) == labels(two)
+def test_same_seed_asks_the_same_and_another_seed_does_not(config: SearchConfig) -> None:
+    made = stage_search(config)
+    assert labels(run_search(made)) == labels(run_search(made))
+    if config.backend != "exhaustive":
+        others = [labels(run_search(replace(made, seed=seed))) for seed in (4, 5, 6)]
+        assert any(other != labels(run_search(made)) for other in others)
 
 
 @pytest.mark.parametrize("done", range(5))
+@pytest.mark.usefixtures("all_are_gone")
 def test_interrupted_search_goes_on_as_if_it_had_not_been(
-    name: str, done: int, tmp_path: Path
+    config: SearchConfig, done: int, tmp_path: Path
 ) -> None:
-    whole = search(make(name, None), measure, num_trials=6)
-    (tmp_path / "a").mkdir()
-    first = search(make(name, tmp_path / "a"), measure, num_trials=done)
-    asked = make(name, tmp_path / "a")
-    asked_again = search(asked, measure, num_trials=done, recorded=first)
-    asked.ask()  # dies in the next trial, before telling
-    resumed = search(make(name, tmp_path / "a"), measure, num_trials=6, recorded=asked_again)
-    assert labels(resumed) == labels(whole)
+    whole = run_search(stage_search(replace(config, num_trials=6)))
+    made = stage_search(replace(config, num_trials=6), tmp_path)
+    first = run_search(made, most=done)
+    assert labels(first) == labels(whole[:done])
+    rest = run_search(replace(made, recorded=tuple(first)))
+    assert labels([*first, *rest]) == labels(whole)
+    assert [t.number for t in (*first, *rest)] == list(range(6))
 
 
-def test_trial_recorded_but_not_told_is_told_later(name: str, tmp_path: Path) -> None:
-    whole = search(make(name), measure, num_trials=6)
-    resumed = search(make(name, tmp_path), measure, num_trials=6, recorded=whole[:3])
-    assert labels(resumed) == labels(whole)
+def test_trials_recorded_but_not_in_the_study_are_told(
+    config: SearchConfig, tmp_path: Path
+) -> None:
+    config = replace(config, num_trials=6)
+    whole = run_search(stage_search(config))
+    rest = run_search(stage_search(config, tmp_path, recorded=tuple(whole[:3])))
+    assert labels(rest) == labels(whole[3:])
 
 
-def test_records_of_another_search_are_refused(name: str) -> None:
-    alien = replace(measure(0, ()), candidate=CANDIDATES[2])
-    with pytest.raises(ValueError, match=r"recorded as 'image.mlp_width=80', which this search"):
-        search(make(name), measure, num_trials=3, recorded=(alien,))
+def test_records_of_another_search_are_refused(config: SearchConfig) -> None:
+    step = GrowthStep(dimension="image.mlp_width", old=64, new=999)
+    alien = replace(measure(Question(0, ()), lambda point, loss: False), candidate=(step,))
+    made = stage_search(config, recorded=(alien,))
+    with pytest.raises(ValueError, match=r"recorded as 'image.mlp_width=999', which this search"):
+        BACKENDS[config.backend](made)
 
 
-def test_only_the_control_is_searched_in_an_empty_space(name: str) -> None:
-    backend = BACKENDS[name](stage_search(candidates=((),)))
-    assert labels(search(backend, measure, num_trials=5)) == ["none"]
+def test_only_the_control_is_searched_in_an_empty_space(config: SearchConfig) -> None:
+    assert labels(run_search(stage_search(config, candidates=((),)))) == ["none"]
+
+
+def test_promising_candidates_come_right_after_the_control(tmp_path: Path) -> None:
+    made = stage_search(SearchConfig(num_trials=4), tmp_path, promising=CANDIDATES[5:7])
+    assert labels(run_search(made))[:3] == ["none", *map(candidate_label, CANDIDATES[5:7])]
+
+
+def test_candidate_enqueued_by_hand_is_tried_next(tmp_path: Path) -> None:
+    made = stage_search(SearchConfig(num_trials=4), tmp_path)
+    backend = OptunaSearch(made)
+    backend.study.enqueue_trial({"grow": "text.depth", "text.depth": 3})
+    backend.study.enqueue_trial({"grow": "no such thing"})
+    backend.close()
+    assert labels(run_search(made))[:2] == ["none", "text.depth=3"]
+
+
+def stored(made: StageSearch) -> list[optuna.trial.FrozenTrial]:
+    study = optuna.load_study(
+        study_name=study_name(made.run, made.stage), storage=f"sqlite:///{made.run}/study.db"
+    )
+    return study.get_trials()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_optuna_study_holds_what_a_dashboard_shows(sampler: str, tmp_path: Path) -> None:
-    backend = OptunaSearch(stage_search(tmp_path, sampler=sampler))
-    trials = search(backend, measure, num_trials=7)
-    study = optuna.load_study(study_name="stage_01", storage=f"sqlite:///{tmp_path}/study.db")
-    told = [t for t in study.trials if "number" in t.user_attrs]
-    assert [t.user_attrs["number"] for t in told] == list(range(7))
-    for stored, trial in zip(told, trials, strict=True):
-        assert stored.params == {"growth": trial.label}
-        assert stored.user_attrs["flops"] == trial.flops
-        assert stored.user_attrs["size:image.width"] == 64
-        assert stored.state.name == ("FAIL" if trial.state == "failed" else "COMPLETE")
+    made = stage_search(SearchConfig(sampler=sampler, num_trials=7), tmp_path, facts={"pairs": 10})
+    trials = run_search(made)
+    assert [t.user_attrs["ticket"] for t in stored(made)] == list(range(7))
+    for frozen, trial in zip(stored(made), trials, strict=True):
+        assert frozen.user_attrs["candidate"] == trial.label
+        assert frozen.user_attrs["FLOPs a pair"] == trial.flops
+        assert frozen.user_attrs["size: image.width"] == 64
+        assert frozen.params
+        assert frozen.state.name == ("FAIL" if trial.state == "failed" else "COMPLETE")
         if trial.state == "complete":
-            assert stored.value == trial.score
-            assert stored.intermediate_values == dict(trial.curve)
-    assert study.best_value == max(t.score for t in trials if t.score is not None)
-    assert study.user_attrs["num_pairs"] == 10
+            assert frozen.values[0] == -(trial.score or 0)
+        if sampler not in MULTI_OBJECTIVE and trial.state == "complete":
+            assert set(frozen.intermediate_values) == {1, 2}
+    summary = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/study.db")[0]
+    assert summary.user_attrs["pairs"] == 10
+    assert summary.user_attrs["optuna_version"] == optuna.__version__
+
+
+@pytest.mark.parametrize("pruner", [name for name in PRUNERS if name != "none"])
+def test_pruned_trials_are_recorded_as_such_and_the_control_never(
+    pruner: str, tmp_path: Path
+) -> None:
+    made = stage_search(SearchConfig(sampler="grid", pruner=pruner, num_trials=8), tmp_path)
+
+    def slow(question: Question, report: Report) -> Trial:
+        """Each trial is worse than the one before."""
+        losses = [(point, question.number + 1.0 / point) for point in range(1, 7)]
+        stopped = [point for point, loss in losses if report(point, loss)]
+        trial = measure(Question(question.number, ()), lambda point, loss: False)
+        state = "pruned" if stopped else "complete"
+        return replace(trial, candidate=question.candidate, state=state)
+
+    backend = OptunaSearch(made)
+    states: list[str] = []
+
+    def scored(trial: Trial) -> Trial:
+        states.append(trial.state)
+        return score(trial)
+
+    search(backend, slow, scored)
+    backend.close()
+    assert states[0] == "complete"
+    assert states.count("pruned") >= 2
+    assert [f.state.name.lower() for f in stored(made)] == states
+
+
+def test_another_runs_study_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    made = stage_search(SearchConfig(num_trials=1), tmp_path, facts={"run_id": "a"})
+    run_search(made)
+    with pytest.raises(ValueError, match="must be this run's, but the storage holds another"):
+        OptunaSearch(replace(made, facts={"run_id": "b"}))
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysqlite://x", "sqlite:////no/such/folder/study.db"])
+def test_bad_storage_is_one_clear_line(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"search.storage: cannot open .*postgresql\+psycopg"):
+        OptunaSearch(stage_search(SearchConfig(storage=url), tmp_path))
+
+
+def test_password_is_not_shown(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://me:secret@127.0.0.1:1/x"
+    with pytest.raises(ValueError, match=r"me:\*\*\*@127.0.0.1") as caught:
+        OptunaSearch(stage_search(SearchConfig(storage=url), tmp_path))
+    assert "secret" not in str(caught.value)
+
+
+def test_lost_trial_is_failed_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = stage_search(SearchConfig(num_trials=3), tmp_path)
+    lost = OptunaSearch(made)
+    assert lost.ask() == Question(0, ())
+    other = OptunaSearch(made)
+    question = other.ask()
+    assert question is not None
+    assert question.number == 1
+    lost.close()
+    monkeypatch.setattr(optuna_search, "is_gone", lambda worker: True)
+    assert other.ask() == Question(0, ())
+    other.close()
+    first, *_ = stored(made)
+    assert first.state.name == "FAIL"
+    assert first.user_attrs["abandoned"]
+
+
+def test_silent_worker_of_another_machine_is_taken_for_dead_after_the_grace_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optuna_search, "is_gone", lambda worker: None)
+    made = stage_search(SearchConfig(num_trials=1, grace_seconds=0.8), tmp_path)
+    far = OptunaSearch(made)
+    assert far.ask() == Question(0, ())
+    near = OptunaSearch(made)
+    far.close()  # from here on it gives no sign
+    assert near.ask() == Question(0, ())
+    near.close()
+
+
+def test_signs_keep_a_slow_worker_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna_search, "is_gone", lambda worker: None)
+    made = stage_search(SearchConfig(num_trials=1, grace_seconds=0.4), tmp_path)
+    far, near = OptunaSearch(made), OptunaSearch(made)
+    question = far.ask()
+    assert question is not None
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        near._return_lost()
+        time.sleep(0.05)
+    far.tell(score(measure(question, lambda point, loss: False)))
+    assert near.ask() is None
+    for backend in (far, near):
+        backend.close()
 
 
 @pytest.mark.parametrize(
@@ -140,8 +298,11 @@ def test_optuna_study_holds_what_a_dashboard_shows(sampler: str, tmp_path: Path)
         ({"num_trials": 0}, "num_trials: must be 1 or more, but got 0"),
         ({"trial_share": 0.0}, r"trial_share: must be in \(0, 1\], but got 0.0"),
         ({"curve_points": 0}, "curve_points: must be 1 or more"),
+        ({"nni_workers": 0}, "nni_workers: must be 1 or more"),
+        ({"grace_seconds": 0.0}, "grace_seconds: must be above 0"),
+        ({"sampler": "nsga2", "pruner": "median"}, "prunes by one objective only"),
     ],
 )
-def test_bad_settings_are_refused(setting: dict[str, float], message: str) -> None:
+def test_bad_settings_are_refused(setting: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchConfig(**setting)

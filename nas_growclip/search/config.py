@@ -1,0 +1,50 @@
+"""Settings of a stage's search."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How a stage is searched.
+
+    Raises:
+        ValueError: If a number is out of range or two settings exclude each other.
+    """
+
+    backend: str = "optuna"
+    """A name in ``BACKENDS``."""
+    sampler: str = "tpe"
+    """Optuna's sampler, a name in ``SAMPLERS``; the other backends have none."""
+    pruner: str = "none"
+    """Optuna's pruner, a name in ``PRUNERS``: stops trials early; ``nsga2`` can have none."""
+    storage: str | None = None
+    """Optuna's storage: none for ``study.db`` in the run folder (SQLite), ``journal`` for
+    ``study.journal`` there (fit for a network disk), or a database's URL."""
+    num_trials: int = 8
+    """Trials a stage, the control included."""
+    trial_share: float = 0.05
+    """Share of the stage's training FLOPs that each trial may spend."""
+    curve_points: int = 6
+    """Measurements of validation loss along a trial."""
+    grace_seconds: float = 120.0
+    """A worker on another machine that gave no sign for so long is taken for dead."""
+    nni_tuner: str = "TPE"
+    """NNI's tuner: TPE, Random, Evolution or GridSearch."""
+    nni_assessor: str = "none"
+    """NNI's assessor, which stops trials early: none, Medianstop or Curvefitting."""
+    nni_workers: int = 1
+    """NNI's trials at the same time; more than one gives up that the same seed gives the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_trials", "curve_points", "nni_workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be 1 or more, but got {getattr(self, name)}.")
+        if not 0 < self.trial_share <= 1:
+            raise ValueError(f"trial_share: must be in (0, 1], but got {self.trial_share}.")
+        if not self.grace_seconds > 0:
+            raise ValueError(f"grace_seconds: must be above 0, but got {self.grace_seconds}.")
+        if self.sampler == "nsga2" and self.pruner != "none":
+            raise ValueError(
+                f"pruner: must be 'none' with sampler 'nsga2', but got {self.pruner!r}: Optuna "
+                "prunes by one objective only. Choose another sampler, or prune nothing."
+            )

@@ -1,0 +1,215 @@
+"""The search of one stage: what may be chosen, who tries it, and the records of all trials.
+
+Trial 0 is the control: no growth, same budget. The process that runs the experiment keeps the
+records; other workers only try candidates.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from nas_growclip.files import make_folder, write_atomically
+from nas_growclip.growth.space import Candidate
+from nas_growclip.models.flops import count_flops, count_params
+from nas_growclip.progress import say
+from nas_growclip.records import (
+    TRIALS_FILE,
+    Trial,
+    append_line,
+    read_trials,
+    to_line,
+)
+from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
+from nas_growclip.search.encoding import candidate_from_nni, nni_space
+from nas_growclip.search.knowledge import promising
+from nas_growclip.search.loop import Report, search
+from nas_growclip.search.nni_experiment import NniExperiment, NniTrial, run_nni_experiment
+from nas_growclip.search.protocol import Question, StageSearch
+from nas_growclip.trial import (
+    StageRun,
+    held_record,
+    measure_candidate,
+    planned_trial,
+    record_path,
+    trial_path,
+)
+
+SPACE_FILE = "search_space.json"
+"""The stage's growth space, as NNI takes it."""
+
+
+def stage_candidates(stage: StageRun) -> tuple[Candidate, ...]:
+    """What the stage may choose from, no growth first; only that where the trigger says so."""
+    if not stage.trigger.is_search:
+        return ((),)
+    return stage.config.space.candidates(stage.parent.arch, stage.data.num_pairs)
+
+
+def run_search(stage: StageRun) -> tuple[Trial, ...]:
+    """Every trial of the stage, control first; trials recorded earlier are not run again.
+
+    Returns:
+        The scored trials by number, as recorded in ``trials.jsonl``.
+    """
+    make_folder(stage.folder)
+    space = json.dumps(nni_space(stage_candidates(stage)), indent=2) + "\n"
+    write_atomically(stage.folder / SPACE_FILE, space.encode())
+    if stage.config.search.backend in EXPERIMENT_BACKENDS:
+        search_with_nni(stage)
+    else:
+        join_search(stage, keeps_records=True)
+    return recorded_trials(stage)
+
+
+def join_search(stage: StageRun, *, keeps_records: bool = False) -> None:
+    """Work on the stage's search until none of its trials is left, alone or beside others.
+
+    Args:
+        stage: The stage; its backend's storage may be shared.
+        keeps_records: Whether this is the one process that writes ``trials.jsonl``.
+    """
+    backend = BACKENDS[stage.config.search.backend](stage_search(stage))
+
+    def measure(question: Question, report: Report) -> Trial:
+        return measure_candidate(stage, question.number, question.candidate, report)
+
+    def score(trial: Trial) -> Trial | None:
+        control = held_record(stage, ())
+        return scored_trial(stage, control, trial) if control else None
+
+    def record_finished() -> None:
+        if keeps_records:
+            for question in backend.finished()[len(recorded_trials(stage)) :]:
+                record_trial(stage, finished_trial(stage, question.candidate))
+
+    try:
+        search(backend, measure, score, record_finished)
+    finally:
+        backend.close()
+
+
+def stage_search(stage: StageRun) -> StageSearch:
+    """What a search backend needs to know of the stage."""
+    candidates = stage_candidates(stage)
+    earlier = [t for t in read_trials(stage.run) if t.stage < stage.data.index]
+    return StageSearch(
+        candidates=candidates,
+        seed=stage.seed,
+        stage=stage.data.index,
+        run=stage.run,
+        config=stage.config.search,
+        recorded=recorded_trials(stage),
+        promising=promising(earlier, candidates),
+        facts={
+            "pairs": stage.data.num_pairs,
+            "parent FLOPs a pair": count_flops(stage.parent.arch),
+            "parent parameters": count_params(stage.parent.arch),
+            "stage's training FLOPs": stage.budget,
+            "FLOPs": "fvcore FLOPs: one multiply-add is one",
+            "trigger": stage.trigger.reason,
+        },
+    )
+
+
+def search_with_nni(stage: StageRun) -> None:
+    """Search the stage by one NNI experiment, whose trials are processes of their own.
+
+    The control is tried here first. NNI's tuners may propose a candidate again; it is tried once.
+    """
+    candidates, recorded = stage_candidates(stage)[1:], recorded_trials(stage)
+    if not recorded:
+        measure_candidate(stage, 0, ())
+        record_trial(stage, finished_trial(stage, ()))
+    if len(recorded) > 1 or not candidates or stage.config.search.num_trials < 2:
+        return
+    proposed = run_nni_experiment(nni_experiment(stage, candidates))
+    unique = dict.fromkeys(candidate_from_nni(t.parameters, candidates) for t in proposed)
+    ends = {candidate_from_nni(t.parameters, candidates): t for t in reversed(proposed)}
+    for candidate in unique:
+        held = held_record(stage, candidate) or unmeasured(stage, candidate, ends[candidate])
+        record_trial(stage, scored_trial(stage, recorded_trials(stage)[0], held))
+
+
+def nni_experiment(stage: StageRun, candidates: Sequence[Candidate]) -> NniExperiment:
+    """The stage's search as an NNI experiment over the candidates that grow."""
+    config, index = stage.config.search, stage.data.index
+    command = [sys.executable, "-m", "nas_growclip.nni_trial", "--run", str(stage.run.resolve())]
+    command += ["--stage", str(index), "--device", str(stage.parent.logit_scale.device)]
+    if stage.data_folder is not None:
+        command += ["--data", str(stage.data_folder.resolve())]
+    return NniExperiment(
+        name=f"growclip {stage.run.resolve().name}, stage {index}",
+        space=nni_space(candidates),
+        command=tuple(command),
+        folder=stage.folder / "nni",
+        num_trials=config.num_trials - 1,
+        workers=config.nni_workers,
+        tuner=config.nni_tuner,
+        assessor=config.nni_assessor,
+        seed=stage.seed,
+        curve_points=config.curve_points,
+    )
+
+
+def unmeasured(stage: StageRun, candidate: Candidate, end: NniTrial) -> Trial:
+    """The record of a trial that NNI ended before it wrote its own."""
+    state: Literal["pruned", "failed"] = "pruned" if end.state == "pruned" else "failed"
+    trial = planned_trial(stage, end.number, candidate)
+    return replace(trial, state=state, message=end.message or f"{state} by NNI")
+
+
+def recorded_trials(stage: StageRun) -> tuple[Trial, ...]:
+    """The stage's lines of ``trials.jsonl``."""
+    return tuple(t for t in read_trials(stage.run) if t.stage == stage.data.index)
+
+
+def record_trial(stage: StageRun, trial: Trial) -> None:
+    """Append a finished trial to ``trials.jsonl`` under the next number."""
+    recorded = recorded_trials(stage)
+    trial = replace(trial, number=len(recorded))
+    append_line(stage.run / TRIALS_FILE, to_line(trial))
+    keep_best_state(stage, (*recorded, trial))
+    score = f"score {trial.score:+.4g}" if trial.score is not None else trial.message
+    say(f"stage {stage.data.index}, trial {trial.number}: {trial.label}: {score}")
+
+
+def finished_trial(stage: StageRun, candidate: Candidate) -> Trial:
+    """The scored record of a trial that some worker finished.
+
+    Raises:
+        ValueError: If its record is not in the run folder.
+    """
+    trial, control = held_record(stage, candidate), held_record(stage, ())
+    if trial is None or control is None:
+        raise ValueError(
+            f"{record_path(stage, candidate)}: must hold the record of a finished trial, "
+            "but is missing. Do all workers see the same run folder?"
+        )
+    return scored_trial(stage, control, trial)
+
+
+def scored_trial(stage: StageRun, control: Trial, trial: Trial) -> Trial:
+    """A trial with its score against the control.
+
+    Raises:
+        ValueError: If the control itself failed: then nothing can be compared.
+    """
+    if control.state == "failed":
+        raise ValueError(
+            f"The control trial of stage {stage.data.index} must complete, but failed: "
+            f"{control.message}"
+        )
+    if trial.state != "complete":
+        return trial
+    score = stage.objective.score(trial, control, stage.data_size, stage.config.objective)
+    return replace(trial, score=score.value, terms=score.terms)
+
+
+def keep_best_state(stage: StageRun, trials: Sequence[Trial]) -> None:
+    """Delete the training states of all trials but those that may still be chosen."""
+    kept = {trial.label for trial in stage.objective.contenders(trials)}
+    for trial in trials:
+        if trial.label not in kept:
+            trial_path(stage, trial.candidate).unlink(missing_ok=True)

@@ -1,0 +1,340 @@
+"""One trial: a candidate grown from the stage's parent, trained briefly and measured.
+
+A trial is the beginning of its candidate's stage training, so the chosen one's trained state is
+continued and nothing of it is thrown away. Its record and its training state are files that are
+named after the candidate, in a folder that all workers of the stage share: what is recorded is
+not trained again, and what was interrupted goes on.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from nas_growclip.arch import ClipArch
+from nas_growclip.checkpoint import load_state, save_state
+from nas_growclip.config import ExperimentConfig
+from nas_growclip.data.pairs import (
+    FirstPairs,
+    ImageTextPairs,
+    PairBatch,
+    PairEncoder,
+    epoch_seed,
+    training_batches,
+)
+from nas_growclip.data.stages import DataStage
+from nas_growclip.evaluation.embeddings import embed_pairs
+from nas_growclip.evaluation.metrics import contrastive_loss
+from nas_growclip.files import locked, make_folder, write_atomically
+from nas_growclip.growing import Parent, grow_training
+from nas_growclip.growth.inherit import Evidence
+from nas_growclip.growth.space import Candidate, apply_steps, candidate_label, candidate_momentum
+from nas_growclip.models.clip import Clip
+from nas_growclip.models.flops import count_flops, count_params
+from nas_growclip.progress import track
+from nas_growclip.records import (
+    TRAIN_FLOPS_PER_FORWARD,
+    StageResult,
+    Trial,
+    append_timing,
+    to_line,
+)
+from nas_growclip.search.loop import Report
+from nas_growclip.search.objective import OBJECTIVES, DataSize, Objective
+from nas_growclip.search.trigger import TRIGGERS, Decision, Situation
+from nas_growclip.strict import from_mapping, read_mapping
+from nas_growclip.train import DivergedError, TrainState, train
+
+MAX_NAME = 120
+"""Characters of a candidate's label in a file's name; longer ones are hashed."""
+
+
+def never_stop(point: int, loss: float) -> bool:
+    """A trial that runs to its end."""
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """Everything that one stage works with."""
+
+    config: ExperimentConfig
+    data: DataStage
+    trained: Parent
+    """The parent, with what its training left behind."""
+    history: Sequence[StageResult]
+    """Results of the stages before."""
+    run: Path
+    """The run folder."""
+    data_folder: Path | None = None
+    """Where the data's relative paths start."""
+    trials: Path | None = None
+    """Where the trials' records and states are; in the stage's folder if not given."""
+
+    @property
+    def parent(self) -> Clip:
+        """The parent's model."""
+        return self.trained.model
+
+    @property
+    def folder(self) -> Path:
+        """The stage's own folder."""
+        return stage_folder(self.run, self.data.index)
+
+    @property
+    def trials_folder(self) -> Path:
+        """Where the trials' records and states are."""
+        return self.trials or self.folder / "trials"
+
+    @cached_property
+    def trigger(self) -> Decision:
+        """Whether the stage is searched, and why."""
+        situation = Situation(
+            num_pairs=self.data.num_pairs,
+            earlier_pairs=self.history[-1].num_pairs if self.history else None,
+            measure_losses=lambda: parent_losses(self),
+        )
+        return TRIGGERS[self.config.trigger.name](situation, self.config.trigger)
+
+    @property
+    def objective(self) -> Objective:
+        """What scores the trials and chooses among them."""
+        return OBJECTIVES[self.config.objective.name]
+
+    @property
+    def seed(self) -> int:
+        """The stage's seed: for its fresh weights, its batches and its search."""
+        return epoch_seed(self.config.seed, self.data.index)
+
+    @property
+    def budget(self) -> float:
+        """Training FLOPs of the stage, the continued trial included."""
+        forward = count_flops(self.parent.arch)
+        return TRAIN_FLOPS_PER_FORWARD * forward * self.config.passes * self.data.num_pairs
+
+    @property
+    def data_size(self) -> DataSize:
+        """The data's size now and at the run's start."""
+        first_pairs = self.history[0].num_pairs if self.history else self.data.num_pairs
+        first_arch = self.history[0].parent if self.history else self.parent.arch
+        return DataSize(self.data.num_pairs, first_pairs, count_flops(first_arch))
+
+    def train_flops(self, arch: ClipArch, steps: int) -> int:
+        """Training FLOPs of so many steps."""
+        pairs = steps * self.config.train.batch_size
+        return TRAIN_FLOPS_PER_FORWARD * count_flops(arch) * pairs
+
+    def stage_steps(self, arch: ClipArch) -> int:
+        """Steps that the stage's budget buys an architecture."""
+        return max(1, int(self.budget / self.train_flops(arch, 1)))
+
+    def trial_steps(self, arch: ClipArch) -> int:
+        """Steps of a trial: the same share of the budget for every architecture."""
+        return max(1, round(self.config.search.trial_share * self.stage_steps(arch)))
+
+
+def stage_folder(run: Path, index: int) -> Path:
+    """Where a stage keeps its files."""
+    return run / f"stage_{index:02d}"
+
+
+def measure_candidate(
+    stage: StageRun, number: int, candidate: Candidate, report: Report = never_stop
+) -> Trial:
+    """Grow one candidate, train it briefly, measure it, and write down its record.
+
+    Two processes never train the same candidate: the second waits, and gets the first's record.
+
+    Args:
+        stage: The stage.
+        number: The trial's number in the stage.
+        candidate: What to grow.
+        report: Called with (point, loss) at each point of the learning curve, from 1 on; the
+            trial ends early where it returns True.
+
+    Returns:
+        The record, not scored; failures are recorded as such.
+    """
+    make_folder(stage.trials_folder)
+    with locked(record_path(stage, candidate).with_suffix(".lock")):
+        held = held_record(stage, candidate)
+        if held is not None:
+            return replace(held, number=number)
+        started = time.monotonic()
+        trial = run_trial(stage, number, candidate, report)
+        seconds = time.monotonic() - started
+        append_timing(stage.run, stage.data.index, f"trial {number}", seconds)
+        write_atomically(record_path(stage, candidate), (to_line(trial) + "\n").encode())
+        return trial
+
+
+def held_record(stage: StageRun, candidate: Candidate) -> Trial | None:
+    """A candidate's record in the trials folder, not scored."""
+    path = record_path(stage, candidate)
+    if not path.is_file():
+        return None
+    return from_mapping(Trial, read_mapping(path), str(path))
+
+
+def run_trial(stage: StageRun, number: int, candidate: Candidate, report: Report) -> Trial:
+    """Grow one candidate, train it briefly, measure it; a failure is recorded as such."""
+    trial = planned_trial(stage, number, candidate)
+    arch, steps = trial.arch, stage.trial_steps(trial.arch)
+    try:
+        state = trained_trial(stage, candidate, steps, report)
+    except (DivergedError, torch.OutOfMemoryError, MemoryError) as error:
+        return replace(trial, state="failed", message=f"{type(error).__name__}: {error}")
+    trial = replace(trial, metrics={"loss": state.curve[-1][1]}, curve=tuple(state.curve))
+    if state.step < steps:
+        spent = stage.train_flops(arch, state.step)
+        message = f"stopped after {state.step} of {steps} steps"
+        return replace(trial, state="pruned", train_flops=spent, message=message)
+    return trial
+
+
+def planned_trial(stage: StageRun, number: int, candidate: Candidate) -> Trial:
+    """A trial's record before it is tried, as if it were to run to its end."""
+    arch = apply_steps(stage.parent.arch, candidate)
+    return Trial(
+        stage=stage.data.index,
+        number=number,
+        candidate=candidate,
+        arch=arch,
+        flops=count_flops(arch),
+        params=count_params(arch),
+        state="complete",
+        train_flops=stage.train_flops(arch, stage.trial_steps(arch)),
+        stage_pairs=stage.stage_steps(arch) * stage.config.train.batch_size,
+    )
+
+
+def trained_trial(stage: StageRun, candidate: Candidate, steps: int, report: Report) -> TrainState:
+    """The candidate's training state at the end of its trial, from disk as far as it got."""
+    path = trial_path(stage, candidate)
+    if path.exists():
+        state = load_state(path, stage.config.train, stage.parent.logit_scale.device)
+    else:
+        arch = apply_steps(stage.parent.arch, candidate)
+        momentum = candidate_momentum(candidate)
+        growth = stage.config.growth
+        if momentum is not None:
+            growth = replace(growth, momentum=momentum)
+        state = grow_training(
+            stage.trained, arch, growth, stage.config.train, stage.seed, evidence(stage)
+        )
+        state.curve.append((0, validation_loss(stage, state.model)))
+    label = f"stage {stage.data.index}, trial of {candidate_label(candidate)}"
+    points = curve_steps(0, steps, stage.config.search.curve_points)
+    stops = [report(point, loss) for point, (_, loss) in enumerate(state.curve) if point]
+    if any(stops):
+        return state
+    return train_through(stage, state, points, TrainingFile(path, label), report)
+
+
+def evidence(stage: StageRun) -> Evidence:
+    """What growing may look at: the validation loss, and the stage's batches."""
+
+    def batches(child: Clip) -> Iterator[PairBatch]:
+        encoder = PairEncoder(child.arch.image.image_shape, child.tokenize)
+        batch_size = stage.config.train.batch_size
+        return training_batches(stage.data.train, encoder, batch_size, seed=stage.seed)
+
+    return Evidence(validation_loss=lambda model: validation_loss(stage, model), batches=batches)
+
+
+class TrainingFile(NamedTuple):
+    """Where a training's state is saved, and its name in the progress bar."""
+
+    path: Path
+    label: str
+
+
+def train_through(
+    stage: StageRun,
+    state: TrainState,
+    points: Sequence[int],
+    file: TrainingFile,
+    report: Report = never_stop,
+) -> TrainState:
+    """Train through steps in rising order, measuring at each; save now and then and at the end.
+
+    Ends early where ``report`` says so.
+    """
+    config, model = stage.config.train, state.model
+    encoder = PairEncoder(model.arch.image.image_shape, model.tokenize)
+    batches = training_batches(
+        stage.data.train, encoder, config.batch_size, seed=stage.seed, start=state.step
+    )
+    batches = track(batches, total=max(points) - state.step, label=file.label)
+
+    def save_between(state: TrainState) -> None:
+        if state.step % config.checkpoint_steps == 0 and state.step not in points:
+            save_state(state, file.path)
+
+    total_steps = stage.stage_steps(model.arch)
+    for number, point in enumerate(points, start=1):
+        if point <= state.step:
+            continue
+        train(
+            state,
+            batches,
+            config,
+            total_steps=total_steps,
+            until_step=point,
+            after_step=save_between,
+        )
+        loss = validation_loss(stage, model)
+        state.curve.append((point * config.batch_size, loss))
+        stops = report(number, loss)
+        if stops or point == points[-1] or point % config.checkpoint_steps == 0:
+            save_state(state, file.path)
+        if stops:
+            break
+    batches.close()
+    return state
+
+
+def record_path(stage: StageRun, candidate: Candidate) -> Path:
+    """A trial's record, not scored, where all workers find it."""
+    return stage.trials_folder / f"{_file_name(candidate)}.json"
+
+
+def trial_path(stage: StageRun, candidate: Candidate) -> Path:
+    """A trial's training state."""
+    return stage.trials_folder / f"{_file_name(candidate)}.safetensors"
+
+
+def _file_name(candidate: Candidate) -> str:
+    label = candidate_label(candidate)
+    if len(label) <= MAX_NAME:
+        return label
+    return f"{label[:MAX_NAME]}-{sha256(label.encode()).hexdigest()[:16]}"
+
+
+def validation_loss(stage: StageRun, model: Clip) -> float:
+    """Contrastive loss on ``validation``, in batches of the training size."""
+    return loss_on(stage, model, stage.data.validation)
+
+
+def parent_losses(stage: StageRun) -> tuple[float, float]:
+    """The parent's loss on ``validation`` and on as many of its oldest training pairs."""
+    validation = stage.data.validation
+    seen = FirstPairs(stage.data.train, validation.num_pairs)
+    return loss_on(stage, stage.parent, validation), loss_on(stage, stage.parent, seen)
+
+
+def loss_on(stage: StageRun, model: Clip, pairs: ImageTextPairs) -> float:
+    """Contrastive loss on some pairs, in batches of the training size."""
+    batch_size = stage.config.train.batch_size
+    return contrastive_loss(embed_pairs(model, pairs, batch_size), batch_size)["loss"]
+
+
+def curve_steps(start: int, end: int, count: int) -> tuple[int, ...]:
+    """Evenly spaced steps after ``start`` in rising order, the last one being ``end``."""
+    steps = {start + (end - start) * point // count for point in range(1, count + 1)}
+    return tuple(sorted(steps - {start}))

@@ -12,6 +12,7 @@ from nas_growclip.arch import PRESETS, ClipArch
 
 if TYPE_CHECKING:
     from nas_growclip.growth.config import GrowthConfig
+    from nas_growclip.growth.space import GrowthSpace
     from nas_growclip.models.clip import Clip
 
 FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one; for one image-text pair, forward."
@@ -45,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_run, _add_worker, _add_report, _add_grow, _add_flops, _add_eval, _add_doctor):
         add(commands)
+    _add_space(commands)
     return parser
 
 
@@ -272,6 +274,69 @@ def doctor(options: argparse.Namespace) -> int:
     else:
         print("\n".join(describe(findings)))
     return int(any(finding.status == "problem" for finding in findings.values()))
+
+
+def _add_space(commands: Any) -> None:
+    parser = commands.add_parser(
+        "space", help="the growth space at a data size, as another tool's search space"
+    )
+    parser.add_argument(
+        "parent",
+        metavar="PARENT",
+        help=f"a preset ({', '.join(PRESETS)}), a YAML or JSON file, or a checkpoint folder",
+    )
+    parser.add_argument(
+        "--pairs", required=True, type=int, metavar="N", help="pairs that the stage trains on"
+    )
+    parser.add_argument(
+        "--format",
+        required=True,
+        help="optuna: distributions, their conditions and the candidates; "
+        "nni: a search space for nnictl",
+    )
+    parser.add_argument(
+        "--space",
+        type=Path,
+        metavar="FILE.yaml",
+        help="growth space, as in search_spaces/; "
+        "default: that of PARENT's run, if PARENT is a stage's folder in a run folder",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
+    parser.set_defaults(command=space)
+
+
+def space(options: argparse.Namespace) -> None:
+    """Print or write the growth space from a parent at a data size."""
+    parent, growth_space = read_arch(options.parent), read_space(options.space, options.parent)
+    from nas_growclip.files import write_atomically
+    from nas_growclip.search.space_files import space_document
+
+    document = space_document(parent, options.pairs, growth_space, options.format)
+    if options.out is None:
+        print(document, end="")
+        return
+    write_atomically(options.out, document.encode())
+    print(f"Growth space: {options.out}")
+
+
+def read_space(path: Path | None, parent: str) -> "GrowthSpace":
+    """A growth space from its file, else from the run that a parent is a stage of.
+
+    Raises:
+        ValueError: If the file is bad, or none is given and the parent is of no run.
+    """
+    from nas_growclip.growth.space import GrowthSpace
+    from nas_growclip.strict import from_mapping, read_mapping
+
+    if path is not None:
+        return from_mapping(GrowthSpace, read_mapping(path), str(path))
+    config = Path(parent).resolve().parent / "config.yaml"
+    if parent in PRESETS or not Path(parent).is_dir() or not config.is_file():
+        raise ValueError(
+            f"--space must be given unless PARENT is a stage's folder in a run folder, "
+            f"but got PARENT={parent!r}. Give a file, as in --space search_spaces/tiny.yaml."
+        )
+    return from_mapping(GrowthSpace, read_mapping(config).get("space"), f"{config}: space")
 
 
 def parse_size(text: str) -> tuple[str, int]:

@@ -75,7 +75,7 @@ class StageResult:
     chosen: Candidate
     chosen_trial: int
     reason: str
-    """One sentence: why this candidate, in the objective's terms."""
+    """Why this candidate, in the objective's terms."""
     flops: int
     flops_by_encoder: Mapping[str, int]
     params: int
@@ -93,6 +93,8 @@ class StageResult:
     """Training FLOPs of the continued trial and the rest of the stage."""
     cumulative_flops: int
     """Training FLOPs of the whole run up to here, search included."""
+    coefficients: Mapping[str, float] = field(default_factory=dict)
+    """The objective's coefficients in this stage, as refitted from the stages before."""
 
 
 def to_line(record: Trial | StageResult) -> str:

@@ -203,7 +203,7 @@ def scored_trial(stage: StageRun, control: Trial, trial: Trial) -> Trial:
         )
     if trial.state != "complete":
         return trial
-    score = stage.objective.score(trial, control, stage.data_size, stage.config.objective)
+    score = stage.objective.score(trial, control, stage.data_size, stage.coefficients)
     return replace(trial, score=score.value, terms=score.terms)
 
 

@@ -19,6 +19,7 @@ from nas_growclip.records import (
 )
 from nas_growclip.search.objective import explain
 from nas_growclip.searching import run_search
+from nas_growclip.strict import to_mapping
 from nas_growclip.train import TrainState
 from nas_growclip.trial import StageRun, TrainingFile, curve_steps, train_through, trial_path
 
@@ -87,4 +88,9 @@ def measure_stage(
         search_flops=search_flops,
         train_flops=train_flops,
         cumulative_flops=before + search_flops + train_flops,
+        coefficients={
+            name: value
+            for name, value in to_mapping(stage.coefficients).items()
+            if isinstance(value, int | float)
+        },
     )

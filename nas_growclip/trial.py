@@ -42,10 +42,12 @@ from nas_growclip.records import (
     StageResult,
     Trial,
     append_timing,
+    read_trials,
     to_line,
 )
 from nas_growclip.search.loop import Report
-from nas_growclip.search.objective import OBJECTIVES, DataSize, Objective
+from nas_growclip.search.objective import OBJECTIVES, DataSize, Objective, ObjectiveConfig
+from nas_growclip.search.refit import finished_stages, refit
 from nas_growclip.search.trigger import TRIGGERS, Decision, Situation
 from nas_growclip.strict import from_mapping, read_mapping
 from nas_growclip.train import DivergedError, TrainState, train
@@ -105,6 +107,11 @@ class StageRun:
     def objective(self) -> Objective:
         """What scores the trials and chooses among them."""
         return OBJECTIVES[self.config.objective.name]
+
+    @cached_property
+    def coefficients(self) -> ObjectiveConfig:
+        """The objective's coefficients, refitted from the stages before."""
+        return refit(self.config.objective, finished_stages(read_trials(self.run), self.history))
 
     @property
     def seed(self) -> int:

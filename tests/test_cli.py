@@ -38,6 +38,7 @@ def test_commands_and_options_are_frozen() -> None:
     }
     assert options == {
         "run": ["--data", "--device", "--help", "--out", "--seed", "EXPERIMENT.yaml"],
+        "worker": ["--data", "--device", "--help", "--patience", "RUN"],
         "report": ["--help", "--out", "RUN"],
         "grow": [
             "--depth-operator",
@@ -55,6 +56,7 @@ def test_commands_and_options_are_frozen() -> None:
         "flops": ["--help", "--json", "ARCH_OR_CHECKPOINT"],
         "eval": ["--batch-size", "--data", "--device", "--help", "--json", "CHECKPOINT"],
         "doctor": ["--help", "--json", "RUN"],
+        "space": ["--format", "--help", "--out", "--pairs", "--space", "PARENT"],
     }
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
 from nas_growclip.growth.space import Candidate, candidate_label, candidate_momentum
@@ -57,6 +58,20 @@ class ConditionalEncoding:
             return found[name]
 
         self.walk(choose)
+        return found
+
+    def distributions(self) -> dict[str, CategoricalDistribution]:
+        """Every parameter that some candidate asks for, with its choices."""
+        found: dict[str, CategoricalDistribution] = {}
+        for candidate in self.candidates:
+
+            def choose(
+                name: str, choices: tuple[Value, ...], candidate: Candidate = candidate
+            ) -> Value:
+                found[name] = CategoricalDistribution(choices)
+                return _value_in(candidate, name)
+
+            self.walk(choose)
         return found
 
     def walk(self, choose: Choose) -> Candidate:
@@ -112,6 +127,10 @@ class OrdinalEncoding:
         _check_member(candidate, self.candidates)
         return {**dict.fromkeys(self.tops(), 0), **self._levels_of(candidate)}
 
+    def distributions(self) -> dict[str, IntDistribution]:
+        """Every parameter with its levels."""
+        return {name: IntDistribution(0, top) for name, top in self.tops().items()}
+
     def tops(self) -> dict[str, int]:
         """Each parameter's highest level."""
         tops: dict[str, int] = {str(d): len(sizes) for d, sizes in self.sizes.items()}
@@ -125,10 +144,12 @@ class OrdinalEncoding:
 
 
 def nni_space(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """The candidates as an NNI search space: a nested choice of ``_type`` and ``_value``."""
-    names = _unique(dimensions_label(candidate) for candidate in candidates)
-    groups = [[c for c in candidates if dimensions_label(c) == name] for name in names]
-    items = [{"_name": n, **_nni_sizes(g, 0)} for n, g in zip(names, groups, strict=True)]
+    """The candidates as an NNI search space: one choice, with the sizes nested in its items.
+
+    Nothing is nested in a nested choice: NNI 3.0's TPE, Random and GridSearch fail there with a
+    KeyError. Sizes that are no product are cut into products, named by what each has fixed.
+    """
+    items = [{"_name": name, **_nni_sizes(part)} for name, part in _nni_parts(candidates).items()]
     return {GROW: _nni_choice(items)}
 
 
@@ -140,15 +161,11 @@ def candidate_from_nni(sample: Mapping[str, Any], candidates: Sequence[Candidate
     """
     if not sample:
         return ()
-    wanted = _flat_sample(sample.get(GROW))
-    for candidate in candidates:
-        values: dict[str, Value] = {GROW: dimensions_label(candidate)}
-        values |= {s.dimension: s.new for s in candidate}
-        momentum = candidate_momentum(candidate)
-        values |= {} if momentum is None else {MOMENTUM: momentum}
-        if values.keys() == wanted.keys() and all(
-            _is_same(wanted[name], value) for name, value in values.items()
-        ):
+    given = sample.get(GROW)
+    values = dict(given) if isinstance(given, Mapping) else {"_name": given}
+    part = _nni_parts(candidates).get(str(values.pop("_name", None)), ())
+    for candidate in part:
+        if sample.keys() == {GROW} and _is_sample_of(values, candidate):
             return candidate
     raise ValueError(
         f"NNI's sample must be one of the stage's {len(candidates)} candidates, but got "
@@ -161,45 +178,61 @@ def dimensions_label(candidate: Candidate) -> str:
     return "+".join(step.dimension for step in candidate) or "none"
 
 
-def _nni_sizes(group: Sequence[Candidate], place: int) -> dict[str, Any]:
-    """The rest of a group's parameters; one inside the other where they are no product."""
-    columns: list[tuple[str, tuple[Value, ...]]] = [
-        (group[0][p].dimension, _unique(c[p].new for c in group))
-        for p in range(place, len(group[0]))
-    ]
-    momenta = _momenta(group)
-    columns += [(MOMENTUM, momenta)] if momenta else []
-    if len(group) == math.prod(len(values) for _, values in columns):
-        return {name: _nni_choice(list(values)) for name, values in columns}
-    name, sizes = columns[0]
-    parts = {size: [c for c in group if c[place].new == size] for size in sizes}
-    return {
-        name: _nni_choice([{"_name": str(s), **_nni_sizes(p, place + 1)} for s, p in parts.items()])
+def _nni_parts(candidates: Sequence[Candidate]) -> dict[str, Sequence[Candidate]]:
+    """Candidates by what they grow, each part a product of its sizes and momenta."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(dimensions_label(candidate), []).append(candidate)
+    parts: dict[str, Sequence[Candidate]] = {}
+    for group in groups.values():
+        parts |= _products(group, num_fixed=0)
+    return parts
+
+
+def _products(group: Sequence[Candidate], num_fixed: int) -> dict[str, Sequence[Candidate]]:
+    """A group cut into products, by as many of the first sizes as it takes."""
+    if len(group) == math.prod(len(values) for values in _columns(group).values()):
+        return {_part_name(group[0], num_fixed): group}
+    parts: dict[str, Sequence[Candidate]] = {}
+    for size in _unique(candidate[num_fixed].new for candidate in group):
+        part = [candidate for candidate in group if candidate[num_fixed].new == size]
+        parts |= _products(part, num_fixed + 1)
+    return parts
+
+
+def _part_name(candidate: Candidate, num_fixed: int) -> str:
+    """What a part grows and has fixed, as in ``image.width=96+text.depth``."""
+    fixed = [f"{step.dimension}={step.new}" for step in candidate[:num_fixed]]
+    return "+".join([*fixed, *(step.dimension for step in candidate[num_fixed:])]) or "none"
+
+
+def _columns(group: Sequence[Candidate]) -> dict[str, tuple[int | float, ...]]:
+    """The sizes of each dimension, and the momenta, among candidates that grow the same."""
+    columns: dict[str, tuple[int | float, ...]] = {
+        step.dimension: _unique(candidate[place].new for candidate in group)
+        for place, step in enumerate(group[0])
     }
+    momenta = _momenta(group)
+    return columns | ({MOMENTUM: momenta} if momenta else {})
+
+
+def _nni_sizes(part: Sequence[Candidate]) -> dict[str, Any]:
+    return {name: _nni_choice(list(values)) for name, values in _columns(part).items()}
 
 
 def _nni_choice(values: list[Any]) -> dict[str, Any]:
     return {"_type": "choice", "_value": values}
 
 
-def _flat_sample(part: Any) -> dict[str, Any]:
-    """A nested sample as one level: the name of each part under its own key."""
-    if not isinstance(part, Mapping):
-        return {GROW: part}
-    flat: dict[str, Any] = {GROW: part.get("_name")}
-    for name, value in part.items():
-        if isinstance(value, Mapping):
-            inner = _flat_sample(value)
-            flat |= {name: inner.pop(GROW), **inner}
-        elif name != "_name":
-            flat[name] = value
-    return flat
+def _is_sample_of(values: Mapping[str, Any], candidate: Candidate) -> bool:
+    wanted = {name: column[0] for name, column in _columns([candidate]).items()}
+    return values.keys() == wanted.keys() and all(
+        _is_same(values[name], value) for name, value in wanted.items()
+    )
 
 
-def _is_same(given: Any, value: Value) -> bool:
-    """Whether NNI means a value; its tuners give 96.0, numpy's 96 or "96" for 96."""
-    if isinstance(value, str):
-        return bool(given == value)
+def _is_same(given: Any, value: int | float) -> bool:
+    """Whether NNI means a value; its tuners give 96.0 or numpy's 96 for 96."""
     try:
         return math.isclose(float(given), value)
     except (TypeError, ValueError):

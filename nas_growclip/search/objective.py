@@ -16,6 +16,21 @@ from typing import NamedTuple
 import numpy as np
 
 from nas_growclip.records import Trial
+from nas_growclip.search.extrapolation import CurvePrior, PowerLaw, Prediction, fit_power_law
+
+TERMS: Mapping[str, str] = {
+    "observed_loss": "validation loss at the end of the trial, in nats",
+    "observed_gain": "control's loss at the end of its trial less the candidate's",
+    "predicted_loss": "validation loss expected at the end of the stage, before its cool-down",
+    "predicted_deviation": "standard deviation of the predicted loss",
+    "advantage": "how far the candidate is ahead of the control at equal pairs, carried forward",
+    "pairs_cost": "loss given up because the same FLOPs buy a larger model fewer pairs",
+    "capacity_price": "price of being off the FLOPs that this much data supports, over no growth",
+    "doublings": "how many times the FLOPs of a pair doubled, 1 at least",
+    "log_flops": "FLOPs of a pair in e-folds above the control's",
+    "relative_time": "FLOPs of a pair by the control's",
+}
+"""What each term of a score means, in one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,24 +45,37 @@ class ObjectiveConfig:
     """A name in ``OBJECTIVES``."""
     repetition_constant: float = 15.4
     """R* of data-constrained scaling: repeats after which a pair's worth has mostly gone."""
-    slope_trust: float = 0.25
-    """Weight of a trial's own slope; the rest is the control's."""
-    capacity_exponent: float = 1.0
+    decay_exponent: float = 0.3
+    """b of the learning curve's power law, before a curve is seen."""
+    curve_certainty: float = 1.0
+    """How much that is trusted against a measured curve."""
+    cost_scale: float = 1.0
+    """Factor on what fewer pairs are predicted to cost; refitted."""
+    advantage_spread: float = 0.02
+    """Standard deviation of candidates' true advantages, in nats: small ones are noise."""
+    capacity_exponent: float = 0.5
     """gamma in F*(N) = F_0 (N / N_0)^gamma: how fast the supported FLOPs rise with the data."""
-    capacity_headroom: float = 4.0
-    """F_0 as a multiple of the first parent's FLOPs, at the first stage's pairs N_0."""
-    capacity_price: float = 0.05
-    """Loss that each e-fold of FLOPs above F*(N) must win back."""
+    capacity_headroom: float = 1.5
+    """F_0 as a multiple of the first parent's FLOPs, at the first stage's pairs N_0; refitted."""
+    capacity_curvature: float = 0.02
+    """Loss in nats at one e-fold of FLOPs off F*(N); 0 trusts the measured curves alone."""
+    time_exponent: float = 0.5
+    """w in AutoProg's loss times time to the power of w."""
 
     def __post_init__(self) -> None:
-        for field in ("repetition_constant", "capacity_headroom"):
+        above = ("repetition_constant", "decay_exponent", "advantage_spread", "cost_scale")
+        for field in (*above, "capacity_headroom"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field}: must be above 0, but got {getattr(self, field)}.")
-        if not 0 <= self.slope_trust <= 1:
-            raise ValueError(f"slope_trust: must be in [0, 1], but got {self.slope_trust}.")
-        for field in ("capacity_exponent", "capacity_price"):
-            if getattr(self, field) < 0:
+        least_0 = ("capacity_exponent", "capacity_curvature", "curve_certainty", "time_exponent")
+        for field in least_0:
+            if not getattr(self, field) >= 0:
                 raise ValueError(f"{field}: must be 0 or more, but got {getattr(self, field)}.")
+
+    @property
+    def curve_prior(self) -> CurvePrior:
+        """What is known of a learning curve before it is seen."""
+        return CurvePrior(self.decay_exponent, self.curve_certainty)
 
 
 class DataSize(NamedTuple):
@@ -87,60 +115,78 @@ def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> 
     return unique * (1 + repetition_constant * fade)
 
 
-class LearningCurve(NamedTuple):
-    """A straight line of validation loss against log effective pairs."""
+class Curve(NamedTuple):
+    """A trial's learning curve after its start: effective pairs and validation losses."""
 
-    end_loss: float
-    """Where the line is at the end of the trial."""
-    end_pairs: float
-    """Effective pairs at the end of the trial."""
-    slope: float
-    """Loss for each e-fold of effective pairs; never above 0."""
+    pairs: tuple[float, ...]
+    losses: tuple[float, ...]
 
 
-def fit_curve(trial: Trial, num_pairs: int, config: ObjectiveConfig) -> LearningCurve:
-    """Fit the later two thirds of a trial's learning curve; the lag after growth is left out."""
-    curve = [(pairs, loss) for pairs, loss in trial.curve if pairs > 0]
-    later = curve[len(curve) // 3 :]
-    worth = [effective_pairs(p, num_pairs, config.repetition_constant) for p, _ in later]
-    x, y = np.log(worth), np.array([loss for _, loss in later])
-    slope = min(0.0, float(np.polyfit(x, y, 1)[0])) if len(later) > 1 else 0.0
-    return LearningCurve(float(y.mean() + slope * (x[-1] - x.mean())), worth[-1], slope)
+def later_curve(trial: Trial, num_pairs: int, config: ObjectiveConfig) -> Curve:
+    """The later three quarters of a trial's points; the lag after growth is left out."""
+    points = [(pairs, loss) for pairs, loss in trial.curve if pairs > 0]
+    later = points[len(points) // 4 :]
+    worth = [effective_pairs(pairs, num_pairs, config.repetition_constant) for pairs, _ in later]
+    return Curve(tuple(worth), tuple(loss for _, loss in later))
 
 
-def predicted_loss(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> float:
-    """Validation loss at the end of the stage, extrapolated from the trial's learning curve.
+def fit_control(control: Trial, num_pairs: int, config: ObjectiveConfig) -> PowerLaw:
+    """The control's learning curve, to be followed to the end of the stage."""
+    curve = later_curve(control, num_pairs, config)
+    return fit_power_law(curve.pairs, curve.losses, config.curve_prior)
 
-    The line is followed to the pairs that the stage's budget buys this architecture, repeats
-    discounted. Short curves have uncertain slopes, so the slope is drawn towards the control's.
+
+def advantage(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> Prediction:
+    """How far a trial is ahead of the control at equal effective pairs, in nats.
+
+    Mean difference to the control's curve, interpolated in log pairs, over the trial's later
+    points; drawn to 0 by how it scatters, as a normal mean with the prior of ``advantage_spread``.
     """
-    curve = fit_curve(trial, num_pairs, config)
-    common = fit_curve(control, num_pairs, config).slope
-    slope = config.slope_trust * curve.slope + (1 - config.slope_trust) * common
-    end = effective_pairs(trial.stage_pairs, num_pairs, config.repetition_constant)
-    return max(0.0, curve.end_loss + slope * math.log(end / curve.end_pairs))
+    own, other = later_curve(trial, num_pairs, config), later_curve(control, num_pairs, config)
+    expected = np.interp(np.log(own.pairs), np.log(other.pairs), other.losses)
+    ahead = expected - np.array(own.losses)
+    scatter = max(float(ahead.std()), fit_control(control, num_pairs, config).noise)
+    error, prior = scatter**2 / len(ahead), config.advantage_spread**2
+    trust = prior / (prior + error)
+    return Prediction(trust * float(ahead.mean()), math.sqrt(trust * error))
 
 
 def capacity_price(flops: int, data: DataSize, config: ObjectiveConfig) -> float:
-    """Price of FLOPs above what the data supports, F*(N) = F_0 (N / N_0)^gamma."""
+    """Price of being off the supported FLOPs F*(N) = F_0 (N / N_0)^gamma, on either side.
+
+    At equal training FLOPs the final loss is a parabola in log model size with its lowest point
+    at F*: Hoffmann et al., 2022 (arXiv 2203.15556), approach 2.
+    """
     supported = config.capacity_headroom * data.first_flops
     supported *= (data.num_pairs / data.first_pairs) ** config.capacity_exponent
-    return config.capacity_price * max(0.0, math.log(flops / supported))
+    return config.capacity_curvature * math.log(flops / supported) ** 2
 
 
 def data_size_aware(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Score:
-    """Predicted gain in loss at equal FLOPs, less the price of unsupported capacity."""
-    predicted = predicted_loss(trial, control, data.num_pairs, config)
-    baseline = predicted_loss(control, control, data.num_pairs, config)
-    price = capacity_price(trial.flops, data, config)
-    control_price = capacity_price(control.flops, data, config)
+    """Predicted gain in loss at equal training FLOPs, less the price of unsupported capacity.
+
+    What a candidate gains at equal pairs, less what it loses by seeing fewer of them for the same
+    FLOPs: both are loss at the end of the stage, repeats discounted at this data size.
+    """
+    law = fit_control(control, data.num_pairs, config)
+    ends = [
+        effective_pairs(t.stage_pairs, data.num_pairs, config.repetition_constant)
+        for t in (control, trial)
+    ]
+    ahead = advantage(trial, control, data.num_pairs, config)
+    cost = config.cost_scale * law.cost(*ends).mean
+    is_control = not trial.candidate
+    gained = Prediction(0.0, 0.0) if is_control else ahead
+    price = capacity_price(trial.flops, data, config) - capacity_price(control.flops, data, config)
     terms = {
         "observed_loss": trial.metrics["loss"],
-        "predicted_loss": predicted,
-        "predicted_gain": baseline - predicted,
-        "capacity_price": price - control_price,
+        "predicted_loss": law.loss(ends[1]).mean - gained.mean,
+        "predicted_deviation": math.hypot(law.loss(ends[1]).deviation, gained.deviation),
+        "advantage": gained.mean,
+        "pairs_cost": cost,
+        "capacity_price": price,
     }
-    return Score(terms["predicted_gain"] - terms["capacity_price"], terms)
+    return Score(gained.mean - cost - price, terms)
 
 
 def quality(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Score:
@@ -159,18 +205,79 @@ def quality_per_log_flops(
     return Score(gain / doublings, terms)
 
 
+def loss_times_time(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Score:
+    """Loss at the end of the trial times FLOPs to the power of w, as a gain over the control's.
+
+    Reference: AutoProg, Li et al., 2022 (arXiv 2203.14509); its time is FLOPs here.
+    """
+    relative = trial.flops / control.flops
+    product = trial.metrics["loss"] * relative**config.time_exponent
+    terms = {"observed_loss": trial.metrics["loss"], "relative_time": relative}
+    return Score(control.metrics["loss"] - product, terms)
+
+
+def pareto(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Score:
+    """Gain in validation loss at the end of the trial; the choice weighs it against FLOPs."""
+    gain = control.metrics["loss"] - trial.metrics["loss"]
+    terms = {
+        "observed_loss": trial.metrics["loss"],
+        "observed_gain": gain,
+        "log_flops": math.log(trial.flops / control.flops),
+    }
+    return Score(gain, terms)
+
+
 def choose_growth(trials: Iterable[Trial]) -> Trial:
     """The completed trial with the highest score; ties go to fewer FLOPs.
 
     Raises:
         ValueError: If no trial completed.
     """
-    scored = [t for t in trials if t.score is not None and math.isfinite(t.score)]
+    scored = [trial for trial in trials if _is_scored(trial)]
     if not scored:
         raise ValueError(
             "At least one trial must complete, but none did. See trials.jsonl for why."
         )
     return max(scored, key=lambda trial: (trial.score or 0.0, -trial.flops, -trial.number))
+
+
+def _is_scored(trial: Trial) -> bool:
+    return trial.score is not None and math.isfinite(trial.score)
+
+
+def best_alone(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """The best trial so far: with fixed scores no other one can become it."""
+    return (choose_growth(trials),)
+
+
+def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """The scored trials that no other one beats in both score and FLOPs, by rising FLOPs.
+
+    Raises:
+        ValueError: If no trial completed.
+    """
+    best_first = sorted(trials, key=lambda trial: (trial.flops, -(trial.score or 0.0)))
+    front: list[Trial] = []
+    for trial in best_first:
+        if _is_scored(trial) and (not front or (trial.score or 0) > (front[-1].score or 0)):
+            front.append(trial)
+    return tuple(front) or (choose_growth(trials),)
+
+
+def choose_knee(trials: Sequence[Trial]) -> Trial:
+    """The trial of the Pareto front that lies farthest above the line between the front's ends.
+
+    Axes are the score and log FLOPs, each from 0 to 1 over the front; of a front of two the one
+    with fewer FLOPs, so that growing without a knee is not chosen.
+    """
+    front = pareto_front(trials)
+    log_flops = np.log([trial.flops for trial in front])
+    scores = np.array([trial.score for trial in front], dtype=float)
+    if len(front) < 3:
+        return front[0]
+    along = (log_flops - log_flops[0]) / (log_flops[-1] - log_flops[0])
+    above = (scores - scores[0]) / (scores[-1] - scores[0]) - along
+    return front[int(above.argmax())]
 
 
 def explain(best: Trial, trials: Iterable[Trial]) -> str:
@@ -189,9 +296,7 @@ class Objective(NamedTuple):
     score: ScoreRule
     choose: Callable[[Sequence[Trial]], Trial] = choose_growth
     """The trial to go on with."""
-    contenders: Callable[[Sequence[Trial]], tuple[Trial, ...]] = lambda trials: (
-        choose_growth(trials),
-    )
+    contenders: Callable[[Sequence[Trial]], tuple[Trial, ...]] = best_alone
     """Those that further trials cannot rule out: their training states are kept."""
 
 
@@ -199,5 +304,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "data_size_aware": Objective(data_size_aware),
     "quality": Objective(quality),
     "quality_per_log_flops": Objective(quality_per_log_flops),
+    "pareto": Objective(pareto, choose_knee, pareto_front),
+    "loss_times_time": Objective(loss_times_time),
 }
 """Objectives by name."""

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     for add in (_add_run, _add_worker, _add_report, _add_grow, _add_flops, _add_eval, _add_doctor):
         add(commands)
     _add_space(commands)
+    _add_rescore(commands)
     return parser
 
 
@@ -127,6 +129,49 @@ def report(options: argparse.Namespace) -> None:
     for records in runs:
         print_summary(records)
     print(f"Report: {page}")
+
+
+def _add_rescore(commands: Any) -> None:
+    parser = commands.add_parser(
+        "rescore", help="score a run's finished stages again, without training"
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder; nothing in it changes")
+    parser.add_argument("--objective", metavar="NAME", help="replaces the run's objective")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="COEFFICIENT=NUMBER",
+        dest="coefficients",
+        help="as in capacity_exponent=0.7; may be given again",
+    )
+    parser.add_argument(
+        "--data-ratio",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="as if each stage had had R times its data (default: 1)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=rescore)
+
+
+def rescore(options: argparse.Namespace) -> None:
+    """Print recorded and new scores of each stage's candidates, and what is chosen then and now."""
+    from nas_growclip.records import load_run
+    from nas_growclip.report import print_rescored
+    from nas_growclip.report.rescoring import objective_config, rescore_run, rescoring_row
+
+    changes: dict[str, str | float] = dict(map(parse_coefficient, options.coefficients))
+    if options.objective is not None:
+        changes["name"] = options.objective
+    records = load_run(options.run)
+    config = objective_config(records, changes)
+    rescorings = rescore_run(records, config, data_ratio=options.data_ratio)
+    if options.json:
+        print(json.dumps([rescoring_row(records, stage) for stage in rescorings], indent=2))
+    else:
+        print_rescored(records, rescorings, config)
 
 
 def _add_grow(commands: Any) -> None:
@@ -349,6 +394,24 @@ def parse_size(text: str) -> tuple[str, int]:
     if not equals or not size.isdecimal():
         raise ValueError(f"--set must be DIMENSION=SIZE, as in image.width=96, but got {text!r}.")
     return dimension, int(size)
+
+
+def parse_coefficient(text: str) -> tuple[str, float]:
+    """Read ``capacity_exponent=0.7``.
+
+    Raises:
+        ValueError: If it has another form.
+    """
+    name, _, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(
+            f"--set must be COEFFICIENT=NUMBER, as in capacity_exponent=0.7, but got {text!r}."
+        )
+    return name, number
 
 
 def read_arch(text: str) -> ClipArch:

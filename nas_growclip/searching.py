@@ -10,23 +10,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+import optuna
+
 from nas_growclip.files import make_folder, write_atomically
 from nas_growclip.growth.space import Candidate
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.progress import say
 from nas_growclip.records import (
     TRIALS_FILE,
+    StageResult,
     Trial,
     append_line,
     read_trials,
     to_line,
 )
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
+from nas_growclip.search.dashboard import StageStory, decoration, describe_stage
 from nas_growclip.search.encoding import candidate_from_nni, nni_space
 from nas_growclip.search.knowledge import promising
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.nni_experiment import NniExperiment, NniTrial, run_nni_experiment
+from nas_growclip.search.optuna_search import study_name
 from nas_growclip.search.protocol import Question, StageSearch
+from nas_growclip.search.storage import open_storage
 from nas_growclip.trial import (
     StageRun,
     held_record,
@@ -111,6 +117,26 @@ def stage_search(stage: StageRun) -> StageSearch:
             "trigger": stage.trigger.reason,
         },
     )
+
+
+def describe_choice(
+    stage: StageRun,
+    trials: Sequence[Trial],
+    best: Trial,
+    reason: str,
+    result: StageResult | None = None,
+) -> None:
+    """Show a stage's choice, and its result once there is one, in optuna-dashboard."""
+    if stage.config.search.backend != "optuna":
+        return
+    history = (*stage.history, *([result] if result else []))
+    with decoration(f"stage {stage.data.index}, choice"):
+        study = optuna.load_study(
+            study_name=study_name(stage.run, stage.data.index),
+            storage=open_storage(stage.config.search.storage, stage.run),
+        )
+        story = StageStory(trials=trials, best=best, reason=reason, history=history)
+        describe_stage(study, story)
 
 
 def search_with_nni(stage: StageRun) -> None:

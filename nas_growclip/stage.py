@@ -18,7 +18,7 @@ from nas_growclip.records import (
     append_timing,
 )
 from nas_growclip.search.objective import explain
-from nas_growclip.searching import run_search
+from nas_growclip.searching import describe_choice, run_search
 from nas_growclip.strict import to_mapping
 from nas_growclip.train import TrainState
 from nas_growclip.trial import StageRun, TrainingFile, curve_steps, train_through, trial_path
@@ -41,9 +41,11 @@ def run_stage(stage: StageRun) -> tuple[Clip, StageResult]:
     best = stage.objective.choose(trials)
     reason = f"{explain(best, trials)} Searched because {stage.trigger.reason}."
     say(f"stage {stage.data.index}: chose {reason}")
+    describe_choice(stage, trials, best, reason)
     started = time.monotonic()
     state = continue_training(stage, best)
     result = measure_stage(stage, state, trials, best, reason)
+    describe_choice(stage, trials, best, reason, result)
     append_timing(stage.run, stage.data.index, "training", time.monotonic() - started)
     return state.model, result
 

@@ -40,6 +40,7 @@ def test_commands_and_options_are_frozen() -> None:
         "run": ["--data", "--device", "--help", "--out", "--seed", "EXPERIMENT.yaml"],
         "worker": ["--data", "--device", "--help", "--patience", "RUN"],
         "report": ["--help", "--out", "RUN"],
+        "rescore": ["--data-ratio", "--help", "--json", "--objective", "--set", "RUN"],
         "grow": [
             "--depth-operator",
             "--help",
@@ -158,6 +159,7 @@ def test_eval_reads_pairs_and_zero_shot_sets(
         (["flops", "huge"], "'huge' must be a preset (tiny"),
         (["run", "nowhere.yaml", "--out", "{tmp}/r"], "nowhere.yaml: no such file"),
         (["report", "{tmp}"], "not a run folder: it has no config.yaml"),
+        (["rescore", "{tmp}"], "not a run folder: it has no config.yaml"),
         (["eval", "{tmp}", "--data", "digits"], "not a checkpoint: it has no arch.json"),
         (["eval", "{model}", "--data", "{tmp}/x"], "'scenes', 'digits' or a folder"),
         (["eval", "{model}", "--data", "digits", "--batch-size", "0"], "--batch-size must be 1"),

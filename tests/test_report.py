@@ -3,8 +3,11 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from html import escape
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pytest
@@ -24,7 +27,10 @@ from nas_growclip.records import (
     to_line,
 )
 from nas_growclip.report import print_summary, write_report
+from nas_growclip.report.reasons import NOT_REPRODUCED_NOTE, RESCORING_NOTE
 from nas_growclip.report.tables import DASH, FLOPS_NOTE, accuracy, number, percent, si
+from nas_growclip.search.objective import OBJECTIVES, TERMS, DataSize, ObjectiveConfig
+from nas_growclip.search.refit import finished_stages, refit
 
 OPTIONS = (
     {"image.width": 1.5},
@@ -35,6 +41,11 @@ OPTIONS = (
     {"shared.depth": 2.0},
     {"image.width": 1.5, "text.depth": 1.5},
 )
+STATES: Mapping[int, Literal["pruned", "failed"]] = {5: "failed", 6: "pruned"}
+MESSAGES = {
+    "failed": "out of memory <script>alert(1)</script>",
+    "pruned": "stopped after 4 of 6 steps",
+}
 TASKS = ("colour", "shape", "count")
 
 
@@ -48,31 +59,53 @@ def make_candidates(parent: ClipArch) -> list[Candidate]:
 
 
 def make_trials(stage: int, parent: ClipArch, speed: float) -> list[Trial]:
+    """Trials that are not scored yet; one fails, one is stopped early."""
     trials = []
     for place, candidate in enumerate(make_candidates(parent)):
-        arch = apply_steps(parent, candidate)
         gain = 0.08 * math.sin(1.7 * place + stage) * speed if candidate else 0.0
-        failed = place == 5
-        curve = tuple((512 * k, 3.2 / stage - gain - 0.25 * math.log(k)) for k in range(1, 7))
+        state = STATES.get(place, "complete")
+        steps = {"failed": 2, "pruned": 4}.get(state, 6)
+        curve = tuple(
+            (512 * k, 3.2 / stage - gain - 0.25 * math.log(k)) for k in range(1, steps + 1)
+        )
         trials.append(
             Trial(
                 stage=stage,
                 number=place,
                 candidate=candidate,
-                arch=arch,
-                flops=1_234_567 * (place + 4) * stage,
-                params=210_000 * (place + 4) * stage,
-                state="failed" if failed else "complete",
-                metrics={} if failed else {"loss": curve[-1][1], "zero_shot_top1": 0.3},
-                curve=curve[:2] if failed else curve,
-                train_flops=3 * 3072 * 1_234_567 * (place + 4) * stage,
-                stage_pairs=40_000 * stage,
-                score=None if failed else gain,
-                terms={} if failed else {"predicted_loss": 2.0 - gain, "capacity_price": 0.0},
-                message="out of memory <script>alert(1)</script>" if failed else "",
+                arch=apply_steps(parent, candidate),
+                flops=1_234_567 * (place + 12) * stage,
+                params=210_000 * (place + 12) * stage,
+                state=state,
+                metrics={} if state == "failed" else {"loss": curve[-1][1], "zero_shot_top1": 0.3},
+                curve=curve,
+                train_flops=3 * curve[-1][0] * 1_234_567 * (place + 12) * stage,
+                stage_pairs=40_000 * stage * 12 // (place + 12),
+                message=MESSAGES.get(state, ""),
             )
         )
     return trials
+
+
+def scored(
+    trials: list[Trial], earlier: list[Trial], results: list[StageResult], num_pairs: int
+) -> tuple[list[Trial], ObjectiveConfig]:
+    """The trials as a run scores them, and the coefficients in use."""
+    coefficients = refit(ObjectiveConfig(), finished_stages(earlier, results))
+    first_pairs = results[0].num_pairs if results else num_pairs
+    data = DataSize(num_pairs, first_pairs, (earlier or trials)[0].flops)
+    rule, control = OBJECTIVES[coefficients.name].score, trials[0]
+    made = []
+    for trial in trials:
+        if trial.state == "complete":
+            score = rule(trial, control, data, coefficients)
+            trial = replace(trial, score=score.value, terms=score.terms)
+        made.append(trial)
+    return made, coefficients
+
+
+def num_pairs_of(stage: int) -> int:
+    return 10_000 * 4 ** (stage - 1)
 
 
 def make_stage(stage: int, parent: ClipArch, trials: list[Trial], spent: int) -> StageResult:
@@ -88,7 +121,7 @@ def make_stage(stage: int, parent: ClipArch, trials: list[Trial], spent: int) ->
         metrics |= {f"{way}_recall@5": level, f"chance.{way}_recall@5": 5 / 256}
     return StageResult(
         stage=stage,
-        num_pairs=10_000 * 4 ** (stage - 1),
+        num_pairs=num_pairs_of(stage),
         skipped={"unreadable image": stage, "empty text & tags <b>": 2},
         parent=parent,
         arch=best.arch,
@@ -100,7 +133,7 @@ def make_stage(stage: int, parent: ClipArch, trials: list[Trial], spent: int) ->
         params=best.params,
         metrics=metrics,
         validation=metrics,
-        curve=((20_000 * stage, 2.4 / stage), (40_000 * stage, 2.0 / stage)),
+        curve=tuple((4_000 * stage * k, (2.4 - 0.18 * math.log(k)) / stage) for k in range(1, 11)),
         pairs_seen=40_000 * stage,
         search_flops=others,
         train_flops=3 * 40_000 * stage * best.flops,
@@ -113,15 +146,20 @@ def write_run(folder: Path, num_stages: int = 3, speed: float = 1.0, trials_afte
     config = {"seed": 0, "name": "a <i>run</i>", "stages": [{"pairs": 10_000}]}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     parent, spent = ClipArch.preset("tiny"), 0
+    earlier: list[Trial] = []
+    results: list[StageResult] = []
     for number_ in range(1, num_stages + 1):
-        trials = make_trials(number_, parent, speed)
+        bare = make_trials(number_, parent, speed)
+        trials, used = scored(bare, earlier, results, num_pairs_of(number_))
         stage = make_stage(number_, parent, trials, spent)
-        for trial in trials:
-            append_line(folder / TRIALS_FILE, to_line(trial))
-        append_line(folder / STAGES_FILE, to_line(stage))
+        numbers = {key: value for key, value in vars(used).items() if key != "name"}
+        results.append(replace(stage, coefficients=numbers))
+        earlier += trials
         parent, spent = stage.arch, stage.cumulative_flops
-    for trial in make_trials(num_stages + 1, parent, speed)[:trials_after]:
+    for trial in [*earlier, *make_trials(num_stages + 1, parent, speed)[:trials_after]]:
         append_line(folder / TRIALS_FILE, to_line(trial))
+    for result in results:
+        append_line(folder / STAGES_FILE, to_line(result))
     return load_run(folder)
 
 
@@ -176,10 +214,71 @@ def test_page_shows_numbers_next_to_chance_and_the_flops_note(run: Run, tmp_path
     assert accuracy(run.stages[-1].metrics, "zero_shot_top1").endswith("(12.5)")
     for metric in ("zero_shot_top1", "i2t_recall@1", "zero_shot_top1/count"):
         assert accuracy(run.stages[-1].metrics, metric) in text
-    with_flops = sum("FLOPs" in table for table in re.findall(r"<thead>.*?</thead>", text))
+    heads = re.findall(r"<thead>.*?</thead>", re.sub(r' title="[^"]*"', "", text))
+    with_flops = sum("FLOPs" in head for head in heads)
     assert with_flops == 1 + len(run.stages)
     assert text.count(FLOPS_NOTE) >= with_flops
     assert "predicted loss" in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_page_says_what_half_and_twice_the_data_would_have_led_to(run: Run, tmp_path: Path) -> None:
+    text = page_without_images(write_report([run], tmp_path / "report"))
+    assert text.count("had there been half or twice the data</h3>") == len(run.stages)
+    assert text.count(escape(RESCORING_NOTE)) == len(run.stages)
+    assert escape(NOT_REPRODUCED_NOTE) not in text
+    assert ">differs<" in text
+    assert ">as chosen<" in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_page_explains_terms_and_marks_refitted_coefficients(run: Run, tmp_path: Path) -> None:
+    text = page_without_images(write_report([run], tmp_path / "report"))
+    assert "Terms of the score" in text
+    for term in run.trials[0].terms:
+        assert f'title="{escape(TERMS[term])}"' in text
+        assert f">{escape(TERMS[term])}</td>" in text
+    assert "Objective data_size_aware: repetition constant 15.4, " in text
+    assert re.search(r"capacity headroom [\d.]+ \(refitted from 1\.5\)", text)
+    first = text.split("Stage 1: candidates")[1].split("Stage 1: had there been")[0]
+    assert "refitted" not in first
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_page_marks_pruned_trials(run: Run, tmp_path: Path) -> None:
+    text = page_without_images(write_report([run], tmp_path / "report"))
+    assert text.count('<tr class="pruned">') == len(run.stages)
+    assert "pruned: stopped after 4 of 6 steps" in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_page_says_where_recorded_scores_are_not_reproduced(run: Run, tmp_path: Path) -> None:
+    trials = tuple(
+        replace(t, score=t.score + 0.01) if t.stage == 2 and t.score is not None else t
+        for t in run.trials
+    )
+    text = page_without_images(write_report([replace(run, trials=trials)], tmp_path / "report"))
+    assert text.count(escape(NOT_REPRODUCED_NOTE)) == 1
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_run_of_another_version_still_gets_its_report(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = replace(run, config={"objective": {"slope_trust": 0.3}})
+    text = page_without_images(write_report([older], tmp_path / "report"))
+    assert "Stage 1 cannot be scored for other amounts of data" in text
+    assert "slope_trust: unknown key" in text
+    assert "Coefficients: repetition constant 15.4" in text
+    print_summary(older)
+    assert "stage 1: cannot be scored again" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_stage_without_recorded_coefficients_says_so(run: Run, tmp_path: Path) -> None:
+    older = replace(run, stages=tuple(replace(s, coefficients={}) for s in run.stages))
+    text = page_without_images(write_report([older], tmp_path / "report"))
+    assert text.count("Its coefficients were not recorded.") == len(run.stages)
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -299,6 +398,12 @@ def test_summary_fits_the_terminal_and_explains_flops(
     for stage in run.stages:
         assert accuracy(stage.metrics, "t2i_recall@1") in text
         assert si(stage.cumulative_flops) in text
+    choices = text.split("the choice would have been:\n")[1].splitlines()
+    assert choices == [
+        "  stage 1: half image.width=96; twice the same",
+        "  stage 2: half the same; twice image.width=96+text.depth=4",
+        "  stage 3: the same",
+    ]
 
 
 def test_summary_of_an_interrupted_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,33 +5,18 @@ any time, and the same records give the same tables, byte for byte.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from nas_growclip.files import make_folder, write_atomically
-from nas_growclip.growth.space import candidate_label
 from nas_growclip.records import Run
 from nas_growclip.report.figures import FIGURES, to_png
 from nas_growclip.report.page import render_page
-from nas_growclip.report.tables import (
-    ACCURACIES,
-    CHANCE_NOTE,
-    FLOPS_NOTE,
-    accuracy,
-    percent,
-    search_share,
-    si,
-)
+from nas_growclip.report.terminal import print_rescored, print_summary
 
-TERMINAL_WIDTH = 100
-"""Columns of the summary where stdout is no terminal."""
+__all__ = ["print_rescored", "print_summary", "write_report"]
 
 
 def write_report(runs: Sequence[Run], out: Path) -> Path:
@@ -59,39 +44,6 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
     page = out / "index.html"
     write_atomically(page, render_page(runs, images).encode())
     return page
-
-
-def print_summary(run: Run) -> None:
-    """Print the stage table on stdout."""
-    console = Console(width=None if sys.stdout.isatty() else TERMINAL_WIDTH, highlight=False)
-    if not run.stages:
-        console.print(f"No stage has finished; {len(run.trials)} trials recorded.", markup=False)
-        return
-    table = RichTable(title=Text(run.name), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("stage", "pairs"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("chosen growth", overflow="fold")
-    for column in ("FLOPs\na pair", "search\n%", "total\nFLOPs", *ACCURACIES):
-        header = column.replace("_recall", "\nrecall").replace("shot_", "shot\n").replace("_", "-")
-        table.add_column(header, justify="right", no_wrap=True)
-    for stage in run.stages:
-        cells = (
-            str(stage.stage),
-            si(stage.num_pairs),
-            candidate_label(stage.chosen).replace("+", "\n"),
-            si(stage.flops),
-            percent(search_share(stage)),
-            si(stage.cumulative_flops),
-            *(accuracy(stage.metrics, name) for name in ACCURACIES),
-        )
-        table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)
-    console.print(
-        f"Top-1 and recalls in percent. {CHANCE_NOTE}\n"
-        "FLOPs a pair, forward; the search's part of the stage's training FLOPs; training FLOPs so "
-        f"far.\n{FLOPS_NOTE}",
-        markup=False,
-    )
 
 
 def _distinct(runs: Sequence[Run]) -> tuple[Run, ...]:

@@ -66,6 +66,7 @@ _MARK_STYLES: Mapping[Mark, tuple[str, str, str]] = {
     "chosen": ("#0072B2", "o", "chosen"),
     "control": ("#000000", "D", "control (no growth)"),
     "": ("#8a8a8a", "s", "other candidate"),
+    "pruned": ("#CC79A7", "|", "pruned (stopped early)"),
     "failed": ("#D55E00", "x", "failed"),
 }
 """Colour, marker and words for each kind of trial."""
@@ -129,7 +130,7 @@ def draw_candidates(runs: Sequence[Run]) -> Figure:
     grid[-1][0].set_xlabel("score: gain over the control (higher is better)")
     grid[-1][1].set_xlabel("pairs seen in the trial")
     handles = [_handle(words, color, m, "-", 1.4) for color, m, words in _MARK_STYLES.values()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=5)
     if left_out:
         figure.supxlabel(f"The first {left_out} stages are not drawn.", fontsize=8)
     return figure
@@ -222,14 +223,14 @@ def _draw_scores(panel: Axes, trials: Sequence[Trial], marks: Sequence[Mark]) ->
             panel.plot([0, trial.score], [row, row], color=color, linewidth=1.0)
             panel.plot(trial.score, row, color=color, marker=marker, linestyle="")
         else:
-            words = "failed" if trial.state == "failed" else "no score"
+            words = "no score" if trial.state == "complete" else trial.state
             panel.text(
                 *(0.02, row),
                 f"× {words}",  # noqa: RUF001 # the multiplication sign is what is shown
                 transform=panel.get_yaxis_transform(),
                 va="center",
                 fontsize=8,
-                color=_MARK_STYLES["failed"][0],
+                color=_MARK_STYLES[mark if mark in ("pruned", "failed") else "failed"][0],
             )
     panel.set_yticks(range(len(shown)), labels)
     for text, place in zip(panel.get_yticklabels(), shown, strict=True):
@@ -254,7 +255,7 @@ def _draw_curves(panel: Axes, trials: Sequence[Trial], marks: Sequence[Mark]) ->
             marker=marker if mark or len(curve) == 1 else "",
             markersize=3.5,
             linewidth=2.0 if mark == "chosen" else 1.0,
-            linestyle="--" if mark == "control" else ":" if mark == "failed" else "-",
+            linestyle={"control": "--", "pruned": "-.", "failed": ":"}.get(mark, "-"),
             zorder=3 if mark == "chosen" else 2,
         )
     if not any(trial.curve for trial in trials):

@@ -10,6 +10,7 @@ from html import escape
 import yaml
 
 from nas_growclip.records import Run, StageResult
+from nas_growclip.report.reasons import choice_table, coefficient_words
 from nas_growclip.report.tables import (
     ACCURACIES,
     FLOPS_NOTE,
@@ -17,11 +18,13 @@ from nas_growclip.report.tables import (
     candidate_table,
     chosen_trials,
     percent,
+    run_search_share,
     si,
     skipped_table,
     stage_table,
     summary_table,
     task_table,
+    term_table,
     trials_by_stage,
 )
 
@@ -84,7 +87,8 @@ def _stage_words(run: Run, stage: StageResult) -> str:
     return (
         f"{len(run.stages)} stages, growth in {grown} of them. The last model has "
         f"{si(stage.params)} parameters and {si(stage.flops)} FLOPs for a pair, forward; the run "
-        f"cost {si(stage.cumulative_flops)} training FLOPs, search included."
+        f"cost {si(stage.cumulative_flops)} training FLOPs, {percent(run_search_share(run))} % of "
+        "them for the search."
     )
 
 
@@ -115,20 +119,38 @@ def _run(run: Run) -> str:
 
 def _candidates(run: Run) -> str:
     chosen = chosen_trials(run)
-    reasons = {stage.stage: stage.reason for stage in run.stages}
-    parts = []
+    results = {stage.stage: stage for stage in run.stages}
+    terms = term_table(run.trials)
+    parts = [_table(terms)] if terms.rows else []
     for stage, trials in trials_by_stage(run).items():
-        reason = reasons.get(stage, "This stage has not finished.")
         table = candidate_table(stage, trials, chosen.get(stage))
-        parts.append(_table(table, f'<p class="reason">{escape(reason)}</p>'))
+        if stage in results:
+            parts += [_table(table, _reason(run, results[stage])), _choices(run, results[stage])]
+        else:
+            parts.append(_table(table, '<p class="reason">This stage has not finished.</p>'))
     return "\n".join(parts) or "<p>No trial was recorded.</p>"
+
+
+def _reason(run: Run, stage: StageResult) -> str:
+    return (
+        f'<p class="reason">{escape(stage.reason)}</p>'
+        f'<p class="note">{escape(coefficient_words(run, stage))}</p>'
+    )
+
+
+def _choices(run: Run, stage: StageResult) -> str:
+    try:
+        return _table(choice_table(run, stage))
+    except ValueError as error:
+        words = f"Stage {stage.stage} cannot be scored for other amounts of data: {error}"
+        return f'<p class="note">{escape(words)}</p>'
 
 
 def _table(table: Table, lead: str = "") -> str:
     marks = table.marks or ("",) * len(table.rows)
     sides = ["text" if column in table.text_columns else "number" for column in table.columns]
     head = "".join(
-        f'<th scope="col" class="{side}">{escape(column)}</th>'
+        f'<th scope="col" class="{side}"{_tip(table, column)}>{escape(column)}</th>'
         for side, column in zip(sides, table.columns, strict=True)
     )
     rows = "\n".join(
@@ -145,6 +167,10 @@ def _table(table: Table, lead: str = "") -> str:
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n'
         f"</tbody></table></div>{notes}"
     )
+
+
+def _tip(table: Table, column: str) -> str:
+    return f' title="{escape(table.tips[column])}"' if column in table.tips else ""
 
 
 STYLE = """
@@ -175,7 +201,8 @@ th { vertical-align: bottom; color: var(--soft); font-weight: 600; line-height: 
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 td.number { white-space: nowrap; } .text { text-align: left; }
 tr.chosen { background: var(--chosen); font-weight: 600; } tr.control td { font-style: italic; }
-tr.failed td { color: var(--bad); }
+tr.failed td { color: var(--bad); } tr.pruned td { color: var(--soft); }
+th[title] { text-decoration: underline dotted; cursor: help; }
 .note, .reason { color: var(--soft); font-size: 0.8rem; margin: 0.35rem 0; }
 .reason { color: var(--ink); font-size: 0.9rem; }
 details { margin-top: 1.5rem; } summary { cursor: pointer; }

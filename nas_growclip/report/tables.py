@@ -6,11 +6,12 @@ What was not measured, and what is no finite number, is a dash.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from nas_growclip.growth.space import Candidate
 from nas_growclip.records import Run, StageResult, Trial
+from nas_growclip.search.objective import TERMS
 
 FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one."
 CHANCE_NOTE = "In brackets: the level of a random model."
@@ -23,7 +24,7 @@ ACCURACIES: Mapping[str, str] = {
 }
 """The metrics of the stage table and of the first figure, with their names in words."""
 
-Mark = Literal["", "chosen", "control", "failed"]
+Mark = Literal["", "chosen", "control", "pruned", "failed"]
 
 _PREFIXES = ("", " k", " M", " G", " T", " P", " E", " Z", " Y")
 
@@ -39,6 +40,8 @@ class Table:
     marks: tuple[Mark, ...] = ()
     """One for each row, or none at all."""
     notes: tuple[str, ...] = ()
+    tips: Mapping[str, str] = field(default_factory=dict)
+    """What columns mean, under their names."""
 
 
 def si(value: float | None) -> str:
@@ -87,17 +90,24 @@ def search_share(stage: StageResult) -> float | None:
     return stage.search_flops / total if total else None
 
 
+def run_search_share(run: Run) -> float | None:
+    """The search's part of the training FLOPs of all finished stages."""
+    search = sum(stage.search_flops for stage in run.stages)
+    total = search + sum(stage.train_flops for stage in run.stages)
+    return search / total if total else None
+
+
 def mark_of(trial: Trial, chosen: int | None) -> Mark:
     """What is special about a trial; the chosen one is ``chosen`` also where it is the control."""
     if trial.number == chosen:
         return "chosen"
-    if trial.state == "failed":
-        return "failed"
+    if trial.state != "complete":
+        return trial.state
     return "control" if not trial.candidate else ""
 
 
 def trials_by_stage(run: Run) -> dict[int, list[Trial]]:
-    """A run's trials for each stage that has any, the best score first, failed ones last."""
+    """A run's trials for each stage that has any, the best score first, then those without."""
     stages: dict[int, list[Trial]] = {}
     for trial in run.trials:
         stages.setdefault(trial.stage, []).append(trial)
@@ -175,7 +185,7 @@ def summary_table(runs: Sequence[Run]) -> Table:
 def task_table(run: Run) -> Table:
     """One row a zero-shot task, one column a stage."""
     prefix = "zero_shot_top1/"
-    names = _in_order(name for s in run.stages for name in s.metrics if name.startswith(prefix))
+    names = in_order(name for s in run.stages for name in s.metrics if name.startswith(prefix))
     return Table(
         title="Zero-shot top-1 by task, %",
         columns=("task", *(f"stage {stage.stage}" for stage in run.stages)),
@@ -190,7 +200,7 @@ def task_table(run: Run) -> Table:
 
 def candidate_table(stage: int, trials: Sequence[Trial], chosen: int | None) -> Table:
     """One row a trial of one stage, with the objective's terms."""
-    terms = _in_order(term for trial in trials for term in trial.terms)
+    terms = in_order(term for trial in trials for term in trial.terms)
     marks = tuple(mark_of(trial, chosen) for trial in trials)
     return Table(
         title=f"Stage {stage}: candidates",
@@ -198,38 +208,61 @@ def candidate_table(stage: int, trials: Sequence[Trial], chosen: int | None) -> 
             "trial",
             "candidate",
             "",
+            "score",
+            *map(term_words, terms),
             "FLOPs a pair, forward",
             "params",
-            "training FLOPs of the trial",
             "pairs in the stage's budget",
+            "training FLOPs of the trial",
             "validation loss",
-            *(term.replace("_", " ") for term in terms),
-            "score",
         ),
         rows=tuple(
             (
                 str(trial.number),
                 growth_words(trial.candidate),
-                f"failed: {trial.message}" if trial.state == "failed" else mark,
+                f"{mark}: {trial.message}" if mark in ("failed", "pruned") else mark,
+                number(trial.score),
+                *(number(trial.terms.get(term)) for term in terms),
                 si(trial.flops),
                 si(trial.params),
-                si(trial.train_flops),
                 si(trial.stage_pairs),
+                si(trial.train_flops),
                 number(trial.metrics.get("loss")),
-                *(number(trial.terms.get(term)) for term in terms),
-                number(trial.score),
             )
             for trial, mark in zip(trials, marks, strict=True)
         ),
         text_columns=frozenset({"candidate", ""}),
         marks=marks,
         notes=(FLOPS_NOTE,),
+        tips=term_tips(terms),
     )
+
+
+def term_table(trials: Sequence[Trial]) -> Table:
+    """One row a term of the trials' scores: what it means."""
+    terms = in_order(term for trial in trials for term in trial.terms)
+    return Table(
+        title="Terms of the score",
+        columns=("term", "meaning"),
+        rows=tuple(term_tips(terms).items()),
+        text_columns=frozenset({"term", "meaning"}),
+        notes=(FLOPS_NOTE,),
+    )
+
+
+def term_words(term: str) -> str:
+    """A term's name in words."""
+    return term.replace("_", " ")
+
+
+def term_tips(terms: Iterable[str]) -> dict[str, str]:
+    """What terms mean, under their names in words."""
+    return {term_words(term): TERMS[term] for term in terms if term in TERMS}
 
 
 def skipped_table(run: Run) -> Table:
     """One row a reason for leaving pairs out, one column a stage."""
-    reasons = _in_order(reason for stage in run.stages for reason in stage.skipped)
+    reasons = in_order(reason for stage in run.stages for reason in stage.skipped)
     return Table(
         title="Pairs left out, by reason",
         columns=("reason", *(f"stage {stage.stage}" for stage in run.stages)),
@@ -241,13 +274,14 @@ def skipped_table(run: Run) -> Table:
     )
 
 
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The names without repeats, in the order of their first use."""
+    return tuple(dict.fromkeys(names))
+
+
 def _rank(trial: Trial) -> tuple[bool, float, int]:
     scored = trial.state == "complete" and trial.score is not None and _is_finite(trial.score)
     return not scored, -(trial.score or 0.0) if scored else 0.0, trial.number
-
-
-def _in_order(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))
 
 
 def _is_finite(value: float) -> bool:

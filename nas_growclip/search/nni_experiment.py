@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from nas_growclip.files import make_folder
+from nas_growclip.progress import say
 
 ATTEMPTS = 4
 """NNI gives its server 3 seconds to start and its tuner 10, too few on a busy machine."""
 POLL_SECONDS = 1.0
-QUIET_POLLS = 5
-"""Polls without a running trial after which a tuner that has no more trials has ended."""
+OVER = frozenset({"DONE", "TUNER_NO_MORE_TRIAL"})
+"""NNI's words for an experiment without new trials; it does not go from the second to the first."""
+QUIET_POLLS = 3
+"""Polls without a running trial after which such an experiment is over."""
 STOP_SECONDS = 70.0
 """NNI's manager gives itself 60 seconds to stop."""
 STDERR_FILE = "trial.stderr"
@@ -104,13 +107,20 @@ def run_nni_experiment(
 
     folder = experiment.folder.resolve()
     make_folder(folder)
-    with guarded(folder), marked(folder), _started(experiment, folder) as manager:
+    with guarded(folder), marked(folder), _started(experiment, folder) as running:
         ended: dict[int, NniTrial] = {}
-        for trial in _ended_trials(manager, folder):
+        for trial in _ended_trials(running):
             if trial.number not in ended:
                 ended[trial.number] = trial
                 on_trial(trial)
         return tuple(ended[number] for number in sorted(ended))
+
+
+class _Running(NamedTuple):
+    """A started experiment: NNI's object for it, and the processes of its tuner."""
+
+    manager: Any
+    tuner: tuple[Any, ...]
 
 
 def check_installed() -> None:
@@ -130,22 +140,25 @@ def check_installed() -> None:
 
 
 @contextmanager
-def _started(experiment: NniExperiment, folder: Path) -> Iterator[Any]:
-    """NNI's experiment with a tuner that works; stopped at the end."""
+def _started(experiment: NniExperiment, folder: Path) -> Iterator[_Running]:
+    """The experiment with a tuner that works; stopped at the end."""
     for attempt in range(1, ATTEMPTS + 1):
         manager = _make(experiment, folder)
         try:
-            _start(manager)
+            running = _start(manager, folder)
             break
         except (OSError, RuntimeError) as error:
             _stop(manager)
             if attempt == ATTEMPTS:
                 raise ChildProcessError(
-                    f"NNI's manager must start, but did not in {ATTEMPTS} attempts: {error}. "
-                    f"See {folder}/_latest/log; on a busy machine, run again later."
+                    f"NNI must start, but did not in {ATTEMPTS} attempts. The last one: {error}"
                 ) from None
     try:
-        yield manager
+        say(
+            f"NNI's page is at http://localhost:{manager.port}, for everyone who reaches this "
+            "machine, while the search runs"
+        )
+        yield running
     finally:
         _stop(manager)
 
@@ -171,15 +184,19 @@ def _make(experiment: NniExperiment, folder: Path) -> Any:
     return made
 
 
-def _start(manager: Any) -> None:
+def _start(manager: Any, folder: Path) -> _Running:
     """Start the manager and wait for the tuner's first proposal."""
     from nni.experiment import RunMode
 
+    from nas_growclip.search.nni_processes import find_tuner
+
     with _unclosed_files():
         manager.start(_free_port(), run_mode=RunMode.Detach)
+    running = _Running(manager, tuple(find_tuner(folder)))
     while not manager.list_trial_jobs():
-        _check(manager)
+        _check(running)
         time.sleep(POLL_SECONDS)
+    return running
 
 
 def _stop(manager: Any) -> None:
@@ -194,40 +211,41 @@ def _stop(manager: Any) -> None:
         manager._stop_logging()
 
 
-def _ended_trials(manager: Any, folder: Path) -> Iterator[NniTrial]:
+def _ended_trials(running: _Running) -> Iterator[NniTrial]:
     """Trials that have ended, again and again, until the experiment is over."""
-    from nas_growclip.search.nni_processes import find_tuner, is_alive
-
-    tuner, quiet = find_tuner(folder), 0
-    while True:
-        status = _check(manager)
-        if not any(is_alive(process) for process in tuner):
-            raise _failure(manager, "its tuner has died")
-        jobs = manager.list_trial_jobs()
-        is_over = status == "DONE" or quiet >= QUIET_POLLS
+    quiet = 0
+    while quiet <= QUIET_POLLS:
+        status = _check(running)
+        jobs = running.manager.list_trial_jobs()
+        is_over = quiet == QUIET_POLLS
         yield from (trial for job in jobs if (trial := _read(job, is_over=is_over)))
-        if is_over:
-            return
         runs = any(job.status not in STATES for job in jobs)
-        quiet = quiet + 1 if status == "TUNER_NO_MORE_TRIAL" and not runs else 0
+        quiet = quiet + 1 if status in OVER and not runs else 0
         time.sleep(POLL_SECONDS)
 
 
-def _check(manager: Any) -> str:
+def _check(running: _Running) -> str:
     """NNI's word for the experiment's status.
+
+    NNI itself does not notice when its tuner dies, and waits forever.
 
     Raises:
         ChildProcessError: If the experiment failed or was stopped.
     """
     from nni.experiment import rest
 
+    from nas_growclip.search.nni_processes import is_alive
+
+    manager = running.manager
     try:
         answer = rest.get(manager.port, "/check-status")
     except OSError as error:
-        answer = {"status": "gone", "errors": [str(error)]}
+        raise _failure(manager, f"its manager does not answer: {error}") from None
     status: str = answer["status"]
-    if status in ("ERROR", "STOPPING", "STOPPED", "gone"):
+    if status in ("ERROR", "STOPPING", "STOPPED"):
         raise _failure(manager, f"its status is {status} {'; '.join(answer['errors'])}".strip())
+    if not any(is_alive(process) for process in running.tuner):
+        raise _failure(manager, "its tuner has died")
     return status
 
 

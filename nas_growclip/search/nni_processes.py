@@ -61,7 +61,14 @@ def find_processes(folder: Path) -> list[psutil.Process]:
 
 def find_tuner(folder: Path) -> list[psutil.Process]:
     """The processes of the experiment's tuner."""
-    return [p for p in find_processes(folder) if TUNER_OPTION in _command(p)]
+    return [p for p in find_processes(folder) if TUNER_OPTION in command_line(p)]
+
+
+def command_line(process: psutil.Process) -> str:
+    """What a process was started with; empty if it is gone."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -93,12 +100,6 @@ def _mark(process: psutil.Process) -> str | None:
         mark: str | None = process.environ().get(MARK)
         return mark
     return None
-
-
-def _command(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
 
 
 @contextmanager

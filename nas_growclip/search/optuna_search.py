@@ -28,8 +28,10 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
+from nas_growclip.files import locked
 from nas_growclip.growth.space import Candidate, candidate_label
 from nas_growclip.records import Trial
+from nas_growclip.search.dashboard import describe_trial
 from nas_growclip.search.encoding import ConditionalEncoding, OrdinalEncoding
 from nas_growclip.search.protocol import Question, StageSearch, mixed_seed
 from nas_growclip.search.samplers import (
@@ -47,6 +49,8 @@ COST = "cost against no growth"
 """The study's value: the score with its sign turned; below 0 is better than no growth."""
 MAX_REPEATS = 30
 """Proposals in a row that were handed out before, after which one is drawn instead."""
+QUEUE_LOCK = "study.lock"
+"""Held in the run folder while a trial is taken from the queue."""
 TURN_SECONDS = 0.02
 WAIT_SECONDS = 0.5
 SIGNS_A_GRACE = 4
@@ -111,6 +115,7 @@ class OptunaSearch:
         asked = self._open[trial.number]
         for name, value in trial_attributes(trial).items():
             asked.set_user_attr(name, value)
+        describe_trial(self.study, asked, trial, self.search.run)
         with self._lock:
             del self._open[trial.number]
         if trial.state == "complete" and trial.score is not None:
@@ -197,7 +202,7 @@ class OptunaSearch:
 
     def _claim(self) -> Question | None:
         """Take a trial of the study, wait for its turn, choose; None if nothing was left."""
-        asked = self._fresh() if self._lost(self._trials()) else self.study.ask()
+        asked = self._fresh() if self._lost(self._trials()) else self._next()
         asked.set_user_attr("worker", self._worker)
         self._await_turn(asked.number)
         earlier = [
@@ -219,6 +224,13 @@ class OptunaSearch:
     def _fresh(self) -> optuna.Trial:
         """A new trial of the study, whatever is in its queue."""
         return optuna.Trial(self.study, self.storage.create_new_trial(self.study._study_id))
+
+    def _next(self) -> optuna.Trial:
+        """The queue's next trial or a new one; SQLite would give one of the queue to two."""
+        if self.search.run is None:
+            return self.study.ask()
+        with locked(self.search.run / QUEUE_LOCK):
+            return self.study.ask()
 
     def _given(
         self, number: int, params: Mapping[str, Any], earlier: list[FrozenTrial]

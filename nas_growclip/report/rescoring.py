@@ -1,0 +1,257 @@
+"""Finished stages scored again from their records, without training: other settings, other data.
+
+Other settings are read as if the experiment's file had held them: the coefficients are refitted
+from the stages before, as the run does. With other data the measured learning curves stay, and so
+does the parent; the number of pairs and the FLOPs budget that follows from it change.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from nas_growclip.records import CONFIG_FILE, TRIALS_FILE, Run, StageResult, Trial
+from nas_growclip.search.objective import OBJECTIVES, DataSize, ObjectiveConfig
+from nas_growclip.search.refit import FinishedStage, finished_stages, refit
+from nas_growclip.strict import from_mapping, to_mapping
+
+RATIOS = (0.5, 1.0, 2.0)
+"""Half the data, the data as it was, twice the data."""
+TOLERANCE = 1e-6
+"""Nats by which a score may differ from the recorded one: another machine sums in another order."""
+
+
+class Choice(NamedTuple):
+    """What a stage would choose if its data had been ``data_ratio`` times as much."""
+
+    data_ratio: float
+    num_pairs: int
+    trial: Trial
+    """The choice, scored for that much data."""
+    is_same: bool
+    """Whether the run chose it too."""
+
+
+class Rescoring(NamedTuple):
+    """A finished stage, scored again."""
+
+    result: StageResult
+    """What the run recorded."""
+    coefficients: ObjectiveConfig
+    """What the stage is scored with now, refitted from the stages before."""
+    trials: tuple[Trial, ...]
+    chosen: Trial
+    """What would be chosen now."""
+
+
+def objective_config(run: Run, changes: Mapping[str, str | float] | None = None) -> ObjectiveConfig:
+    """The objective's settings in a run's configuration, some of them changed.
+
+    Args:
+        run: The run.
+        changes: New values under the settings' names.
+
+    Raises:
+        ValueError: If a setting is unknown or out of range.
+    """
+    where = f"{run.path / CONFIG_FILE}: objective"
+    config = from_mapping(ObjectiveConfig, run.config.get("objective", {}), where)
+    if changes:
+        config = from_mapping(ObjectiveConfig, to_mapping(config) | dict(changes), "objective")
+    if config.name not in OBJECTIVES:
+        raise ValueError(
+            f"objective: name: must be one of {sorted(OBJECTIVES)}, but got {config.name!r}."
+        )
+    return config
+
+
+def stage_coefficients(
+    run: Run, stage: int, config: ObjectiveConfig | None = None
+) -> ObjectiveConfig:
+    """The coefficients a stage is scored with, refitted from the stages before it.
+
+    Args:
+        run: The run.
+        stage: The stage's number.
+        config: Settings instead of the run's own.
+
+    Raises:
+        ValueError: If the records of the stages before do not allow it.
+    """
+    config = config or objective_config(run)
+    before = [result for result in run.stages if result.stage < stage]
+    try:
+        return refit(config, finished_stages(run.trials, before))
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise ValueError(
+            f"{run.path}: the coefficients of stage {stage} cannot be refitted from the stages "
+            f"before: {error}. Check their records and the coefficients."
+        ) from None
+
+
+def rescored(
+    run: Run, stage: int, config: ObjectiveConfig | None = None, *, data_ratio: float = 1.0
+) -> tuple[Trial, ...]:
+    """The trials of a finished stage, scored again.
+
+    Args:
+        run: The run.
+        stage: The stage's number.
+        config: Settings instead of the run's own.
+        data_ratio: How many times as much data the stage is taken to have had.
+
+    Returns:
+        The trials in their order, with new scores and terms; ``stage_pairs`` follows the data.
+
+    Raises:
+        ValueError: If the stage has not finished or a record in it cannot be scored.
+    """
+    if not 0 < data_ratio < math.inf:
+        raise ValueError(f"data_ratio must be a finite number above 0, but got {data_ratio}.")
+    config = config or objective_config(run)
+    finished = _finished(run, stage)
+    data = finished.data._replace(num_pairs=_times(finished.data.num_pairs, data_ratio))
+    trials = [replace(t, stage_pairs=_times(t.stage_pairs, data_ratio)) for t in finished.trials]
+    control = next((trial for trial in trials if trial.number == 0), None)
+    if control is None or control.state != "complete":
+        raise ValueError(
+            f"Stage {stage} must have a complete control to be scored against, but its trial 0 is "
+            f"{control.state if control else 'missing'}. See {run.path / TRIALS_FILE}."
+        )
+    coefficients = stage_coefficients(run, stage, config)
+    return tuple(_scored(trial, control, data, coefficients) for trial in trials)
+
+
+def choose(trials: Sequence[Trial], config: ObjectiveConfig) -> Trial:
+    """The trial that the objective goes on with."""
+    return OBJECTIVES[config.name].choose(trials)
+
+
+def rescore_run(
+    run: Run, config: ObjectiveConfig, *, data_ratio: float = 1.0
+) -> tuple[Rescoring, ...]:
+    """Every finished stage, scored again.
+
+    Args:
+        run: The run.
+        config: The objective's settings, see ``objective_config``.
+        data_ratio: How many times as much data each stage is taken to have had.
+
+    Raises:
+        ValueError: If no stage has finished, or one cannot be scored again.
+    """
+    if not run.stages:
+        raise ValueError(
+            f"{run.path}: a stage must have finished to be scored again, but none has. "
+            "Let the run go on."
+        )
+    rescorings = []
+    for result in run.stages:
+        trials = rescored(run, result.stage, config, data_ratio=data_ratio)
+        used = stage_coefficients(run, result.stage, config)
+        rescorings.append(Rescoring(result, used, trials, choose(trials, config)))
+    return tuple(rescorings)
+
+
+def rescoring_row(run: Run, rescoring: Rescoring) -> dict[str, Any]:
+    """A stage scored again as plain numbers and texts, for JSON."""
+    result = rescoring.result
+    recorded = recorded_scores(run, result.stage)
+    return {
+        "stage": result.stage,
+        "coefficients": to_mapping(rescoring.coefficients),
+        "chosen_then": result.chosen_trial,
+        "chosen_now": rescoring.chosen.number,
+        "candidates": [
+            {
+                "trial": trial.number,
+                "candidate": trial.label,
+                "state": trial.state,
+                "recorded_score": recorded[trial.number],
+                "score": trial.score,
+                "terms": dict(trial.terms),
+            }
+            for trial in rescoring.trials
+        ],
+    }
+
+
+def recorded_scores(run: Run, stage: int) -> dict[int, float | None]:
+    """The scores that a stage's trials got in the run, under their numbers."""
+    return {trial.number: trial.score for trial in run.trials if trial.stage == stage}
+
+
+def stage_choices(run: Run, stage: int, ratios: Sequence[float] = RATIOS) -> tuple[Choice, ...]:
+    """What a finished stage would choose with more or less data, by the run's own settings.
+
+    Raises:
+        ValueError: If the stage has not finished or cannot be scored again.
+    """
+    config, finished = objective_config(run), _finished(run, stage)
+    choices = []
+    for ratio in ratios:
+        best = choose(rescored(run, stage, config, data_ratio=ratio), config)
+        is_same = best.number == finished.result.chosen_trial
+        choices.append(Choice(ratio, _times(finished.data.num_pairs, ratio), best, is_same))
+    return tuple(choices)
+
+
+def choices(run: Run, ratios: Sequence[float] = RATIOS) -> dict[int, tuple[Choice, ...]]:
+    """``stage_choices`` of every finished stage.
+
+    Raises:
+        ValueError: If a stage cannot be scored again.
+    """
+    return {result.stage: stage_choices(run, result.stage, ratios) for result in run.stages}
+
+
+def is_reproduced(run: Run, stage: int) -> bool:
+    """Whether scoring a stage again by the run's own settings gives the recorded scores.
+
+    It does not where another version of the objective scored them.
+
+    Raises:
+        ValueError: If the stage has not finished or cannot be scored again.
+    """
+    recorded = recorded_scores(run, stage)
+    return all(_is_close(recorded[t.number], t.score) for t in rescored(run, stage))
+
+
+def _finished(run: Run, stage: int) -> FinishedStage:
+    for finished in finished_stages(run.trials, run.stages):
+        if finished.result.stage == stage:
+            return finished
+    numbers = [result.stage for result in run.stages]
+    if stage in numbers:
+        raise ValueError(
+            f"{run.path / TRIALS_FILE}: must hold the control of stage {numbers[0]}, but does not. "
+            "Restore the file."
+        )
+    raise ValueError(
+        f"{run.path}: stage {stage} must have finished to be scored again, but only {numbers} "
+        "have. Let the run go on."
+    )
+
+
+def _scored(trial: Trial, control: Trial, data: DataSize, coefficients: ObjectiveConfig) -> Trial:
+    if trial.state != "complete":
+        return trial
+    rule = OBJECTIVES[coefficients.name].score
+    try:
+        score = rule(trial, control, data, coefficients)
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise ValueError(
+            f"Stage {trial.stage}, trial {trial.number}: cannot be scored by "
+            f"{coefficients.name!r}: {error}. Check its record and the coefficients."
+        ) from None
+    return replace(trial, score=score.value, terms=score.terms)
+
+
+def _times(pairs: int, ratio: float) -> int:
+    return max(1, round(pairs * ratio))
+
+
+def _is_close(recorded: float | None, score: float | None) -> bool:
+    if recorded is None or score is None:
+        return recorded is score
+    return math.isclose(recorded, score, rel_tol=0.0, abs_tol=TOLERANCE)

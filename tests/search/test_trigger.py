@@ -1,0 +1,102 @@
+"""When a stage is searched, and what earlier stages suggest."""
+
+from collections.abc import Callable
+
+import pytest
+
+from nas_growclip.arch import ClipArch
+from nas_growclip.growth.space import Candidate, GrowthStep
+from nas_growclip.records import Trial
+from nas_growclip.search.knowledge import promising
+from nas_growclip.search.trigger import TRIGGERS, Situation, TriggerConfig
+
+
+def losses(validation: float, training: float) -> Callable[[], tuple[float, float]]:
+    return lambda: (validation, training)
+
+
+def situation(now: int, before: int | None, *, gap: float = 0.0) -> Situation:
+    return Situation(num_pairs=now, earlier_pairs=before, measure_losses=losses(2 + gap, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "is_search"),
+    [
+        ("data_grew", situation(100, None), True),
+        ("data_grew", situation(100, 100), False),
+        ("data_grew", situation(101, 100), True),
+        ("gap", situation(100, 100, gap=0.4), True),
+        ("gap", situation(900, 100, gap=0.6), False),
+        ("gap", situation(100, 100, gap=-0.1), True),
+        ("always", situation(100, 100), True),
+    ],
+)
+def test_trigger(name: str, start: Situation, is_search: bool) -> None:
+    decision = TRIGGERS[name](start, TriggerConfig(name=name))
+    assert decision.is_search == is_search
+    assert decision.reason
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_first_stage_is_searched(name: str) -> None:
+    assert TRIGGERS[name](situation(100, None), TriggerConfig(name=name)).is_search
+
+
+def test_losses_are_measured_only_where_they_count() -> None:
+    def fail() -> tuple[float, float]:
+        raise AssertionError
+
+    start = Situation(num_pairs=10, earlier_pairs=5, measure_losses=fail)
+    for name in ("data_grew", "always"):
+        assert TRIGGERS[name](start, TriggerConfig(name=name)).is_search
+
+
+@pytest.mark.parametrize("setting", [{"min_ratio": 0.0}, {"max_gap": -1.0}])
+def test_bad_settings_are_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(setting))}: must be above 0"):
+        TriggerConfig(**setting)
+
+
+def step(dimension: str, old: int, new: int) -> GrowthStep:
+    return GrowthStep(dimension=dimension, old=old, new=new)
+
+
+def trial(stage: int, candidate: Candidate, score: float | None) -> Trial:
+    return Trial(
+        stage=stage,
+        number=1,
+        candidate=candidate,
+        arch=ClipArch.preset("tiny"),
+        flops=1,
+        params=1,
+        state="failed" if score is None else "complete",
+        score=score,
+    )
+
+
+def test_promising_are_the_dimensions_that_gained_largest_first_smallest_step() -> None:
+    width, depth = step("image.width", 64, 96), step("text.depth", 2, 3)
+    earlier = [
+        trial(0, (), 0.0),
+        trial(0, (width,), 0.1),
+        trial(0, (depth,), 0.3),
+        trial(0, (step("embed_dim", 32, 64),), -0.2),
+        trial(0, (step("image.depth", 1, 2),), None),
+        trial(0, (step("text.width", 32, 64),), 0.9),
+    ]
+    candidates = (
+        (),
+        (step("image.width", 96, 128),),
+        (step("image.width", 96, 160),),
+        (step("text.depth", 2, 4),),
+        (step("embed_dim", 32, 48),),
+        (step("image.depth", 1, 2),),
+    )
+    assert promising(earlier, candidates) == (candidates[3], candidates[1])
+    assert promising([], candidates) == ()
+
+
+def test_what_gained_once_but_not_lately_is_not_promising() -> None:
+    candidate = (step("text.depth", 2, 3),)
+    earlier = [trial(0, candidate, 0.3), trial(1, candidate, -0.1)]
+    assert promising(earlier, ((), candidate)) == ()

@@ -13,9 +13,11 @@ from nas_growclip import __all__ as public_names
 from nas_growclip.arch import ClipArch
 from nas_growclip.checkpoint import load_model, save_model
 from nas_growclip.cli import main, make_parser
+from nas_growclip.growth.space import candidate_label
 from nas_growclip.models.clip import Clip
-from tests.runs import SMOKE
+from tests.runs import SMOKE, smoke_config
 
+SPACE = str(SMOKE.parent.parent / "search_spaces" / "tiny.yaml")
 SMALL = ClipArch.load(SMOKE.parent.parent / "tests" / "small.yaml")
 
 
@@ -153,6 +155,45 @@ def test_eval_reads_pairs_and_zero_shot_sets(
     assert "i2t_recall@1" in printed
 
 
+def test_space_prints_another_tools_search_space(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--pairs", "20", "--space", SPACE]
+    assert main(["space", "tiny", *options, "--format", "nni"]) == 0
+    choice = json.loads(capsys.readouterr().out)["grow"]
+    assert choice["_type"] == "choice"
+    assert {"_name": "none"} in choice["_value"]
+    assert main(["space", str(checkpoint), *options, "--format", "optuna"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["num_pairs"] == 20
+    assert document["parent"] == SMALL.sizes()
+    assert "image.depth=2" in document["candidates"]
+
+
+def test_space_of_a_stages_folder_is_its_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = smoke_config()
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    stage, out = tmp_path / "stage_00", tmp_path / "space.json"
+    save_model(Clip(SMALL), stage)
+    options = ["--pairs", "30", "--format", "optuna", "--out", str(out)]
+    assert main(["space", str(stage), *options]) == 0
+    assert str(out) in capsys.readouterr().out
+    candidates = config.space.candidates(SMALL, 30)
+    assert list(json.loads(out.read_text())["candidates"]) == list(map(candidate_label, candidates))
+
+
+def test_space_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from nas_growclip.cli import main\n"
+        f"main(['space', 'tiny', '--pairs', '9', '--format', 'nni', '--space', {SPACE!r}])\n"
+        "assert not {'torch', 'timm', 'pandas', 'nni'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -178,6 +219,24 @@ def test_eval_reads_pairs_and_zero_shot_sets(
         (["grow", "{model}", "--set", "image.width", "--out", "{tmp}/c"], "must be DIMENSION=SIZE"),
         (["grow", "{model}", "--set", "widht=4", "--out", "{tmp}/c"], "Unknown dimension 'widht'"),
         (["grow", "{model}", "--set", "image.depth=2", "--out", "{model}"], "holds something"),
+        (
+            ["space", "tiny", "--pairs", "9", "--format", "ray", "--space", SPACE],
+            "must be one of optuna, nni, but got 'ray'",
+        ),
+        (
+            ["space", "tiny", "--pairs", "0", "--format", "nni", "--space", SPACE],
+            "pairs must be 1 or more, but got 0",
+        ),
+        (
+            ["space", "tiny", "--pairs", "9", "--format", "nni", "--space", "{tmp}/s.yaml"],
+            "s.yaml: no such file",
+        ),
+        (
+            ["space", "huge", "--pairs", "9", "--format", "nni", "--space", SPACE],
+            "'huge' must be a preset (tiny",
+        ),
+        (["space", "tiny", "--pairs", "9", "--format", "nni"], "--space must be given unless"),
+        (["space", "{model}", "--pairs", "9", "--format", "nni"], "--space must be given unless"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(

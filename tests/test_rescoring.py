@@ -78,6 +78,10 @@ def test_choices_follow_the_data(run: Run) -> None:
         3: [True, True, True],
     }
     assert [choice.num_pairs for choice in at_ratios[2]] == [20_000, 40_000, 80_000]
+    for choice in (choice for made in at_ratios.values() for choice in made):
+        assert choice.next_best is not None
+        assert (choice.next_best.score or 0) <= (choice.trial.score or 0)
+        assert choice.next_best.number != choice.trial.number
     half, same, _ = at_ratios[1]
     assert half.trial.flops < same.trial.flops
 

@@ -195,7 +195,7 @@ img { display: block; width: 100%; max-width: 52rem; height: auto; margin: 0 aut
   background: #fff; border-radius: 6px; }
 figcaption { color: var(--soft); font-size: 0.9rem; max-width: 52rem; margin: 0.5rem auto 0; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.85rem; min-width: 100%; overflow-wrap: normal; }
+table { border-collapse: collapse; font-size: 0.8rem; min-width: 100%; overflow-wrap: normal; }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { vertical-align: bottom; color: var(--soft); font-weight: 600; line-height: 1.25; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }

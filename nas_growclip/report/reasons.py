@@ -7,6 +7,7 @@ from nas_growclip.growth.space import candidate_label
 from nas_growclip.records import Run, StageResult
 from nas_growclip.report.rescoring import Choice, is_reproduced, objective_config, stage_choices
 from nas_growclip.report.tables import (
+    DASH,
     Table,
     growth_words,
     in_order,
@@ -40,19 +41,19 @@ def choice_table(run: Run, stage: StageResult) -> Table:
     notes = (RESCORING_NOTE,)
     return Table(
         title=f"Stage {stage.stage}: had there been half or twice the data",
-        columns=("data", "pairs", "choice", "", "score", *map(term_words, terms)),
+        columns=("data", "pairs", "choice", "score", *map(term_words, terms), "next best"),
         rows=tuple(
             (
                 _ratio_words(choice.data_ratio),
                 si(choice.num_pairs),
-                growth_words(choice.trial.candidate),
-                "as chosen" if choice.is_same else "differs",
+                growth_words(choice.trial.candidate) + ("" if choice.is_same else " (differs)"),
                 number(choice.trial.score),
                 *(number(choice.trial.terms.get(term)) for term in terms),
+                _next_words(choice),
             )
             for choice in choices
         ),
-        text_columns=frozenset({"data", "choice", ""}),
+        text_columns=frozenset({"data", "choice", "next best"}),
         marks=tuple("chosen" if choice.is_same else "" for choice in choices),
         notes=notes if is_reproduced(run, stage.stage) else (*notes, NOT_REPRODUCED_NOTE),
         tips=term_tips(terms),
@@ -95,6 +96,11 @@ def choice_lines(run: Run) -> list[str]:
 def _words(choice: Choice) -> str:
     label = "the same" if choice.is_same else candidate_label(choice.trial.candidate)
     return f"{_ratio_words(choice.data_ratio)} {label}"
+
+
+def _next_words(choice: Choice) -> str:
+    trial = choice.next_best
+    return f"{growth_words(trial.candidate)}: {number(trial.score)}" if trial else DASH
 
 
 def _ratio_words(ratio: float) -> str:

@@ -28,6 +28,8 @@ class Choice(NamedTuple):
     num_pairs: int
     trial: Trial
     """The choice, scored for that much data."""
+    next_best: Trial | None
+    """The highest score among the others, if any has one."""
     is_same: bool
     """Whether the run chose it too."""
 
@@ -188,11 +190,14 @@ def stage_choices(run: Run, stage: int, ratios: Sequence[float] = RATIOS) -> tup
         ValueError: If the stage has not finished or cannot be scored again.
     """
     config, finished = objective_config(run), _finished(run, stage)
-    choices = []
+    chosen, choices = finished.result.chosen_trial, []
     for ratio in ratios:
-        best = choose(rescored(run, stage, config, data_ratio=ratio), config)
-        is_same = best.number == finished.result.chosen_trial
-        choices.append(Choice(ratio, _times(finished.data.num_pairs, ratio), best, is_same))
+        trials = rescored(run, stage, config, data_ratio=ratio)
+        best = choose(trials, config)
+        others = [t for t in trials if t.score is not None and t.number != best.number]
+        next_best = max(others, key=lambda trial: trial.score or 0.0, default=None)
+        num_pairs, is_same = _times(finished.data.num_pairs, ratio), best.number == chosen
+        choices.append(Choice(ratio, num_pairs, best, next_best, is_same))
     return tuple(choices)
 
 

@@ -42,7 +42,7 @@ SIZES: Sizes = {
     "image.width": (96, 128),
     "text.depth": (3, 4, 5),
     "shared.depth": (2,),
-    "embed_dim": (64, 128),
+    "embed_dim": (64,),
 }
 TINY = ClipArch.preset("tiny")
 
@@ -68,7 +68,7 @@ def made(
 SPACES: dict[str, tuple[Candidate, ...]] = {
     f"{share:.0%} legal, {len(momenta)} momenta": made(SIZES, 3, momenta, share, seed=2)
     for share in (1.0, 0.6, 0.2)
-    for momenta in ((), (0.9,), (1.0, 0.9, 0.5))
+    for momenta in ((), (0.9,), (1.0, 0.5))
 } | {"no growth only": ((),), "one candidate": made({"text.depth": (3,)}, 1)}
 
 PATCHES = GrowthSpace(
@@ -79,7 +79,7 @@ PATCHES = GrowthSpace(
         "text.depth": SizeChoices(add=(1, 2)),
         "shared.depth": SizeChoices(add=(1,)),
     },
-    combine=(Combination(from_pairs=0, num_dimensions=3),),
+    combine=(Combination(from_pairs=0, num_dimensions=2),),
     momenta=(1.0, 0.5),
 )
 """A space of which many combinations are illegal: patches must fill the image."""
@@ -170,7 +170,7 @@ def test_parameters_give_their_candidate_back_in_any_space(
         assert {name for p in params for name in p} == set(encoding.distributions())
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(archs(), st.integers(0, 2))
 def test_every_encoding_holds_for_growth_spaces_of_any_parent(
     parent: ClipArch, num_momenta: int
@@ -211,7 +211,7 @@ def test_optuna_reaches_every_candidate_once_by_brute_force(space: str) -> None:
     assert labels(found) == labels(SPACES[space])
 
 
-@pytest.mark.parametrize("space", ["100% legal, 1 momenta", "60% legal, 3 momenta"])
+@pytest.mark.parametrize("space", ["100% legal, 1 momenta", "60% legal, 2 momenta"])
 def test_cmaes_takes_the_levels(space: str) -> None:
     sampler = CmaEsSampler(seed=1, n_startup_trials=2, warn_independent_sampling=False)
     found = list(drawn(OrdinalEncoding(SPACES[space]), sampler, most=20))
@@ -261,10 +261,10 @@ def test_levels_of_no_candidate_give_the_nearest_and_of_equals_the_earlier(
     encoding = OrdinalEncoding(candidates)
     names = list(encoding.tops())
     for levels in itertools.product(*(range(top + 1) for top in encoding.tops().values())):
-        trial = FixedTrial(dict(zip(names, levels, strict=True)))
-        distances = [level_distance(candidates, c, trial.params) for c in candidates]
+        chosen = dict(zip(names, levels, strict=True))
+        distances = [level_distance(candidates, c, chosen) for c in candidates]
         nearest = candidates[distances.index(min(distances))]
-        assert encoding.suggest(trial) == nearest
+        assert encoding.suggest(FixedTrial(chosen)) == nearest
 
 
 def level_distance(
@@ -445,7 +445,7 @@ def test_no_growth_as_nni_gives_it(sample: dict[str, Any]) -> None:
     ids=str,
 )
 def test_bad_nni_sample_is_refused(sample: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"must be one of the stage's 9 candidates, but got {"):
+    with pytest.raises(ValueError, match=r"must be one of the stage's 8 candidates, but got {"):
         candidate_from_nni(sample, made(SIZES, 1))
 
 

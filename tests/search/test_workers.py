@@ -159,7 +159,7 @@ def set_barrier(barrier: Barrier) -> None:
 def pool() -> Iterator[ProcessPoolExecutor]:
     """Processes that begin at the same time."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nas_growclip.search.optuna_search"])
+    context.set_forkserver_preload([__name__])  # imported once, not by each process
     barrier = context.Barrier(ASKING)
     with ProcessPoolExecutor(ASKING, context, set_barrier, (barrier,)) as executor:
         yield executor

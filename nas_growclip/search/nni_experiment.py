@@ -5,6 +5,7 @@ keeps in ``~/nni-experiments``. Its web server listens on every interface withou
 the experiment runs; the port is a free one.
 """
 
+import os
 import shlex
 import socket
 import subprocess
@@ -16,11 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from nas_growclip.files import make_folder
+from nas_growclip.files import make_folder, write_atomically
 from nas_growclip.progress import say
 
-ATTEMPTS = 4
+ATTEMPTS = 2
+"""Another process may take the free port before NNI does."""
+START_SECONDS = 120
 """NNI gives its server 3 seconds to start and its tuner 10, too few on a busy machine."""
+PATIENCE = f"""\
+globalThis.setTimeout = new Proxy(setTimeout, {{
+  apply: (wait, self, [run, time, ...more]) =>
+    wait(run, time === 10000 ? {1000 * START_SECONDS} : time, ...more)
+}});
+"""
+"""JavaScript for NNI's manager: the one wait of 10 seconds in it, that for the tuner, is longer."""
 POLL_SECONDS = 1.0
 OVER = frozenset({"DONE", "TUNER_NO_MORE_TRIAL"})
 """NNI's words for an experiment without new trials; it does not go from the second to the first."""
@@ -190,7 +200,7 @@ def _start(manager: Any, folder: Path) -> _Running:
 
     from nas_growclip.search.nni_processes import find_tuner
 
-    with _unclosed_files():
+    with _patient(folder), _unclosed_files():
         manager.start(_free_port(), run_mode=RunMode.Detach)
     running = _Running(manager, tuple(find_tuner(folder)))
     while not manager.list_trial_jobs():
@@ -287,6 +297,22 @@ def _free_port() -> int:
         found.bind(("", 0))
         port: int = found.getsockname()[1]
         return port
+
+
+@contextmanager
+def _patient(folder: Path) -> Iterator[None]:
+    """NNI's server and its tuner may take longer to start."""
+    from nni.experiment import launcher
+
+    from nas_growclip.search.nni_processes import environment
+
+    launcher._check_rest_server.__defaults__ = (START_SECONDS, None)
+    script = folder / "patience.js"
+    write_atomically(script, PATIENCE.encode())
+    given = os.environ.get("NODE_OPTIONS")
+    options = " ".join(filter(None, (given, f'--require "{script}"')))
+    with environment({"NODE_OPTIONS": options}):
+        yield
 
 
 @contextmanager

@@ -50,8 +50,23 @@ def marked(folder: Path) -> Iterator[None]:
     """Processes started inside bear the mark, and reach their manager past any proxy."""
     exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     hosts = ",".join(filter(None, (exceptions, "localhost")))
-    with _environment({MARK: str(folder), "no_proxy": hosts}):
+    with environment({MARK: str(folder), "no_proxy": hosts}):
         yield
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes started inside have these environment variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def find_processes(folder: Path) -> list[psutil.Process]:
@@ -127,20 +142,6 @@ def _watchdog(folder: Path) -> Iterator[None]:
     )
     with watchdog:
         yield
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 if __name__ == "__main__":

@@ -78,6 +78,18 @@ PARENT = ClipArch.preset("tiny").with_sizes(
 
 SERVER_USER = "nobody"
 """Whom root lets the server run as: it refuses to run as root."""
+GUARD = """
+cd "$1" || exit
+{
+    "$2/initdb" -D data -U growclip -A trust -E UTF8 --no-locale --no-sync &&
+    "$2/pg_ctl" -D data -w -t 120 -l server.log -o "-h 127.0.0.1 -p $3 -k ''" start
+} > log 2>&1 || { echo failed; exit 1; }
+echo ready
+read -r end
+"$2/pg_ctl" -D data -w -m immediate stop > log 2>&1
+rm -rf "$1"
+"""
+"""Starts the server; stops it when its input is closed, which a killed process does too."""
 
 
 class PostgresServer(NamedTuple):
@@ -89,7 +101,7 @@ class PostgresServer(NamedTuple):
     def new_database(self, name: str) -> str:
         """Make an empty database; its URL as ``search.storage`` takes it."""
         place = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "growclip"]
-        run_quietly([str(self.programs / "createdb"), *place, name])
+        subprocess.run([self.programs / "createdb", *place, name], check=True)
         return f"postgresql+psycopg://growclip@127.0.0.1:{self.port}/{name}"
 
 
@@ -113,51 +125,30 @@ def postgres_programs() -> Path | None:
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """A server in a temporary folder; stopped and deleted at the end, whatever happens."""
+    """A server in a temporary folder; stopped and deleted at the end, even if we are killed."""
     programs = postgres_programs()
     if programs is None:
         raise ValueError(f"PostgreSQL must be there, but {missing_postgres()}. Install it.")
     folder = Path(tempfile.mkdtemp(prefix="growclip-postgres-"))
-    pg_ctl = [str(programs / "pg_ctl"), "-D", str(folder / "data"), "-w", "-t", "120"]
-    server = PostgresServer(programs, free_port())
-    listen = f"-h 127.0.0.1 -p {server.port} -k ''"
-    try:
-        if os.geteuid() == 0:
-            shutil.chown(folder, SERVER_USER)
-        initdb = [str(programs / "initdb"), "-D", str(folder / "data"), "-U", "growclip"]
-        run_as_server([*initdb, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"], folder)
-        run_as_server([*pg_ctl, "-l", str(folder / "log"), "-o", listen, "start"], folder)
-        yield server
-    finally:
-        if (folder / "data" / "postmaster.pid").exists():
-            run_as_server([*pg_ctl, "-m", "immediate", "stop"], folder)
-        shutil.rmtree(folder)
-
-
-def run_as_server(command: Sequence[str], folder: Path) -> None:
     user = SERVER_USER if os.geteuid() == 0 else None
-    run_quietly(command, user=user, folder=folder)
-
-
-def run_quietly(
-    command: Sequence[str], *, user: str | None = None, folder: Path | None = None
-) -> None:
-    """Run a program to its end; what it says is shown only if it fails."""
-    with tempfile.TemporaryFile("w+") as said:  # a server that stays would hold a pipe open
-        ended = subprocess.run(
-            command,
-            user=user,
-            group=pwd.getpwnam(user).pw_gid if user else None,
-            extra_groups=[] if user else None,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        said.seek(0)
-        if ended.returncode:
-            raise ChildProcessError(f"{' '.join(command)}: must work, but said: {said.read()}")
+    if user:
+        shutil.chown(folder, user)
+    server = PostgresServer(programs, free_port())
+    command = ["sh", "-c", GUARD, "guard", str(folder), str(programs), str(server.port)]
+    with subprocess.Popen(
+        command,
+        user=user,
+        group=pwd.getpwnam(user).pw_gid if user else None,
+        extra_groups=[] if user else None,
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as guard:
+        said = guard.stdout.readline() if guard.stdout else ""
+        if said != "ready\n":
+            raise ChildProcessError(f"PostgreSQL must start, but did not; see {folder}/log.")
+        yield server
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ from nas_growclip.growth.operators import OPERATORS
 from nas_growclip.growth.space import GrowthSpace
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
 from nas_growclip.search.config import SearchConfig
+from nas_growclip.search.nni_experiment import ASSESSORS, TUNERS
 from nas_growclip.search.objective import OBJECTIVES, ObjectiveConfig
 from nas_growclip.search.samplers import PRUNERS, SAMPLERS
 from nas_growclip.search.trigger import TRIGGERS, TriggerConfig
@@ -60,6 +61,8 @@ class ExperimentConfig:
         _check_names("search.backend", (self.search.backend,), {*BACKENDS, *EXPERIMENT_BACKENDS})
         _check_names("search.sampler", (self.search.sampler,), SAMPLERS)
         _check_names("search.pruner", (self.search.pruner,), PRUNERS)
+        _check_names("search.nni_tuner", (self.search.nni_tuner,), TUNERS)
+        _check_names("search.nni_assessor", (self.search.nni_assessor,), ASSESSORS)
         _check_names("trigger.name", (self.trigger.name,), TRIGGERS)
         _check_names("objective.name", (self.objective.name,), OBJECTIVES)
         _check_names("metrics", self.metrics, METRICS)

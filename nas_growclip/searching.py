@@ -8,12 +8,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import optuna
+import torch
 
 from nas_growclip.files import make_folder, write_atomically
-from nas_growclip.growth.space import Candidate
+from nas_growclip.growth.space import Candidate, candidate_label
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.progress import say
 from nas_growclip.records import (
@@ -35,13 +35,17 @@ from nas_growclip.search.protocol import Question, StageSearch
 from nas_growclip.search.storage import open_storage
 from nas_growclip.trial import (
     StageRun,
+    curve_steps,
     held_record,
     measure_candidate,
     planned_trial,
     record_path,
     trial_path,
+    write_record,
 )
 
+NNI_FOLDER = "nni"
+PROPOSED_FILE = "proposed.json"
 SPACE_FILE = "search_space.json"
 """The stage's growth space, as NNI takes it."""
 
@@ -144,18 +148,34 @@ def search_with_nni(stage: StageRun) -> None:
 
     The control is tried here first. NNI's tuners may propose a candidate again; it is tried once.
     """
-    candidates, recorded = stage_candidates(stage)[1:], recorded_trials(stage)
-    if not recorded:
+    if not recorded_trials(stage):
         measure_candidate(stage, 0, ())
         record_trial(stage, finished_trial(stage, ()))
-    if len(recorded) > 1 or not candidates or stage.config.search.num_trials < 2:
-        return
-    proposed = run_nni_experiment(nni_experiment(stage, candidates))
-    unique = dict.fromkeys(candidate_from_nni(t.parameters, candidates) for t in proposed)
-    ends = {candidate_from_nni(t.parameters, candidates): t for t in reversed(proposed)}
-    for candidate in unique:
-        held = held_record(stage, candidate) or unmeasured(stage, candidate, ends[candidate])
-        record_trial(stage, scored_trial(stage, recorded_trials(stage)[0], held))
+    tried = {trial.candidate for trial in recorded_trials(stage)}
+    for candidate in proposed_by_nni(stage):
+        if candidate not in tried:
+            record_trial(stage, finished_trial(stage, candidate))
+
+
+def proposed_by_nni(stage: StageRun) -> tuple[Candidate, ...]:
+    """What NNI's tuner proposed, each candidate once; all of them have records then.
+
+    The experiment runs once: its proposals are kept in the stage's folder.
+    """
+    by_label = {candidate_label(c): c for c in stage_candidates(stage)[1:]}
+    kept = stage.folder / NNI_FOLDER / PROPOSED_FILE
+    if not by_label or stage.config.search.num_trials < 2:
+        return ()
+    if not kept.is_file():
+        candidates = tuple(by_label.values())
+        ends = run_nni_experiment(nni_experiment(stage, candidates))
+        proposed = {candidate_from_nni(end.parameters, candidates): end for end in reversed(ends)}
+        for candidate, end in proposed.items():
+            if held_record(stage, candidate) is None:
+                write_record(stage, unmeasured(stage, candidate, end))
+        labels = [candidate_label(candidate) for candidate in reversed(proposed)]
+        write_atomically(kept, (json.dumps(labels) + "\n").encode())
+    return tuple(by_label[label] for label in json.loads(kept.read_text(encoding="utf-8")))
 
 
 def nni_experiment(stage: StageRun, candidates: Sequence[Candidate]) -> NniExperiment:
@@ -165,11 +185,14 @@ def nni_experiment(stage: StageRun, candidates: Sequence[Candidate]) -> NniExper
     command += ["--stage", str(index), "--device", str(stage.parent.logit_scale.device)]
     if stage.data_folder is not None:
         command += ["--data", str(stage.data_folder.resolve())]
+    if config.nni_workers > 1:
+        threads = max(1, torch.get_num_threads() // config.nni_workers)
+        command += ["--threads", str(threads)]
     return NniExperiment(
         name=f"growclip {stage.run.resolve().name}, stage {index}",
         space=nni_space(candidates),
         command=tuple(command),
-        folder=stage.folder / "nni",
+        folder=stage.folder / NNI_FOLDER,
         num_trials=config.num_trials - 1,
         workers=config.nni_workers,
         tuner=config.nni_tuner,
@@ -181,9 +204,18 @@ def nni_experiment(stage: StageRun, candidates: Sequence[Candidate]) -> NniExper
 
 def unmeasured(stage: StageRun, candidate: Candidate, end: NniTrial) -> Trial:
     """The record of a trial that NNI ended before it wrote its own."""
-    state: Literal["pruned", "failed"] = "pruned" if end.state == "pruned" else "failed"
-    trial = planned_trial(stage, end.number, candidate)
-    return replace(trial, state=state, message=end.message or f"{state} by NNI")
+    planned = planned_trial(stage, end.number, candidate)
+    num_points = stage.config.search.curve_points
+    steps = curve_steps(0, stage.trial_steps(planned.arch), num_points)
+    losses = [point["loss"] for point in end.curve if "loss" in point]
+    pairs = [step * stage.config.train.batch_size for step in steps]
+    return replace(
+        planned,
+        state="pruned" if end.state == "pruned" else "failed",
+        curve=tuple(zip(pairs, losses, strict=False)),
+        train_flops=round(planned.train_flops * min(1.0, len(losses) / num_points)),
+        message=end.message or f"{end.state} by NNI",
+    )
 
 
 def recorded_trials(stage: StageRun) -> tuple[Trial, ...]:

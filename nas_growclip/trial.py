@@ -176,8 +176,13 @@ def measure_candidate(
         trial = run_trial(stage, number, candidate, report)
         seconds = time.monotonic() - started
         append_timing(stage.run, stage.data.index, f"trial {number}", seconds)
-        write_atomically(record_path(stage, candidate), (to_line(trial) + "\n").encode())
+        write_record(stage, trial)
         return trial
+
+
+def write_record(stage: StageRun, trial: Trial) -> None:
+    """Write a trial's record, not scored, where all workers find it."""
+    write_atomically(record_path(stage, trial.candidate), (to_line(trial) + "\n").encode())
 
 
 def held_record(stage: StageRun, candidate: Candidate) -> Trial | None:

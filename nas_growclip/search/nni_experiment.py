@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,8 @@ class NniTrial(NamedTuple):
     """Pruned: stopped by the assessor, or by hand."""
     metrics: Mapping[str, float]
     """The final result, the score as ``default``; empty where there is none."""
+    curve: tuple[Mapping[str, float], ...] = ()
+    """The intermediate results, those of a pruned trial too."""
     message: str = ""
     """The last line that a failed trial wrote to stderr."""
 
@@ -226,9 +228,11 @@ def _ended_trials(running: _Running) -> Iterator[NniTrial]:
     quiet = 0
     while quiet <= QUIET_POLLS:
         status = _check(running)
-        jobs = running.manager.list_trial_jobs()
+        jobs, results = running.manager.list_trial_jobs(), running.manager.get_job_metrics()
         is_over = quiet == QUIET_POLLS
-        yield from (trial for job in jobs if (trial := _read(job, is_over=is_over)))
+        for job in jobs:
+            if _has_ended(job) or (is_over and job.status in STATES):
+                yield _read(job, results.get(job.trialJobId, ()))
         runs = any(job.status not in STATES for job in jobs)
         quiet = quiet + 1 if status in OVER and not runs else 0
         time.sleep(POLL_SECONDS)
@@ -267,22 +271,25 @@ def _failure(manager: Any, reason: str) -> ChildProcessError:
     )
 
 
-def _read(job: Any, *, is_over: bool) -> NniTrial | None:
-    """A job that has ended; a success may wait for its final result, which NNI stores later."""
-    final = job.finalMetricData
-    if job.status not in STATES or (job.status == "SUCCEEDED" and not final and not is_over):
-        return None
+def _has_ended(job: Any) -> bool:
+    """Whether a job has ended, and NNI has stored its final result, which may come later."""
+    return job.status in STATES and (job.status != "SUCCEEDED" or bool(job.finalMetricData))
+
+
+def _read(job: Any, results: Sequence[Any]) -> NniTrial:
+    points = sorted((r for r in results if r.type == "PERIODICAL"), key=lambda r: int(r.sequence))
     return NniTrial(
         number=job.sequenceId,
         parameters=job.hyperParameters[0].parameters,
         state=STATES[job.status],
-        metrics=_metrics(final[0].data) if final else {},
+        metrics=_values(job.finalMetricData[0]) if job.finalMetricData else {},
+        curve=tuple(_values(point) for point in points),
         message=_last_line(Path(job.logPath) / STDERR_FILE) if job.status == "FAILED" else "",
     )
 
 
-def _metrics(final: Any) -> Mapping[str, float]:
-    return final if isinstance(final, dict) else {"default": final}
+def _values(result: Any) -> Mapping[str, float]:
+    return result.data if isinstance(result.data, dict) else {"default": result.data}
 
 
 def _last_line(path: Path) -> str:

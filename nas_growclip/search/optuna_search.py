@@ -41,7 +41,7 @@ from nas_growclip.search.samplers import (
     SAMPLERS,
     experimental,
 )
-from nas_growclip.search.storage import open_storage
+from nas_growclip.search.storage import LOCK_FILE, open_storage
 from nas_growclip.search.workers import Watch, identity, is_gone
 
 CONTROL = candidate_label(())
@@ -49,8 +49,6 @@ COST = "cost against no growth"
 """The study's value: the score with its sign turned; below 0 is better than no growth."""
 MAX_REPEATS = 30
 """Proposals in a row that were handed out before, after which one is drawn instead."""
-QUEUE_LOCK = "study.lock"
-"""Held in the run folder while a trial is taken from the queue."""
 TURN_SECONDS = 0.02
 WAIT_SECONDS = 0.5
 SIGNS_A_GRACE = 4
@@ -229,7 +227,7 @@ class OptunaSearch:
         """The queue's next trial or a new one; SQLite would give one of the queue to two."""
         if self.search.run is None:
             return self.study.ask()
-        with locked(self.search.run / QUEUE_LOCK):
+        with locked(self.search.run / LOCK_FILE):
             return self.study.ask()
 
     def _given(

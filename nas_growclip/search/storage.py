@@ -8,8 +8,12 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from nas_growclip.files import locked
+
 STUDY_FILE = "study.db"
 JOURNAL_FILE = "study.journal"
+LOCK_FILE = "study.lock"
+"""Held in the run folder while tables are made and while a trial is taken from the queue."""
 SQLITE_PATIENCE = 60
 """Seconds that a SQLite writer waits for another one."""
 
@@ -32,7 +36,8 @@ def open_storage(setting: str | None, run: Path | None) -> BaseStorage:
     try:
         is_sqlite = make_url(url).get_backend_name() == "sqlite"
         options = {"connect_args": {"timeout": SQLITE_PATIENCE}} if is_sqlite else {}
-        return get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
+        with locked(run / LOCK_FILE):  # Optuna's own making of the tables is no atomic step
+            return get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
     except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.OptunaError) as error:
         raise ValueError(
             f"search.storage: cannot open {shown_url(url)}: {' '.join(str(error).split())[:300]} "

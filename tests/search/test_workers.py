@@ -248,7 +248,6 @@ def open_together(storage: str | None, run: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="Optuna makes its tables in several steps; open_storage has no lock")
 def test_run_and_workers_may_make_the_storage_at_the_same_time(
     storage: str | None, pool: ProcessPoolExecutor, tmp_path: Path
 ) -> None:

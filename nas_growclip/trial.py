@@ -174,9 +174,9 @@ def measure_candidate(
             return replace(held, number=number)
         started = time.monotonic()
         trial = run_trial(stage, number, candidate, report)
-        seconds = time.monotonic() - started
-        append_timing(stage.run, stage.data.index, f"trial {number}", seconds)
         write_record(stage, trial)
+        seconds = time.monotonic() - started
+        append_timing(stage.trials or stage.run, stage.data.index, f"trial {number}", seconds)
         return trial
 
 

@@ -123,6 +123,8 @@ def report(out: Path, share: float = 0.05) -> None:
     print("|---|---|" + "---|" * (len(names) + 2))
     for pairs in PAIRS:
         of_pairs = [stage for stage in stages if stage.data.num_pairs == pairs]
+        if not of_pairs:
+            continue
         chosen = []
         for stage in of_pairs:
             trials = [shortened(o, share * o.total_steps * BATCH) for o in stage.outcomes]

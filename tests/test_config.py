@@ -46,7 +46,10 @@ def test_parent_is_a_preset_or_an_architecture(tmp_path: Path) -> None:
         ({"passes": 0}, r"a\.yaml: passes: must be above 0, but got 0"),
         ({"metrics": ["lost"]}, r"metrics: must be one of \['loss', 'retrieval', 'zero_shot'\]"),
         ({"search": {"backend": "grid"}}, r"search\.backend: must be one of"),
-        ({"search": {"sampler": "cma"}}, r"search\.sampler: must be one of \['cmaes', 'gp', 'grid', 'nsga2'"),
+        (
+            {"search": {"sampler": "cma"}},
+            r"search\.sampler: must be one of \['cmaes', 'gp', 'grid', 'nsga2'",
+        ),
         ({"objective": {"name": "best"}}, r"objective\.name: must be one of"),
         ({"growth": {"operator": "magic"}}, r"growth\.operator: must be one of"),
         ({"growth": {"momentum": 1.5}}, r"growth: momentum must be between 0 and 1, but got 1.5"),

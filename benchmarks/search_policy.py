@@ -9,7 +9,6 @@ Command: python -m benchmarks.search_policy runs/oracle
 """
 
 import argparse
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
+from benchmarks.recovery import commit
 from benchmarks.search_oracle import BATCH, PAIRS, Outcome, read_outcomes
 from nas_growclip.records import TRAIN_FLOPS_PER_FORWARD, Trial
 from nas_growclip.search.backends import BACKENDS
@@ -248,10 +248,8 @@ def main() -> None:
     parser.add_argument("oracle", type=Path)
     options = parser.parse_args()
     stages = whole_stages(read_outcomes(options.oracle / "outcomes.jsonl"))
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     seeds = sorted({stage.seed for stage in stages})
-    print(f"commit {commit}, {len(stages)} stages, seeds {seeds}\n")
+    print(f"commit {commit()}, {len(stages)} stages, seeds {seeds}\n")
     print("Spearman's rank correlation with the final result: mean over stages (lowest)\n")
     proxies(stages)
     regrets(stages)

@@ -205,9 +205,11 @@ def measure_search(name: str, config: ExperimentConfig, workers: int, run: Path)
     file.write_text(config.to_yaml())
     with ExitStack() as processes:
         if workers == 2 and config.search.backend == "optuna":
-            processes.enter_context(started(run.with_suffix(".worker.log"), "worker", str(run)))
+            processes.enter_context(
+                started(run.with_suffix(".worker.log"), "worker", str(run), *ON_CPU)
+            )
         log = run.with_suffix(".log")
-        main = processes.enter_context(started(log, "run", str(file), "--out", str(run)))
+        main = processes.enter_context(started(log, "run", str(file), "--out", str(run), *ON_CPU))
         if main.wait():
             raise ChildProcessError(f"growclip run must work, but failed: see {log}.")
     timings = [json.loads(line) for line in (run / TIMINGS_FILE).read_text().splitlines()]
@@ -221,10 +223,13 @@ def measure_search(name: str, config: ExperimentConfig, workers: int, run: Path)
     )
 
 
+ON_CPU = ("--device", "cpu")
+
+
 @contextmanager
 def started(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A growclip process of one thread, which does not outlive this."""
-    command = [sys.executable, "-W", "ignore", "-m", "nas_growclip", *arguments, "--device", "cpu"]
+    command = [sys.executable, "-W", "ignore", "-m", "nas_growclip", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("wb") as said:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)

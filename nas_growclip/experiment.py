@@ -23,6 +23,7 @@ from nas_growclip.records import (
     Run,
     StageResult,
     append_line,
+    config_path,
     drop_torn_line,
     load_run,
     read_stages,
@@ -157,11 +158,7 @@ def load_run_config(run: Path) -> ExperimentConfig:
     Raises:
         ValueError: If it is no run folder.
     """
-    if not (run / CONFIG_FILE).is_file():
-        raise ValueError(
-            f"{run}: not a run folder: it has no {CONFIG_FILE}. Give the --out of `growclip run`."
-        )
-    return load_config(run / CONFIG_FILE)
+    return load_config(config_path(run))
 
 
 def make_stage(

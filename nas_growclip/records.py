@@ -185,6 +185,20 @@ class Run:
         return pd.DataFrame(rows)
 
 
+def config_path(run: Path) -> Path:
+    """Where a run folder keeps the experiment that it was made with.
+
+    Raises:
+        ValueError: If it is no run folder.
+    """
+    path = run / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{run}: not a run folder: it has no {CONFIG_FILE}. Give the --out of `growclip run`."
+        )
+    return path
+
+
 def load_run(path: str | Path) -> Run:
     """Read a run folder's records.
 
@@ -192,14 +206,10 @@ def load_run(path: str | Path) -> Run:
         ValueError: If the folder is no run folder or a record in it is damaged.
     """
     folder = Path(path)
-    if not (folder / CONFIG_FILE).is_file():
-        raise ValueError(
-            f"{folder}: not a run folder: it has no config.yaml. Give the --out of `growclip run`."
-        )
     return Run(
         path=folder,
         name=folder.resolve().name,
-        config=read_mapping(folder / CONFIG_FILE),
+        config=read_mapping(config_path(folder)),
         trials=read_trials(folder),
         stages=read_stages(folder),
     )

@@ -80,7 +80,8 @@ def join_search(stage: StageRun, *, keeps_records: bool = False) -> None:
         stage: The stage; its backend's storage may be shared.
         keeps_records: Whether this is the one process that writes ``trials.jsonl``.
     """
-    backend = BACKENDS[stage.config.search.backend](stage_search(stage))
+    made = stage_search(stage)
+    backend, recorded = BACKENDS[stage.config.search.backend](made), list(made.recorded)
 
     def measure(question: Question, report: Report) -> Trial:
         return measure_candidate(stage, question.number, question.candidate, report)
@@ -91,8 +92,8 @@ def join_search(stage: StageRun, *, keeps_records: bool = False) -> None:
 
     def record_finished() -> None:
         if keeps_records:
-            for question in backend.finished()[len(recorded_trials(stage)) :]:
-                record_trial(stage, finished_trial(stage, question.candidate))
+            for question in backend.finished()[len(recorded) :]:
+                record_trial(stage, recorded, finished_trial(stage, question.candidate))
 
     try:
         search(backend, measure, score, record_finished)
@@ -102,15 +103,15 @@ def join_search(stage: StageRun, *, keeps_records: bool = False) -> None:
 
 def stage_search(stage: StageRun) -> StageSearch:
     """What a search backend needs to know of the stage."""
-    candidates = stage_candidates(stage)
-    earlier = [t for t in read_trials(stage.run) if t.stage < stage.data.index]
+    candidates, trials = stage_candidates(stage), read_trials(stage.run)
+    earlier = [trial for trial in trials if trial.stage < stage.data.index]
     return StageSearch(
         candidates=candidates,
         seed=stage.seed,
         stage=stage.data.index,
         run=stage.run,
         config=stage.config.search,
-        recorded=recorded_trials(stage),
+        recorded=[trial for trial in trials if trial.stage == stage.data.index],
         promising=promising(earlier, candidates),
         facts={
             "pairs": stage.data.num_pairs,
@@ -148,13 +149,14 @@ def search_with_nni(stage: StageRun) -> None:
 
     The control is tried here first. NNI's tuners may propose a candidate again; it is tried once.
     """
-    if not recorded_trials(stage):
+    recorded = list(recorded_trials(stage))
+    if not recorded:
         measure_candidate(stage, 0, ())
-        record_trial(stage, finished_trial(stage, ()))
-    tried = {trial.candidate for trial in recorded_trials(stage)}
+        record_trial(stage, recorded, finished_trial(stage, ()))
+    tried = {trial.candidate for trial in recorded}
     for candidate in proposed_by_nni(stage):
         if candidate not in tried:
-            record_trial(stage, finished_trial(stage, candidate))
+            record_trial(stage, recorded, finished_trial(stage, candidate))
 
 
 def proposed_by_nni(stage: StageRun) -> tuple[Candidate, ...]:
@@ -223,12 +225,12 @@ def recorded_trials(stage: StageRun) -> tuple[Trial, ...]:
     return tuple(t for t in read_trials(stage.run) if t.stage == stage.data.index)
 
 
-def record_trial(stage: StageRun, trial: Trial) -> None:
-    """Append a finished trial to ``trials.jsonl`` under the next number."""
-    recorded = recorded_trials(stage)
+def record_trial(stage: StageRun, recorded: list[Trial], trial: Trial) -> None:
+    """Append a finished trial to ``trials.jsonl`` and to the stage's records, as the next one."""
     trial = replace(trial, number=len(recorded))
     append_line(stage.run / TRIALS_FILE, to_line(trial))
-    keep_best_state(stage, (*recorded, trial))
+    recorded.append(trial)
+    keep_best_state(stage, recorded)
     score = f"score {trial.score:+.4g}" if trial.score is not None else trial.message
     say(f"stage {stage.data.index}, trial {trial.number}: {trial.label}: {score}")
 

@@ -108,10 +108,17 @@ def rescored(
     Raises:
         ValueError: If the stage has not finished or a record in it cannot be scored.
     """
+    finished = _finished(run, stage)
+    return _rescored(run, finished, stage_coefficients(run, stage, config), data_ratio)
+
+
+def _rescored(
+    run: Run, finished: FinishedStage, coefficients: ObjectiveConfig, data_ratio: float
+) -> tuple[Trial, ...]:
+    """The trials of a finished stage, scored by coefficients that are refitted already."""
     if not 0 < data_ratio < math.inf:
         raise ValueError(f"data_ratio must be a finite number above 0, but got {data_ratio}.")
-    config = config or objective_config(run)
-    finished = _finished(run, stage)
+    stage = finished.result.stage
     data = finished.data._replace(num_pairs=_times(finished.data.num_pairs, data_ratio))
     trials = [replace(t, stage_pairs=_times(t.stage_pairs, data_ratio)) for t in finished.trials]
     control = next((trial for trial in trials if trial.number == 0), None)
@@ -120,7 +127,6 @@ def rescored(
             f"Stage {stage} must have a complete control to be scored against, but its trial 0 is "
             f"{control.state if control else 'missing'}. See {run.path / TRIALS_FILE}."
         )
-    coefficients = stage_coefficients(run, stage, config)
     return tuple(_scored(trial, control, data, coefficients) for trial in trials)
 
 
@@ -149,8 +155,9 @@ def rescore_run(
         )
     rescorings = []
     for result in run.stages:
-        trials = rescored(run, result.stage, config, data_ratio=data_ratio)
+        finished = _finished(run, result.stage)
         used = stage_coefficients(run, result.stage, config)
+        trials = _rescored(run, finished, used, data_ratio)
         rescorings.append(Rescoring(result, used, trials, choose(trials, config)))
     return tuple(rescorings)
 
@@ -190,9 +197,10 @@ def stage_choices(run: Run, stage: int, ratios: Sequence[float] = RATIOS) -> tup
         ValueError: If the stage has not finished or cannot be scored again.
     """
     config, finished = objective_config(run), _finished(run, stage)
+    coefficients = stage_coefficients(run, stage, config)
     chosen, choices = finished.result.chosen_trial, []
     for ratio in ratios:
-        trials = rescored(run, stage, config, data_ratio=ratio)
+        trials = _rescored(run, finished, coefficients, ratio)
         best = choose(trials, config)
         others = [t for t in trials if t.score is not None and t.number != best.number]
         next_best = max(others, key=lambda trial: trial.score or 0.0, default=None)

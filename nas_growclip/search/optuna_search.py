@@ -53,8 +53,6 @@ TURN_SECONDS = 0.02
 WAIT_SECONDS = 0.5
 SIGNS_A_GRACE = 4
 
-Distributions = dict[str, BaseDistribution]
-
 
 class OptunaSearch:
     """A stage's study, as one worker sees it.
@@ -131,10 +129,6 @@ class OptunaSearch:
                 break
             ended.append(Question(ticket, self.by_label[trial.user_attrs["candidate"]]))
         return tuple(ended)
-
-    def open_trial(self, number: int) -> optuna.Trial:
-        """The study's trial that was asked for under this number and is not told yet."""
-        return self._open[number]
 
     def close(self) -> None:
         """Stop giving signs of life; trials still open are left to be found lost."""

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
-from benchmarks.search_workers import PostgresServer, missing_postgres, postgres_server
+from benchmarks.search_workers import PostgresServer, missing_postgres, postgres_server, started
 from nas_growclip.arch import ClipArch
 from nas_growclip.cli import BAD_INPUT, main
 from nas_growclip.config import ExperimentConfig
@@ -282,20 +282,6 @@ def small_experiment(
     )
 
 
-@contextmanager
-def growclip(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of one thread, which does not outlive the test."""
-    command = [sys.executable, "-W", "ignore", "-m", "nas_growclip", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with log.open("wb") as said:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def kill_in_trial(worker: subprocess.Popen[bytes], storage: BaseStorage, run: Path) -> int:
     """Kill a worker that is in the middle of a trial of the first stage; the trial's number."""
     deadline = time.monotonic() + DEADLINE
@@ -332,11 +318,11 @@ def test_killed_workers_candidate_is_tried_again_and_each_is_completed_once(
     prepare_folder(config, run)
     opened = open_storage(storage, run)
     with (
-        growclip(tmp_path / "run.log", "run", str(file), "--out", str(run)) as main_process,
-        growclip(tmp_path / "worker.log", "worker", str(run)) as worker,
+        started(tmp_path / "run.log", "run", str(file), "--out", str(run)) as main_process,
+        started(tmp_path / "worker.log", "worker", str(run)) as worker,
     ):
         lost = kill_in_trial(worker, opened, run)
-        with growclip(tmp_path / "another.log", "worker", str(run)) as another:
+        with started(tmp_path / "another.log", "worker", str(run)) as another:
             assert main_process.wait(DEADLINE) == 0, (tmp_path / "run.log").read_text()
             assert another.wait(DEADLINE) == 0, (tmp_path / "another.log").read_text()
     check_lost_trial(stage_trials(opened, run, 0), lost, worker.pid)

@@ -45,7 +45,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("nas_growclip"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_run, _add_worker, _add_report, _add_grow, _add_flops, _add_eval, _add_doctor):
+    for add in (
+        _add_run,
+        _add_study,
+        _add_worker,
+        _add_report,
+        _add_grow,
+        _add_flops,
+        _add_eval,
+        _add_doctor,
+    ):
         add(commands)
     _add_space(commands)
     _add_rescore(commands)
@@ -80,6 +89,41 @@ def run(options: argparse.Namespace) -> None:
     if was_complete:
         print(f"The run in {options.out} was complete already; nothing was trained.")
     print(f"Report: {options.out / 'report' / 'index.html'}")
+
+
+def _add_study(commands: Any) -> None:
+    parser = commands.add_parser(
+        "study", help="arms of one experiment over seeds, compared; the same command resumes it"
+    )
+    parser.add_argument("study", metavar="STUDY.yaml", type=Path)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="study's folder")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
+    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes at a time (default: 1)"
+    )
+    parser.set_defaults(command=study)
+
+
+def study(options: argparse.Namespace) -> None:
+    """Run what is left of a study, print its table and where its results are."""
+    if options.workers < 1:
+        raise ValueError(f"--workers must be 1 or more, but got {options.workers}.")
+    from nas_growclip.strict import read_mapping
+
+    read_mapping(options.study)  # a bad file is told before the slow imports
+    from nas_growclip.study.config import load_study
+    from nas_growclip.study.runner import run_study
+
+    results = run_study(
+        load_study(options.study),
+        options.out,
+        data_folder=options.data,
+        device=options.device,
+        workers=options.workers,
+    )
+    print((results / "arms.md").read_text(encoding="utf-8"))
+    print(f"Results: {results}")
 
 
 def _add_worker(commands: Any) -> None:

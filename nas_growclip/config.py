@@ -1,11 +1,13 @@
 """One YAML is one experiment: composition of the parts' own settings, and nothing else."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
 
-from nas_growclip.arch import ClipArch
+from nas_growclip.arch import DIMENSIONS, ClipArch
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.sources import SOURCES
 from nas_growclip.evaluation.metrics import METRICS
@@ -39,6 +41,12 @@ class ExperimentConfig:
     """The growth space; in YAML also a file's path, relative to the experiment's."""
     passes: float = 8.0
     """Stage budget: training FLOPs with which the stage's parent would see every pair so often."""
+    stage_flops: tuple[float, ...] = ()
+    """Training FLOPs of each stage, its search included, in place of ``passes``."""
+    schedule: tuple[Mapping[str, int], ...] = ()
+    """Sizes that each stage grows to, by dimension, in place of a search; ``{}`` grows nothing."""
+    restart: bool = False
+    """Begin each stage from fresh weights in place of the trained ones: retraining from scratch."""
     seed: int = 0
     growth: GrowthConfig = field(default_factory=GrowthConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -51,6 +59,7 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if not self.passes > 0:
             raise ValueError(f"passes: must be above 0, but got {self.passes}.")
+        self._check_stages()
         _check_names("data.source", (self.data.source,), SOURCES)
         _check_names("growth.operator", (self.growth.operator,), OPERATORS)
         _check_names("growth.depth_operator", (self.growth.depth_operator,), DEPTH_OPERATORS)
@@ -67,6 +76,21 @@ class ExperimentConfig:
         _check_names("objective.name", (self.objective.name,), OBJECTIVES)
         _check_names("metrics", self.metrics, METRICS)
         self.parent_arch  # noqa: B018  an unknown preset is an error of the configuration
+
+    def _check_stages(self) -> None:
+        num_stages = len(self.data.stages)
+        for name in ("stage_flops", "schedule"):
+            given = len(getattr(self, name))
+            if given and given != num_stages:
+                raise ValueError(
+                    f"{name}: must have one entry for each of the {num_stages} stages of "
+                    f"data.stages, but got {given}."
+                )
+        for flops in self.stage_flops:
+            if not 0 < flops < math.inf:
+                raise ValueError(f"stage_flops: must be above 0, but got {flops}.")
+        for sizes in self.schedule:
+            _check_names("schedule", tuple(sizes), DIMENSIONS)
 
     @property
     def parent_arch(self) -> ClipArch:

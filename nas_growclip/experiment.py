@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
 
 from nas_growclip.checkpoint import STATE_FILE, load_parent, save_model
 from nas_growclip.config import ExperimentConfig, load_config
@@ -31,6 +30,7 @@ from nas_growclip.records import (
 )
 from nas_growclip.report import write_report
 from nas_growclip.stage import TRAINING_FILE, run_stage
+from nas_growclip.strict import to_mapping
 from nas_growclip.train import start_training
 from nas_growclip.trial import StageRun, stage_folder, trial_path
 
@@ -41,6 +41,8 @@ def run_experiment(
     *,
     data_folder: str | Path | None = None,
     device: str | None = None,
+    stages: Sequence[DataStage] | None = None,
+    with_report: bool = True,
 ) -> Run:
     """Run every stage that the folder does not hold yet, then write the report.
 
@@ -49,6 +51,8 @@ def run_experiment(
         out: The run folder; made if it is not there, taken up again if it is.
         data_folder: Where the data's relative paths start; scenes need none.
         device: A torch device; CUDA where there is one, else the CPU.
+        stages: The data where it is open already, as ``open_stages`` gives it.
+        with_report: Whether to write the report at the end.
 
     Returns:
         The run's records.
@@ -61,12 +65,13 @@ def run_experiment(
     finished = list(read_stages(run))
     if len(finished) < len(config.data.stages):
         folder = Path(data_folder) if data_folder is not None else None
-        stages = open_stages(config.data, folder)
+        stages = open_stages(config.data, folder) if stages is None else stages
         for data in stages[len(finished) :]:
             stage = make_stage(config, run, data, finished, _device(device))
             finished.append(_run_stage(replace(stage, data_folder=folder)))
     records = load_run(run)
-    write_report([records], run / "report")
+    if with_report:
+        write_report([records], run / "report")
     return records
 
 
@@ -97,11 +102,10 @@ def prepare_folder(config: ExperimentConfig, run: Path) -> None:
 
 
 def _check_same_experiment(config: ExperimentConfig, path: Path) -> None:
-    wanted = yaml.safe_load(config.to_yaml())
-    held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    wanted, held = to_mapping(config), to_mapping(load_config(path))
     if held == wanted:
         return
-    changed = [key for key in wanted if not isinstance(held, dict) or held.get(key) != wanted[key]]
+    changed = [key for key in wanted if held[key] != wanted[key]]
     raise ValueError(
         f"{path.parent}: holds another experiment: it differs in {', '.join(changed) or 'keys'}. "
         "Choose another --out, or run the experiment it was made with."
@@ -206,9 +210,10 @@ def keeps_state(config: ExperimentConfig) -> bool:
 def _parent(
     config: ExperimentConfig, run: Path, finished: Sequence[StageResult], device: torch.device
 ) -> Parent:
-    if finished:
+    if finished and not config.restart:
         return load_parent(stage_folder(run, finished[-1].stage), device)
-    model = Clip(config.parent_arch, seed=config.seed).to(device)
+    arch = finished[-1].arch if finished else config.parent_arch
+    model = Clip(arch, seed=config.seed).to(device)
     return Parent(model, ema=start_training(model, config.train).ema)
 
 

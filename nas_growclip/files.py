@@ -51,6 +51,18 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
+def try_locked(path: Path) -> Iterator[bool]:
+    """Hold a file's lock if nobody else does; whether it is held."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a file's lock, waiting for whoever holds it; a process that dies lets go of it."""
     with path.open("a") as file:

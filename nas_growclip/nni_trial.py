@@ -85,7 +85,6 @@ def run(options: argparse.Namespace) -> "Trial":
 
     from nas_growclip.experiment import open_stage
     from nas_growclip.search.encoding import candidate_from_nni
-    from nas_growclip.searching import stage_candidates
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -96,7 +95,7 @@ def run(options: argparse.Namespace) -> "Trial":
         device=options.device,
         trials=options.trials,
     )
-    candidates = stage_candidates(stage)
+    candidates = stage.candidates
     if options.candidate is None:
         candidate = candidate_from_nni(sample, candidates)
     else:

@@ -9,14 +9,18 @@ FLOPs (one multiply-add is one); training counts three times the forward FLOPs f
 import fcntl
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from nas_growclip.arch import ClipArch
+from nas_growclip.files import replace_atomically
 from nas_growclip.growth.space import Candidate, candidate_label, candidate_momentum
 from nas_growclip.strict import from_mapping, read_mapping, to_mapping
 
@@ -24,6 +28,8 @@ CONFIG_FILE = "config.yaml"
 TRIALS_FILE = "trials.jsonl"
 STAGES_FILE = "stages.jsonl"
 TIMINGS_FILE = "timings.jsonl"
+OUTCOMES_FILE = "outcomes.npz"
+"""In a stage's folder: which test items its model got right, by metric."""
 
 TRAIN_FLOPS_PER_FORWARD = 3
 """Forward once, backward twice: the usual count for training."""
@@ -136,6 +142,39 @@ def append_timing(folder: Path, stage: int, what: str, seconds: float) -> None:
     """Note how long something took; times are kept apart, since they never repeat."""
     timing = {"stage": stage, "what": what, "seconds": round(seconds, 3)}
     append_line(folder / TIMINGS_FILE, json.dumps(timing))
+
+
+def read_timings(folder: Path) -> dict[str, float]:
+    """Seconds that a run's parts took, as in ``{"stage 0, training": 12.3}``; repeats add up."""
+    seconds: dict[str, float] = {}
+    for timing, _ in _lines(folder / TIMINGS_FILE):
+        name = f"stage {timing['stage']}, {timing['what']}"
+        seconds[name] = seconds.get(name, 0.0) + float(timing["seconds"])
+    return seconds
+
+
+def write_outcomes(folder: Path, outcomes: Mapping[str, NDArray[np.bool_]]) -> None:
+    """Write which test items a stage's model got right; the same outcomes give the same bytes."""
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **outcomes)
+
+    replace_atomically(folder / OUTCOMES_FILE, write)
+
+
+def read_outcomes(folder: Path) -> dict[str, NDArray[np.bool_]]:
+    """Which test items a stage's model got right, by metric; the items are in stored order.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    path = folder / OUTCOMES_FILE
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path}: must hold a stage's outcomes, but: {error}.") from None
 
 
 def read_trials(run: Path) -> tuple[Trial, ...]:

@@ -34,6 +34,7 @@ from nas_growclip.search.optuna_search import study_name
 from nas_growclip.search.protocol import Question, StageSearch
 from nas_growclip.search.storage import open_storage
 from nas_growclip.trial import (
+    StageFailedError,
     StageRun,
     curve_steps,
     held_record,
@@ -50,13 +51,6 @@ SPACE_FILE = "search_space.json"
 """The stage's growth space, as NNI takes it."""
 
 
-def stage_candidates(stage: StageRun) -> tuple[Candidate, ...]:
-    """What the stage may choose from, no growth first; only that where the trigger says so."""
-    if not stage.trigger.is_search:
-        return ((),)
-    return stage.config.space.candidates(stage.parent.arch, stage.data.num_pairs)
-
-
 def run_search(stage: StageRun) -> tuple[Trial, ...]:
     """Every trial of the stage, control first; trials recorded earlier are not run again.
 
@@ -64,9 +58,11 @@ def run_search(stage: StageRun) -> tuple[Trial, ...]:
         The scored trials by number, as recorded in ``trials.jsonl``.
     """
     make_folder(stage.folder)
-    space = json.dumps(nni_space(stage_candidates(stage)), indent=2) + "\n"
+    space = json.dumps(nni_space(stage.candidates), indent=2) + "\n"
     write_atomically(stage.folder / SPACE_FILE, space.encode())
-    if stage.config.search.backend in EXPERIMENT_BACKENDS:
+    if stage.config.schedule:
+        follow_schedule(stage)
+    elif stage.config.search.backend in EXPERIMENT_BACKENDS:
         search_with_nni(stage)
     else:
         join_search(stage, keeps_records=True)
@@ -101,9 +97,27 @@ def join_search(stage: StageRun, *, keeps_records: bool = False) -> None:
         backend.close()
 
 
+def follow_schedule(stage: StageRun) -> None:
+    """Train the scheduled growth as the stage's only trial; it is its own control.
+
+    Raises:
+        StageFailedError: If that trial fails: there is nothing else to choose.
+    """
+    if recorded_trials(stage):
+        return
+    trial = measure_candidate(stage, 0, stage.candidates[0])
+    if trial.state != "complete":
+        raise StageFailedError(
+            f"The scheduled growth of stage {stage.data.index} must complete, but {trial.state}: "
+            f"{trial.message}"
+        )
+    score = stage.objective.score(trial, trial, stage.data_size, stage.coefficients)
+    record_trial(stage, [], replace(trial, score=score.value, terms=score.terms))
+
+
 def stage_search(stage: StageRun) -> StageSearch:
     """What a search backend needs to know of the stage."""
-    candidates, trials = stage_candidates(stage), read_trials(stage.run)
+    candidates, trials = stage.candidates, read_trials(stage.run)
     earlier = [trial for trial in trials if trial.stage < stage.data.index]
     return StageSearch(
         candidates=candidates,
@@ -132,7 +146,7 @@ def describe_choice(
     result: StageResult | None = None,
 ) -> None:
     """Show a stage's choice, and its result once there is one, in optuna-dashboard."""
-    if stage.config.search.backend != "optuna":
+    if stage.config.search.backend != "optuna" or stage.config.schedule:
         return
     history = (*stage.history, *([result] if result else []))
     with decoration(f"stage {stage.data.index}, choice"):
@@ -164,7 +178,7 @@ def proposed_by_nni(stage: StageRun) -> tuple[Candidate, ...]:
 
     The experiment runs once: its proposals are kept in the stage's folder.
     """
-    by_label = {candidate_label(c): c for c in stage_candidates(stage)[1:]}
+    by_label = {candidate_label(c): c for c in stage.candidates[1:]}
     kept = stage.folder / NNI_FOLDER / PROPOSED_FILE
     if not by_label or stage.config.search.num_trials < 2:
         return ()
@@ -254,10 +268,10 @@ def scored_trial(stage: StageRun, control: Trial, trial: Trial) -> Trial:
     """A trial with its score against the control.
 
     Raises:
-        ValueError: If the control itself failed: then nothing can be compared.
+        StageFailedError: If the control itself failed: then nothing can be compared.
     """
     if control.state == "failed":
-        raise ValueError(
+        raise StageFailedError(
             f"The control trial of stage {stage.data.index} must complete, but failed: "
             f"{control.message}"
         )

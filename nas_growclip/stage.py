@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from nas_growclip.checkpoint import load_state
 from nas_growclip.data.stages import skipped_counts
-from nas_growclip.evaluation.metrics import evaluate
+from nas_growclip.evaluation.metrics import Outcomes, evaluate
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import flops_by_encoder
 from nas_growclip.progress import say
@@ -16,6 +16,7 @@ from nas_growclip.records import (
     StageResult,
     Trial,
     append_timing,
+    write_outcomes,
 )
 from nas_growclip.search.objective import explain
 from nas_growclip.searching import describe_choice, run_search
@@ -39,7 +40,10 @@ def run_stage(stage: StageRun) -> tuple[Clip, StageResult]:
     """
     trials = run_search(stage)
     best = stage.objective.choose(trials)
-    reason = f"{explain(best, trials)} Searched because {stage.trigger.reason}."
+    if stage.config.schedule:
+        reason = f"{', '.join(map(str, best.candidate)) or 'no growth'}, as scheduled."
+    else:
+        reason = f"{explain(best, trials)} Searched because {stage.trigger.reason}."
     say(f"stage {stage.data.index}: chose {reason}")
     describe_choice(stage, trials, best, reason)
     started = time.monotonic()
@@ -61,6 +65,18 @@ def continue_training(stage: StageRun, best: Trial) -> TrainState:
     return train_through(stage, state, points, TrainingFile(path, label))
 
 
+def measure_by_stage(stage: StageRun, model: Clip) -> dict[str, float]:
+    """Loss and recall on held-out pairs of each stage's new data so far, under ``stage_K/...``."""
+    metrics: dict[str, float] = {}
+    for index, pairs in enumerate(stage.data.test_by_stage):
+        size = stage.config.train.batch_size
+        for name, value in evaluate(model, pairs, (), ("loss", "retrieval"), size).items():
+            is_chance = name.startswith("chance.")
+            base = name.removeprefix("chance.")
+            metrics[f"{'chance.' if is_chance else ''}stage_{index}/{base}"] = value
+    return metrics
+
+
 def measure_stage(
     stage: StageRun, state: TrainState, trials: Sequence[Trial], best: Trial, reason: str
 ) -> StageResult:
@@ -71,6 +87,9 @@ def measure_stage(
     search_flops = sum(t.train_flops for t in trials if t.number != best.number)
     train_flops = stage.train_flops(best.arch, state.step)
     validation = evaluate(model, data.validation, (), ("loss", "retrieval"), batch_size)
+    outcomes: Outcomes = {}
+    metrics = evaluate(model, data.test, data.zero_shot, config.metrics, batch_size, outcomes)
+    write_outcomes(stage.folder, outcomes)
     return StageResult(
         stage=data.index,
         num_pairs=data.num_pairs,
@@ -83,7 +102,7 @@ def measure_stage(
         flops=best.flops,
         flops_by_encoder=flops_by_encoder(best.arch),
         params=best.params,
-        metrics=evaluate(model, data.test, data.zero_shot, config.metrics, batch_size),
+        metrics={**metrics, **measure_by_stage(stage, model)},
         validation=validation,
         curve=tuple(state.curve),
         pairs_seen=state.step * batch_size,

@@ -7,7 +7,7 @@ not trained again, and what was interrupted goes on.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -33,7 +33,13 @@ from nas_growclip.evaluation.metrics import contrastive_loss
 from nas_growclip.files import locked, make_folder, write_atomically
 from nas_growclip.growing import Parent, grow_training
 from nas_growclip.growth.inherit import Evidence
-from nas_growclip.growth.space import Candidate, apply_steps, candidate_label, candidate_momentum
+from nas_growclip.growth.space import (
+    Candidate,
+    GrowthStep,
+    apply_steps,
+    candidate_label,
+    candidate_momentum,
+)
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.progress import track
@@ -54,6 +60,10 @@ from nas_growclip.train import DivergedError, TrainState, train
 
 MAX_NAME = 120
 """Characters of a candidate's label in a file's name; longer ones are hashed."""
+
+
+class StageFailedError(ValueError):
+    """A stage has nothing to go on with: what all else is compared with failed."""
 
 
 def never_stop(point: int, loss: float) -> bool:
@@ -118,11 +128,34 @@ class StageRun:
         """The stage's seed: for its fresh weights, its batches and its search."""
         return epoch_seed(self.config.seed, self.data.index)
 
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What the stage may choose from, no growth first; only that where there is no search.
+
+        A schedule leaves one choice, its own.
+
+        Raises:
+            ValueError: If the schedule shrinks the parent.
+        """
+        if self.config.schedule:
+            return (scheduled(self.parent.arch, self.config.schedule[self.data.index]),)
+        if not self.trigger.is_search:
+            return ((),)
+        return self.config.space.candidates(self.parent.arch, self.data.num_pairs)
+
     @property
     def budget(self) -> float:
-        """Training FLOPs of the stage, the continued trial included."""
-        forward = count_flops(self.parent.arch)
-        return TRAIN_FLOPS_PER_FORWARD * forward * self.config.passes * self.data.num_pairs
+        """Training FLOPs of the stage's model, the continued trial included.
+
+        By ``passes`` trials that are not continued cost extra; of ``stage_flops`` they take their
+        part, whether they are pruned or not, so that the stage ends within it.
+        """
+        if not self.config.stage_flops:
+            forward = count_flops(self.parent.arch)
+            return TRAIN_FLOPS_PER_FORWARD * forward * self.config.passes * self.data.num_pairs
+        search = self.config.search
+        others = min(search.num_trials, len(self.candidates)) - 1
+        return self.config.stage_flops[self.data.index] / (1 + others * search.trial_share)
 
     @property
     def data_size(self) -> DataSize:
@@ -143,6 +176,15 @@ class StageRun:
     def trial_steps(self, arch: ClipArch) -> int:
         """Steps of a trial: the same share of the budget for every architecture."""
         return max(1, round(self.config.search.trial_share * self.stage_steps(arch)))
+
+
+def scheduled(parent: ClipArch, sizes: Mapping[str, int]) -> Candidate:
+    """The steps from a parent to scheduled sizes; sizes that it has already are no steps."""
+    return tuple(
+        GrowthStep(dimension=dimension, old=parent.size(dimension), new=size)
+        for dimension, size in sizes.items()
+        if size != parent.size(dimension)
+    )
 
 
 def stage_folder(run: Path, index: int) -> Path:
@@ -252,11 +294,17 @@ def evidence(stage: StageRun) -> Evidence:
     """What growing may look at: the validation loss, and the stage's batches."""
 
     def batches(child: Clip) -> Iterator[PairBatch]:
-        encoder = PairEncoder(child.arch.image.image_shape, child.tokenize)
+        encoder = training_encoder(stage, child)
         batch_size = stage.config.train.batch_size
         return training_batches(stage.data.train, encoder, batch_size, seed=stage.seed)
 
     return Evidence(validation_loss=lambda model: validation_loss(stage, model), batches=batches)
+
+
+def training_encoder(stage: StageRun, model: Clip) -> PairEncoder:
+    """How the stage's training pairs become a model's batches."""
+    shape = model.arch.image.image_shape
+    return PairEncoder(shape, model.tokenize, stage.config.data.augment)
 
 
 class TrainingFile(NamedTuple):
@@ -277,8 +325,10 @@ def train_through(
 
     Ends early where ``report`` says so.
     """
+    if not points:
+        return state
     config, model = stage.config.train, state.model
-    encoder = PairEncoder(model.arch.image.image_shape, model.tokenize)
+    encoder = training_encoder(stage, model)
     batches = training_batches(
         stage.data.train, encoder, config.batch_size, seed=stage.seed, start=state.step
     )

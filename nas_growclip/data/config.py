@@ -1,6 +1,8 @@
 """Settings of the data: the ``data:`` part of an experiment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from nas_growclip.data.augment import AugmentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,12 @@ class DataConfig:
     """Pixels on a side of rendered scenes."""
     shuffle_buffer: int = 2000
     """Pairs held to shuffle a stream of shards."""
+    in_memory: bool = False
+    """Decode every pair once and hold it: for sets that fit (a 64-pixel image takes 12 kB)."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random crops and flips of training images."""
+    test_by_stage: tuple[str, ...] = ()
+    """Held-out shards or CSV files of each stage's new data: what a later stage forgets of it."""
     csv_separator: str = "\t"
     csv_image_key: str = "filepath"
     csv_caption_key: str = "title"
@@ -46,9 +54,22 @@ class DataConfig:
                     f"stages: cumulative sizes must grow, but got {before} then {after}. "
                     "Give each stage's total, old pairs included."
                 )
+        self._check_test_by_stage()
         for name in ("image_size", "shuffle_buffer"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be 1 or more, but got {getattr(self, name)}.")
         for name in ("validation_pairs", "test_pairs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: must be 0 or more, but got {getattr(self, name)}.")
+
+    def _check_test_by_stage(self) -> None:
+        if self.test_by_stage and self.source == "scenes":
+            raise ValueError(
+                "test_by_stage: rendered scenes are alike in every stage, so there is nothing to "
+                "hold out by stage. Leave it out, or use another source."
+            )
+        if self.test_by_stage and len(self.test_by_stage) != len(self.stages):
+            raise ValueError(
+                f"test_by_stage: must name one set for each of the {len(self.stages)} stages, "
+                f"but got {len(self.test_by_stage)}."
+            )

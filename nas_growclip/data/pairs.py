@@ -19,6 +19,8 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from torch import Tensor
 
+from nas_growclip.data.augment import AugmentConfig, vary
+
 Tokenize = Callable[[list[str]], Tensor]
 
 
@@ -106,10 +108,15 @@ class PairEncoder(NamedTuple):
     image_shape: tuple[int, int]
     """Pixels of an image: (height, width)."""
     tokenize: Tokenize
+    augment: AugmentConfig = AugmentConfig()
+    """How training images vary; evaluation takes them as they are."""
 
-    def batch(self, pairs: list[Pair]) -> PairBatch:
-        """Resize, stack and tokenize pairs."""
-        images = np.stack([resize(pair.image, self.image_shape) for pair in pairs])
+    def batch(self, pairs: list[Pair], seed: int | None = None) -> PairBatch:
+        """Resize, stack and tokenize pairs; with a seed, vary the images first."""
+        pictures = [pair.image for pair in pairs]
+        if seed is not None and self.augment.changes_images:
+            pictures = vary(pictures, self.image_shape, self.augment, seed)
+        images = np.stack([resize(picture, self.image_shape) for picture in pictures])
         captions = tuple(pair.caption for pair in pairs)
         return PairBatch(normalise(images), self.tokenize(list(captions)), captions)
 
@@ -172,9 +179,9 @@ def training_batches(
     for epoch in itertools.count(first_epoch):
         stream = pairs.epoch(seed=epoch_seed(seed, epoch))
         stream = itertools.islice(stream, skip * batch_size, steps_per_epoch * batch_size)
+        for number, batch in enumerate(_batched(stream, batch_size), start=skip):
+            yield encoder.batch(batch, epoch_seed(seed, epoch * steps_per_epoch + number))
         skip = 0
-        for batch in _batched(stream, batch_size):
-            yield encoder.batch(batch)
 
 
 def fixed_batches(

@@ -5,12 +5,13 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.decoding import data_folder
+from nas_growclip.data.held import hold, hold_nested
 from nas_growclip.data.pairs import ImageTextPairs, ManifestEntry
 from nas_growclip.data.scenes import scene_tasks
 from nas_growclip.data.sources import find_source
@@ -26,6 +27,8 @@ class DataStage:
     validation: ImageTextPairs
     test: ImageTextPairs
     zero_shot: tuple[ZeroShotTask, ...]
+    test_by_stage: tuple[ImageTextPairs, ...] = ()
+    """Held-out pairs of each stage's new data up to this one's, where the settings name any."""
 
     @property
     def num_pairs(self) -> int:
@@ -51,10 +54,23 @@ def open_stages(config: DataConfig, folder: Path | None) -> tuple[DataStage, ...
     test = source(config, folder, "test", None)
     zero_shot = load_tasks(config, folder)
     # The largest first: it fails at once if it is too large, and checks the others' files too.
-    trains = [source(config, folder, "train", size) for size in reversed(config.stages)]
+    trains = [source(config, folder, "train", size) for size in reversed(config.stages)][::-1]
+    by_stage = [
+        source(replace(config, test=name), folder, "test", None) for name in config.test_by_stage
+    ]
+    if config.in_memory:
+        trains, validation, test = hold_nested(trains), hold(validation), hold(test)
+        by_stage = [hold(pairs) for pairs in by_stage]
     stages = tuple(
-        DataStage(index=index, train=train, validation=validation, test=test, zero_shot=zero_shot)
-        for index, train in enumerate(reversed(trains))
+        DataStage(
+            index=index,
+            train=train,
+            validation=validation,
+            test=test,
+            zero_shot=zero_shot,
+            test_by_stage=tuple(by_stage[: index + 1]),
+        )
+        for index, train in enumerate(trains)
     )
     _check_disjoint(stages[-1])
     return stages
@@ -124,7 +140,8 @@ def _task_folders(folder: Path, entry: str) -> list[Path]:
 def _check_disjoint(stage: DataStage) -> None:
     """Compare contents, so that copies and links of a file are found too."""
     seen: dict[str, tuple[str, str]] = {}
-    for split, pairs in stage.splits.items():
+    by_stage = {f"test_by_stage[{i}]": pairs for i, pairs in enumerate(stage.test_by_stage)}
+    for split, pairs in (stage.splits | by_stage).items():
         for entry in pairs.manifest:
             first_split, first_name = seen.setdefault(entry.sha256, (split, entry.name))
             if entry.num_pairs and first_split != split:

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from open_clip.loss import ClipLoss
 
 from nas_growclip.data.pairs import ImageTextPairs
@@ -14,14 +16,18 @@ from nas_growclip.evaluation.retrieval import retrieval
 from nas_growclip.evaluation.zero_shot import zero_shot
 from nas_growclip.models.clip import Clip
 
+Outcomes = dict[str, NDArray[np.bool_]]
+"""Which items a model got right, by metric: what a paired comparison of models resamples."""
+
 
 class Measured(NamedTuple):
-    """What a metric may look at."""
+    """What a metric may look at, and where it may note item by item what was right."""
 
     model: Clip
     embedded: EmbeddedPairs
     tasks: Sequence[ZeroShotTask]
     batch_size: int
+    outcomes: Outcomes
 
 
 Metric = Callable[[Measured], Mapping[str, float]]
@@ -45,8 +51,10 @@ def contrastive_loss(embedded: EmbeddedPairs, batch_size: int) -> Mapping[str, f
 
 METRICS: Mapping[str, Metric] = {
     "loss": lambda measured: contrastive_loss(measured.embedded, measured.batch_size),
-    "retrieval": lambda measured: retrieval(measured.embedded),
-    "zero_shot": lambda measured: zero_shot(measured.model, measured.tasks, measured.batch_size),
+    "retrieval": lambda measured: retrieval(measured.embedded, measured.outcomes),
+    "zero_shot": lambda measured: zero_shot(
+        measured.model, measured.tasks, measured.batch_size, measured.outcomes
+    ),
 }
 """Metrics by name; one may give several numbers, each with its ``chance.`` level."""
 
@@ -57,10 +65,22 @@ def evaluate(
     tasks: Sequence[ZeroShotTask],
     metrics: Sequence[str],
     batch_size: int,
+    outcomes: Outcomes | None = None,
 ) -> Mapping[str, float]:
-    """Measure a model on pairs and zero-shot tasks; every number comes beside its chance level."""
+    """Measure a model on pairs and zero-shot tasks; every number comes beside its chance level.
+
+    Args:
+        model: The model.
+        pairs: What loss and retrieval are measured on.
+        tasks: Zero-shot tasks.
+        metrics: Names in ``METRICS``.
+        batch_size: Images or texts at once; also the loss's number of candidates.
+        outcomes: Filled with what was right, item by item: ``i2t_recall@1``, ``t2i_recall@1`` and
+            ``zero_shot_top1/TASK``.
+    """
     embedded = embed_pairs(model, pairs, batch_size, label="evaluate pairs")
-    measured = Measured(model, embedded, tasks, batch_size)
+    outcomes = {} if outcomes is None else outcomes
+    measured = Measured(model, embedded, tasks, batch_size, outcomes)
     values: dict[str, float] = {}
     for name in metrics:
         values |= METRICS[name](measured)

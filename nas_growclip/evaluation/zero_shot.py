@@ -1,10 +1,11 @@
 """Zero-shot classification: class prompts become a classifier (Radford et al., 2021, sec. 3.1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,29 +30,39 @@ def class_embeddings(
 
 
 @torch.no_grad()
-def top1(model: Clip, task: ZeroShotTask, batch_size: int) -> float:
-    """Share of images whose nearest class is the right one."""
+def top1(model: Clip, task: ZeroShotTask, batch_size: int) -> NDArray[np.bool_]:
+    """For each image, whether its nearest class is the right one."""
     was_training = model.training
     model.eval()
     device, shape = model.logit_scale.device, model.arch.image.image_shape
     classes = class_embeddings(model, task.class_names, task.templates)
-    num_right = 0
+    right: list[NDArray[np.bool_]] = []
     for start in range(0, len(task.images), batch_size):
         chunk = task.images[start : start + batch_size]
         images = normalise(np.stack([resize(image, shape) for image in chunk])).to(device)
         predicted = (model.encode_image(images) @ classes.T).argmax(dim=1).cpu()
-        labels = torch.tensor(task.labels[start : start + batch_size])
-        num_right += int((predicted == labels).sum())
+        right.append(predicted.numpy() == np.array(task.labels[start : start + batch_size]))
     model.train(was_training)
-    return num_right / len(task.images)
+    return np.concatenate(right)
 
 
-def zero_shot(model: Clip, tasks: Sequence[ZeroShotTask], batch_size: int) -> Mapping[str, float]:
-    """``zero_shot_top1`` (mean over tasks) and each task's own, with their ``chance.`` levels."""
+def zero_shot(
+    model: Clip,
+    tasks: Sequence[ZeroShotTask],
+    batch_size: int,
+    outcomes: MutableMapping[str, NDArray[np.bool_]] | None = None,
+) -> Mapping[str, float]:
+    """``zero_shot_top1`` (mean over tasks) and each task's own, with their ``chance.`` levels.
+
+    ``outcomes`` is filled with which images were classified rightly, task by task.
+    """
     if not tasks:
         return {}
     shown = track(tasks, total=len(tasks), label="evaluate zero-shot tasks")
-    right = {task.name: top1(model, task, batch_size) for task in shown}
+    items = {task.name: top1(model, task, batch_size) for task in shown}
+    if outcomes is not None:
+        outcomes.update({f"zero_shot_top1/{name}": right for name, right in items.items()})
+    right = {name: float(values.mean()) for name, values in items.items()}
     chance = {task.name: task.chance for task in tasks}
     metrics: dict[str, float] = {}
     for prefix, values in (("", right), ("chance.", chance)):

@@ -21,6 +21,9 @@ from nas_growclip.models.towers import ImageTower, SharedEncoder, TextTower, poo
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP clamps the logit scale here while training."""
 
+CACHED_TEXTS = 2**16
+"""Texts whose tokens are kept: those of a small training set are needed again in each pass."""
+
 
 class Clip(nn.Module):
     """A contrastive image-text model built from a ``ClipArch``, freshly initialised.
@@ -64,8 +67,7 @@ class Clip(nn.Module):
     def tokenize(self, texts: list[str]) -> Int[Tensor, "batch context"]:
         """CLIP's byte-pair tokens, cut or padded to the context length."""
         context_length = self.arch.text.context_length
-        tokens: Tensor = _tokenizer()(texts, context_length=context_length)
-        return tokens
+        return torch.stack([_tokens(text, context_length) for text in texts])
 
     @property
     def num_params(self) -> int:
@@ -76,6 +78,12 @@ class Clip(nn.Module):
 @functools.cache
 def _tokenizer() -> SimpleTokenizer:
     return SimpleTokenizer()
+
+
+@functools.lru_cache(maxsize=CACHED_TEXTS)
+def _tokens(text: str, context_length: int) -> Int[Tensor, " context"]:
+    tokens: Tensor = _tokenizer()([text], context_length=context_length)
+    return tokens[0].clone()
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -160,6 +161,52 @@ def draw_trajectory(runs: Sequence[Run]) -> Figure:
     if changed:
         handles = [_handle(d, *_line_style(changed.index(d)), 1.4) for d in changed]
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    return figure
+
+
+def draw_study(runs: pd.DataFrame) -> Figure:
+    """Accuracy of each arm against its training FLOPs, stage by stage: means and deviations.
+
+    Args:
+        runs: One row a run and stage, with ``arm`` and ``seed``, as ``study/results.py`` gives it.
+    """
+    metrics = {m: words for m, words in ACCURACIES.items() if f"metric.{m}" in runs}
+    if not metrics:
+        return _words("No accuracy was measured.")
+    arms = list(dict.fromkeys(runs["arm"]))
+    rows = len(metrics)
+    figure = _figure(2.2 * rows + 0.2 * -(-len(arms) // 3) + 0.6)
+    panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    for panel, (metric, words) in zip(panels, metrics.items(), strict=True):
+        for place, arm in enumerate(arms):
+            stages = runs[runs["arm"] == arm].groupby("stage")
+            x = stages["cumulative_flops"].mean()
+            y, spread = (
+                100 * f
+                for f in (
+                    stages[f"metric.{metric}"].mean(),
+                    stages[f"metric.{metric}"].std().fillna(0),
+                )
+            )
+            color, marker, line = _line_style(place)
+            panel.errorbar(
+                x, y, yerr=spread, color=color, marker=marker, linestyle=line, elinewidth=0.7
+            )
+        panel.axhline(
+            100 * runs[f"metric.chance.{metric}"].iloc[0],
+            color="#555555",
+            linestyle="--",
+            linewidth=0.8,
+            zorder=1,
+        )
+        panel.set_ylabel(f"{words} (%)".replace(" top", "\ntop").replace(" recall", "\nrecall"))
+    _flops_axis(panels[0], [int(flops) for flops in runs["cumulative_flops"]])
+    panels[-1].set_xlabel(
+        "cumulative training FLOPs, search included (fvcore FLOPs: one multiply-add is one)"
+    )
+    handles = [_handle(arm, *_line_style(place), 1.4) for place, arm in enumerate(arms)]
+    handles.append(_handle("chance", "#555555", "", "--", 0.8))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -354,8 +401,8 @@ def _share(stage: StageResult, metric: str) -> float:
 
 
 def _line_style(place: int) -> tuple[str, str, Any]:
-    place %= len(COLORS)
-    return COLORS[place], MARKERS[place], LINES[place]
+    again, place = divmod(place, len(COLORS))
+    return COLORS[place], MARKERS[(place + 3 * again) % 8], LINES[(place + again) % 8]
 
 
 def _run_handles(runs: Sequence[Run]) -> list[Line2D]:

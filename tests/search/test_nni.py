@@ -35,7 +35,6 @@ from nas_growclip.search.nni_experiment import (
     check_installed,
     run_nni_experiment,
 )
-from nas_growclip.searching import stage_candidates
 from nas_growclip.train import DivergedError
 from nas_growclip.trial import trained_trial
 from tests.runs import ROOT, smoke_config
@@ -294,7 +293,7 @@ def nni_algorithm(name: str, arguments: dict[str, Any] | None, kind: str) -> Any
 @needs_nni
 @pytest.mark.parametrize("name", TUNERS)
 def test_tuner_proposes_candidates(name: str, run: Path) -> None:
-    candidates = stage_candidates(open_stage(run))
+    candidates = open_stage(run).candidates
     tuner = nni_algorithm(name, TUNERS[name](2**31 - 1), "tuners")
     tuner.update_search_space(nni_space(candidates))
     for number in range(3):
@@ -451,7 +450,7 @@ def test_folder_has_one_owner(tmp_path: Path) -> None:
 @needs_nni
 @pytest.mark.slow
 def test_experiment_runs_warm_started_trials(run: Path, tmp_path: Path) -> None:
-    candidates = stage_candidates(open_stage(run))
+    candidates = open_stage(run).candidates
     command = [sys.executable, "-m", "nas_growclip.nni_trial", "--run", str(run)]
     command += ["--trials", str(tmp_path / "trials"), "--device", "cpu", "--threads", "1"]
     told: list[NniTrial] = []

@@ -1,0 +1,62 @@
+"""Random crops and flips of training images: what makes a repeated image worth a new one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode, RandomHorizontalFlip, RandomResizedCrop
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training images vary; by default not at all.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    crop_scale: float = 1.0
+    """Smallest share of an image's area that a random crop keeps (OpenCLIP's default is 0.9), with
+    an aspect ratio of 3/4 to 4/3; 1 crops nothing."""
+    flip: float = 0.0
+    """Chance of a mirror image; 0 where captions say left and right."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_scale <= 1:
+            raise ValueError(f"crop_scale: must be in (0, 1], but got {self.crop_scale}.")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip: must be in [0, 1], but got {self.flip}.")
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether any image is changed."""
+        return self.crop_scale < 1 or self.flip > 0
+
+
+def vary(
+    images: list[Image.Image], shape: tuple[int, int], config: AugmentConfig, seed: int
+) -> list[Image.Image]:
+    """Crop and flip images at random, by torchvision's transforms.
+
+    Args:
+        images: RGB images.
+        shape: Pixels that a crop is scaled to: (height, width).
+        config: How much.
+        seed: Fixes what is drawn; the process's random state is left as it was.
+    """
+    crop = RandomResizedCrop(
+        shape, scale=(config.crop_scale, 1.0), interpolation=InterpolationMode.BICUBIC
+    )
+    flip = RandomHorizontalFlip(config.flip)
+    with _seeded(seed):
+        cropped = [crop(image) for image in images] if config.crop_scale < 1 else images
+        return [flip(image) for image in cropped] if config.flip else cropped
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,61 @@
+"""Pairs held in memory, decoded once: for data that is small beside the training it is used for."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nas_growclip.data.pairs import ImageTextPairs, ManifestEntry, Pair
+
+
+@dataclass
+class DecodedPairs:
+    """Decoded pairs of a set, filled when the first of them is asked for."""
+
+    source: ImageTextPairs
+    pairs: list[Pair] = field(default_factory=list)
+
+    def __getitem__(self, index: int) -> Pair:
+        if not self.pairs:
+            self.pairs.extend(self.source.epoch(None))
+        return self.pairs[index]
+
+
+@dataclass(frozen=True)
+class HeldPairs:
+    """The first pairs of a set whose decoded images and captions stay in memory.
+
+    An epoch's order is a permutation of all of them, not one within a shuffle buffer.
+    """
+
+    held: DecodedPairs
+    """May be longer, and shared with other sets: a stage's pairs begin with an earlier stage's."""
+    num_pairs: int
+    manifest: tuple[ManifestEntry, ...]
+
+    def epoch(self, seed: int | None) -> Iterator[Pair]:
+        """Every pair once; in stored order for None, else shuffled by the seed."""
+        order = np.arange(self.num_pairs)
+        if seed is not None:
+            order = np.random.default_rng(seed).permutation(order)
+        return map(self.held.__getitem__, order.tolist())
+
+
+def hold(pairs: ImageTextPairs, within: "HeldPairs | None" = None) -> HeldPairs:
+    """Hold a set in memory.
+
+    Args:
+        pairs: The set.
+        within: A set that begins with it and is held already: then nothing is held twice.
+    """
+    held = within.held if within is not None else DecodedPairs(pairs)
+    return HeldPairs(held, pairs.num_pairs, pairs.manifest)
+
+
+def hold_nested(sets: list[ImageTextPairs]) -> list[ImageTextPairs]:
+    """Hold sets of which each begins with the one before, in rising order of size."""
+    if not sets:
+        return []
+    largest = hold(sets[-1])
+    return [*(hold(pairs, largest) for pairs in itertools.islice(sets, len(sets) - 1)), largest]

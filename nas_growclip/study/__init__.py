@@ -1,0 +1,1 @@
+"""Studies: arms of one experiment over seeds, compared pair by pair."""

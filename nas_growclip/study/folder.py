@@ -1,0 +1,112 @@
+"""A study's folder: which runs there are, which have ended, and each arm's learning rate."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nas_growclip.experiment import is_complete
+from nas_growclip.files import make_folder, write_atomically
+from nas_growclip.records import read_stages
+from nas_growclip.strict import to_mapping
+from nas_growclip.study.config import StudyConfig, Unit, load_study, tuning_units, unit_config
+
+STUDY_FILE = "study.yaml"
+FAILURE_FILE = "failure.json"
+"""In a run's folder: why it cannot be completed; it is not tried again while this is there."""
+
+
+class StudyFolder:
+    """A study and the folder that holds its runs.
+
+    Args:
+        config: The study.
+        out: Its folder; made if it is not there, taken up again if it is.
+
+    Raises:
+        ValueError: If the folder holds another study or cannot be written.
+    """
+
+    def __init__(self, config: StudyConfig, out: str | Path) -> None:
+        self.config = config
+        self.out = Path(out)
+        self._prepare_folder()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every run has ended."""
+        return not any(True for _ in self.open_units())
+
+    def chosen_rate(self, arm: str) -> float | None:
+        """The learning rate of an arm's runs; None for its own.
+
+        Raises:
+            LookupError: If the tries that choose it have not all ended.
+            ValueError: If all of them failed.
+        """
+        units = tuning_units(self.config, arm)
+        if not units:
+            return self.config.learning_rates[0] if self.config.learning_rates else None
+        if not all(self.has_ended(unit) for unit in units):
+            raise LookupError(arm)
+        sign = 1 if self.config.tuned_by.endswith("loss") else -1
+        results = {u.learning_rate: sign * self._tuning_result(u) for u in units if self.is_run(u)}
+        if not results:
+            raise ValueError(f"{self.out}: every learning rate of arm {arm!r} failed.")
+        return min(results, key=lambda rate: results[rate])
+
+    def units(self, arm: str) -> tuple[Unit, ...]:
+        """An arm's runs that are reported, seed by seed; LookupError as ``chosen_rate``."""
+        rate = self.chosen_rate(arm)
+        return tuple(Unit(arm, rate, seed) for seed in self.config.seeds)
+
+    def has_ended(self, unit: Unit) -> bool:
+        """Whether a run is complete or was given up."""
+        return (self.out / unit.path / FAILURE_FILE).exists() or self.is_run(unit)
+
+    def is_run(self, unit: Unit) -> bool:
+        """Whether a run is complete."""
+        return is_complete(unit_config(self.config, unit), self.out / unit.path)
+
+    def _tuning_result(self, unit: Unit) -> float:
+        return read_stages(self.out / unit.path)[-1].validation[self.config.tuned_by]
+
+    def open_units(self) -> Iterator[Unit]:
+        """Runs that have not ended and may be run now: rates first, then seed by seed."""
+        arms = tuple(self.config.arms)
+        for arm in arms:
+            yield from (u for u in tuning_units(self.config, arm) if not self.has_ended(u))
+        for place in range(len(self.config.seeds)):
+            for arm in arms:
+                try:
+                    unit = self.units(arm)[place]
+                except LookupError:
+                    continue
+                if not self.has_ended(unit):
+                    yield unit
+
+    def _prepare_folder(self) -> None:
+        path = self.out / STUDY_FILE
+        text = self.config.to_yaml()
+        if not path.exists():
+            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+                raise ValueError(
+                    f"{self.out}: must be a new or empty folder or a study's folder, but is "
+                    "neither. Choose another --out."
+                )
+            make_folder(self.out)
+            write_atomically(path, text.encode())
+            return
+        _check_same_study(self.config, load_study(path), self.out)
+        write_atomically(path, text.encode())
+
+
+def _check_same_study(wanted: StudyConfig, held: StudyConfig, out: Path) -> None:
+    """Arms and seeds may be added to a study; nothing that a run was made with may change."""
+    new, old = to_mapping(wanted), to_mapping(held)
+    fixed = ("experiment", "learning_rates", "tuning_seed", "tuned_by")
+    changed = [name for name in fixed if new[name] != old[name]]
+    changed += [f"arms: {a}" for a, arm in old["arms"].items() if new["arms"].get(a, arm) != arm]
+    if changed:
+        raise ValueError(
+            f"{out}: holds another study: it differs in {', '.join(changed)}. Choose another "
+            "--out, or run the study it was made with; arms and seeds may be added or left out."
+        )

@@ -113,13 +113,18 @@ def _check_same_experiment(config: ExperimentConfig, path: Path) -> None:
 
 
 def _run_stage(stage: StageRun) -> StageResult:
+    how = "scheduled" if stage.config.schedule else _search_words(stage)
     say(
         f"stage {stage.data.index}: {stage.data.num_pairs} pairs, {stage.budget:.3g} training "
-        f"FLOPs, up to {stage.config.search.num_trials} trials; {stage.trigger.reason}"
+        f"FLOPs, {how}"
     )
     model, result = run_stage(stage)
     finish_stage(stage, model, result)
     return result
+
+
+def _search_words(stage: StageRun) -> str:
+    return f"up to {stage.config.search.num_trials} trials; {stage.trigger.reason}"
 
 
 def open_stage(

@@ -40,6 +40,7 @@ def test_commands_and_options_are_frozen() -> None:
     }
     assert options == {
         "run": ["--data", "--device", "--help", "--out", "--seed", "EXPERIMENT.yaml"],
+        "study": ["--data", "--device", "--help", "--out", "--workers", "STUDY.yaml"],
         "worker": ["--data", "--device", "--help", "--patience", "RUN"],
         "report": ["--help", "--out", "RUN"],
         "rescore": ["--data-ratio", "--help", "--json", "--objective", "--set", "RUN"],

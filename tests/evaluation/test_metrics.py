@@ -73,7 +73,7 @@ def random_embeddings(count: int, captions: tuple[str, ...]) -> EmbeddedPairs:
 @pytest.mark.parametrize("name", METRICS)
 def test_perfect_model_reaches_the_best_value(name: str, oracle: Clip) -> None:
     embedded = embed_pairs(oracle, ColourPairs(), 4)
-    values = METRICS[name](Measured(oracle, embedded, (colour_task(),), 4))
+    values = METRICS[name](Measured(oracle, embedded, (colour_task(),), 4, {}))
     for key, value in values.items():
         if not key.startswith("chance."):
             assert value == pytest.approx(0.0 if key == "loss" else 1.0, abs=1e-4), key
@@ -89,7 +89,7 @@ def test_random_model_is_near_chance(name: str, tiny_arch: ClipArch) -> None:
     labels = tuple(int(label) for label in rng.integers(0, 4, 400))
     task = ZeroShotTask("noise", ("a", "b", "c", "d"), ("{c}",), images, labels)
     embedded = random_embeddings(512, tuple(f"caption {i % 300}" for i in range(512)))
-    values = METRICS[name](Measured(Clip(tiny_arch), embedded, (task,), 128))
+    values = METRICS[name](Measured(Clip(tiny_arch), embedded, (task,), 128, {}))
     for key, value in values.items():
         if not key.startswith("chance."):
             assert value == pytest.approx(values[f"chance.{key}"], abs=0.08), key
@@ -166,3 +166,16 @@ def test_evaluate_leaves_the_training_mode_alone(tiny_arch: ClipArch) -> None:
     values = evaluate(model, ColourPairs(), (colour_task(),), tuple(METRICS), 4)
     assert model.training
     assert {"loss", "i2t_recall@1", "zero_shot_top1/colours"} <= set(values)
+
+
+def test_outcomes_are_what_the_metrics_are_means_of(tiny_arch: ClipArch) -> None:
+    embedded = random_embeddings(60, tuple(f"caption {i % 20}" for i in range(60)))
+    measured = Measured(Clip(tiny_arch), embedded, (colour_task(),), 4, {})
+    values: dict[str, float] = {}
+    for metric in METRICS.values():
+        values |= metric(measured)
+    outcomes = measured.outcomes
+    assert set(outcomes) == {"i2t_recall@1", "t2i_recall@1", f"zero_shot_top1/{colour_task().name}"}
+    for name, right in outcomes.items():
+        assert right.dtype == bool
+        assert right.mean() == pytest.approx(values[name])

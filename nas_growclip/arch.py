@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -49,6 +49,15 @@ FOLLOWING = {
 }
 """Dimensions that follow another one for as long as the architecture does not state them."""
 
+FIXED_TRAITS = (
+    ("image", "norm_pre"),
+    ("image", "norm_eps"),
+    ("image", "activation"),
+    ("text", "norm_eps"),
+    ("text", "activation"),
+)
+"""What an architecture has beside its dimensions; a child has its parent's."""
+
 TOKENIZER_VOCAB_SIZE = 49408
 """Tokens of CLIP's byte-pair encoding, start and end of text included."""
 
@@ -70,6 +79,10 @@ class ImageArch:
     """Pixels from top to bottom where images are not square."""
     norm_pre: bool = False
     """A LayerNorm between the embeddings and the blocks, as OpenAI's and OpenCLIP's towers have."""
+    norm_eps: float = 1e-6
+    """Epsilon of every LayerNorm; 1e-5 in OpenAI's and OpenCLIP's towers."""
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    """Between the MLP's two layers; ``quick_gelu`` is x * sigmoid(1.702 x), as OpenAI trained."""
 
     def __post_init__(self) -> None:
         _require_positive("image", self)
@@ -115,6 +128,10 @@ class TextArch:
     head_dim: int = 64
     heads: int | None = None
     """Attention heads; width / head_dim where it is not stated."""
+    norm_eps: float = 1e-6
+    """Epsilon of every LayerNorm; 1e-5 in OpenAI's and OpenCLIP's towers."""
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    """Between the MLP's two layers."""
 
     def __post_init__(self) -> None:
         _require_positive("text", self)
@@ -299,11 +316,13 @@ def dimension_steps(parent: ClipArch, child: ClipArch) -> dict[str, tuple[int, i
         for d, sizes in changed.items()
         if sizes[0] != sizes[1] and (parent.states(d) or child.states(d))
     }
-    if parent.image.norm_pre != child.image.norm_pre:
-        raise ValueError(
-            f"image.norm_pre must stay the same while growing, but got {parent.image.norm_pre} -> "
-            f"{child.image.norm_pre}. It is not a dimension of the growth space."
-        )
+    for encoder, trait in FIXED_TRAITS:
+        old, new = (getattr(getattr(arch, encoder), trait) for arch in (parent, child))
+        if old != new:
+            raise ValueError(
+                f"{encoder}.{trait} must stay the same while growing, but got {old} -> {new}. "
+                "It is not a dimension of the growth space."
+            )
     return steps
 
 
@@ -322,7 +341,9 @@ def _is_size(value: object) -> bool:
 def _require_positive(encoder: str, arch: Any) -> None:
     for field in dataclasses.fields(arch):
         value = getattr(arch, field.name)
-        if value is None or field.name == "norm_pre":
+        if field.name == "norm_eps" and not value > 0:
+            raise ValueError(f"{encoder}.norm_eps must be above 0, but got {value!r}.")
+        if value is None or (encoder, field.name) in FIXED_TRAITS:
             continue
         if not _is_size(value):
             raise ValueError(

@@ -58,7 +58,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
         raise ValueError(f"{folder}: not a checkpoint: it has no {ARCH_FILE}. Check the path.")
     arch = ClipArch.load(folder / ARCH_FILE)
     tensors, _ = _read_tensors(folder / WEIGHTS_FILE)
-    return _fill(Clip(arch), tensors, folder / WEIGHTS_FILE).to(device)
+    return fill_model(Clip(arch), tensors, folder / WEIGHTS_FILE).to(device)
 
 
 def save_state(state: TrainState, path: Path) -> None:
@@ -106,7 +106,7 @@ def load_state(path: Path, config: TrainConfig, device: torch.device) -> TrainSt
         raise ValueError(
             f"{path}: not a training state: {error}. Delete it to start over."
         ) from None
-    model = _fill(Clip(arch), _with_prefix(tensors, "model."), path).to(device)
+    model = fill_model(Clip(arch), _with_prefix(tensors, "model."), path).to(device)
     state = start_training(model, config)
     for name, num_steps in gates.items():
         install_gates(model, [name], int(num_steps))
@@ -160,7 +160,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         ) from None
 
 
-def _fill(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Clip:
+def fill_model(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Clip:
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name, shape in expected.items():
         if name not in tensors:

@@ -36,7 +36,7 @@ def test_arms_spend_alike_but_for_those_that_say_otherwise(name: str) -> None:
     totals = {arm: sum(study.experiment_of(arm).stage_flops) for arm in study.arms}
     usual = totals[study.baseline]
     other = {arm for arm, total in totals.items() if total != usual}
-    assert other == {"retrain_full", "growclip_0.4", "grow_once_0.4"}
+    assert other == {"retrain_full", "growclip_0.4"}
     assert totals["growclip_0.4"] == pytest.approx(0.4 * totals["retrain_full"], rel=0.01)
     assert len({str(study.experiment_of(arm).data) for arm in study.arms}) == 1
 

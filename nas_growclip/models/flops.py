@@ -47,6 +47,7 @@ UNCOUNTED = frozenset(
         "div",
         "exp",
         "gelu",
+        "sigmoid",
         "softmax",
         "argmax",
         "norm",

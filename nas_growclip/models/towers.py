@@ -5,11 +5,13 @@ width of the shared encoder. Without a shared encoder a tower pools before it pr
 gives the same embedding for less work.
 """
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from timm.layers import Attention, Mlp
+from timm.layers import Attention, LayerNorm, Mlp, get_act_layer
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -39,19 +41,42 @@ def attention_of_head_dim(head_dim: int) -> type[nn.Module]:
     return HeadDimAttention
 
 
-def make_blocks(
-    depth: int, width: int, mlp_width: int, num_heads: int, head_dim: int
-) -> nn.ModuleList:
+class BlockSizes(NamedTuple):
+    """What a transformer block is made of."""
+
+    width: int
+    mlp_width: int
+    num_heads: int
+    head_dim: int
+    norm_eps: float = 1e-6
+    activation: str = "gelu"
+
+    @property
+    def norm_layer(self) -> Callable[..., nn.Module]:
+        """A LayerNorm with this epsilon."""
+        return functools.partial(LayerNorm, eps=self.norm_eps)
+
+    def layers(self) -> dict[str, object]:
+        """The parts as timm's blocks and towers take them."""
+        return {
+            "norm_layer": self.norm_layer,
+            "act_layer": get_act_layer(self.activation),
+            "mlp_layer": mlp_of_width(self.mlp_width),
+            "attn_layer": attention_of_head_dim(self.head_dim),
+        }
+
+
+def make_blocks(depth: int, sizes: BlockSizes) -> nn.ModuleList:
     """Pre-norm transformer blocks: attention, then MLP, each on the residual stream."""
     return nn.ModuleList(
-        Block(
-            width,
-            num_heads,
-            qkv_bias=True,
-            mlp_layer=mlp_of_width(mlp_width),
-            attn_layer=attention_of_head_dim(head_dim),
-        )
-        for _ in range(depth)
+        Block(sizes.width, sizes.num_heads, qkv_bias=True, **sizes.layers()) for _ in range(depth)
+    )
+
+
+def tower_sizes(arch: ImageArch | TextArch) -> BlockSizes:
+    """What a tower's blocks are made of."""
+    return BlockSizes(
+        arch.width, arch.mlp_width, arch.num_heads, arch.head_dim, arch.norm_eps, arch.activation
     )
 
 
@@ -70,9 +95,8 @@ class ImageTower(nn.Module):
             depth=arch.depth,
             num_heads=arch.num_heads,
             pre_norm=arch.norm_pre,
-            mlp_layer=mlp_of_width(arch.mlp_width),
-            attn_layer=attention_of_head_dim(arch.head_dim),
             weight_init="skip",
+            **tower_sizes(arch).layers(),
         )
         self.projection = nn.Linear(arch.width, embed_dim, bias=False)
 
@@ -93,10 +117,8 @@ class TextTower(nn.Module):
         self.pool_first = pool_first
         self.token_embedding = nn.Embedding(arch.vocab_size, arch.width)
         self.pos_embed = nn.Parameter(torch.empty(arch.context_length, arch.width))
-        self.blocks = make_blocks(
-            arch.depth, arch.width, arch.mlp_width, arch.num_heads, arch.head_dim
-        )
-        self.norm = nn.LayerNorm(arch.width, eps=1e-6)
+        self.blocks = make_blocks(arch.depth, tower_sizes(arch))
+        self.norm = nn.LayerNorm(arch.width, eps=arch.norm_eps)
         self.projection = nn.Linear(arch.width, embed_dim, bias=False)
 
     def forward(
@@ -121,7 +143,8 @@ class SharedEncoder(nn.Module):
 
     def __init__(self, arch: SharedArch, embed_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.blocks = make_blocks(arch.depth, embed_dim, arch.mlp_width, num_heads, arch.head_dim)
+        sizes = BlockSizes(embed_dim, arch.mlp_width, num_heads, arch.head_dim)
+        self.blocks = make_blocks(arch.depth, sizes)
 
     def forward(
         self, tokens: Float[Tensor, "batch tokens embed_dim"], is_causal: bool

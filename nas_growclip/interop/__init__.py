@@ -1,0 +1,1 @@
+"""Models of other tools in, grown models out: OpenCLIP, timm towers, Hugging Face."""

@@ -29,21 +29,28 @@ def class_embeddings(
     return torch.stack(rows)
 
 
-@torch.no_grad()
 def top1(model: Clip, task: ZeroShotTask, batch_size: int) -> NDArray[np.bool_]:
     """For each image, whether its nearest class is the right one."""
+    right = class_scores(model, task, batch_size).argmax(dim=1) == torch.tensor(task.labels)
+    return right.numpy()
+
+
+@torch.no_grad()
+def class_scores(
+    model: Clip, task: ZeroShotTask, batch_size: int
+) -> Float[Tensor, "images classes"]:
+    """Cosine similarity of every image and every class."""
     was_training = model.training
     model.eval()
     device, shape = model.logit_scale.device, model.arch.image.image_shape
     classes = class_embeddings(model, task.class_names, task.templates)
-    right: list[NDArray[np.bool_]] = []
+    scores: list[Tensor] = []
     for start in range(0, len(task.images), batch_size):
         chunk = task.images[start : start + batch_size]
         images = normalise(np.stack([resize(image, shape) for image in chunk])).to(device)
-        predicted = (model.encode_image(images) @ classes.T).argmax(dim=1).cpu()
-        right.append(predicted.numpy() == np.array(task.labels[start : start + batch_size]))
+        scores.append((model.encode_image(images) @ classes.T).float().cpu())
     model.train(was_training)
-    return np.concatenate(right)
+    return torch.cat(scores)
 
 
 def zero_shot(

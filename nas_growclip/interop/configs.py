@@ -382,7 +382,7 @@ def hf_config(arch: ClipArch) -> dict[str, Any]:
             "projection_dim": arch.embed_dim,
             "bos_token_id": END_OF_TEXT - 1,
             "eos_token_id": END_OF_TEXT,
-            "pad_token_id": 0,
+            "pad_token_id": END_OF_TEXT,
             **_hf_part(text),
         },
         "vision_config": {

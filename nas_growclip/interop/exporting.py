@@ -101,7 +101,7 @@ def _write_tokenizer(out: Path, context_length: int) -> None:
         out / "merges.txt", ("\n".join(["#version: 0.2", *merges]) + "\n").encode("utf-8")
     )
     marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
-    special = marks | {"unk_token": "<|endoftext|>", "pad_token": "!"}
+    special = marks | {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": context_length}
     _write_json(out / "tokenizer_config.json", settings | special | {"do_lower_case": True})
     _write_json(out / "special_tokens_map.json", special)

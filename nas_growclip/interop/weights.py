@@ -6,6 +6,7 @@ here, so a file cannot make this program run code.
 """
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +72,10 @@ def _unpickled(path: Path) -> object:
             "with open_clip once and save its state_dict as safetensors."
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # It says of other tools' files that it may not know everything in them.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except _READ_ERRORS as error:
         reason = str(error).split("\n", 1)[0].split(". ", 1)[0]
         raise ValueError(

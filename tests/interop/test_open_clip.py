@@ -153,7 +153,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "last_pool": ({"text_cfg": {"pool_type": "last"}}, "pool_type='last'"),
     "siglip": ({"init_logit_bias": -10}, "init_logit_bias=-10"),
     "coca": ({"multimodal_cfg": {"layers": 2}}, "multimodal_cfg="),
-    "timm_conv": ({"vision_cfg": {"timm_model_name": "resnet18", "timm_pool": "token", "timm_proj": "linear"}}, "is a ResNet"),
+    "timm_conv": (
+        {
+            "vision_cfg": {
+                "timm_model_name": "resnet18",
+                "timm_pool": "token",
+                "timm_proj": "linear",
+            }
+        },
+        "is a ResNet",
+    ),
     "timm_gap": (
         {"vision_cfg": {"timm_model_name": "test_vit", "timm_proj": "linear", "timm_pool": "avg"}},
         "timm_pool='avg'",

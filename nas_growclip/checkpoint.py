@@ -161,6 +161,11 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
 
 
 def fill_model(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Clip:
+    """Put weights into a model, strictly: every parameter, in its shape, and nothing else.
+
+    Raises:
+        ValueError: If one is missing, has another shape, or has no place; ``path`` is named.
+    """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name, shape in expected.items():
         if name not in tensors:

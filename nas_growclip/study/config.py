@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from nas_growclip.config import ExperimentConfig
+from nas_growclip.config import ExperimentConfig, with_files
 from nas_growclip.strict import from_mapping, read_mapping, to_mapping
 
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
@@ -122,9 +122,9 @@ def load_study(path: str | Path) -> StudyConfig:
     else:
         source = file
     if isinstance(data.get("experiment"), Mapping):
-        data["experiment"] = _with_space(data["experiment"], source.parent)
+        data["experiment"] = with_files(data["experiment"], source.parent)
     if isinstance(data.get("arms"), Mapping):
-        data["arms"] = {name: _with_space(arm or {}, file.parent) for name, arm in _items(data)}
+        data["arms"] = {name: _with_files(arm, file.parent) for name, arm in _items(data)}
     study = from_mapping(StudyConfig, data, str(file))
     for arm in study.arms:
         try:
@@ -138,11 +138,9 @@ def _items(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from data["arms"].items()
 
 
-def _with_space(experiment: Any, folder: Path) -> Any:
-    """The same with a space's file read in its place."""
-    if isinstance(experiment, Mapping) and isinstance(experiment.get("space"), str):
-        return {**experiment, "space": read_mapping(folder / experiment["space"])}
-    return experiment
+def _with_files(arm: Any, folder: Path) -> Any:
+    """An arm's changes with what they name by file; what is no mapping is told later."""
+    return with_files(arm, folder) if isinstance(arm, Mapping) else arm or {}
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,9 +122,9 @@ def load_study(path: str | Path) -> StudyConfig:
     else:
         source = file
     if isinstance(data.get("experiment"), Mapping):
-        data["experiment"] = with_files(data["experiment"], source.parent)
+        data["experiment"] = with_files(data["experiment"], source)
     if isinstance(data.get("arms"), Mapping):
-        data["arms"] = {name: _with_files(arm, file.parent) for name, arm in _items(data)}
+        data["arms"] = {name: _with_files(arm, file) for name, arm in _items(data)}
     study = from_mapping(StudyConfig, data, str(file))
     for arm in study.arms:
         try:
@@ -138,9 +138,9 @@ def _items(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from data["arms"].items()
 
 
-def _with_files(arm: Any, folder: Path) -> Any:
+def _with_files(arm: Any, file: Path) -> Any:
     """An arm's changes with what they name by file; what is no mapping is told later."""
-    return with_files(arm, folder) if isinstance(arm, Mapping) else arm or {}
+    return with_files(arm, file) if isinstance(arm, Mapping) else arm or {}
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -232,3 +232,20 @@ def test_pretrained_tags_are_downloaded_by_open_clip(
     )
     model = import_model("b32", "some_tag")
     assert largest_difference(model, stock, *inputs(model)) < 1e-5
+
+
+def test_hub_models_are_downloaded_by_open_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``hf-hub:`` names a repository with ``open_clip_config.json`` and weights, as exports are."""
+    model, stock = imported(tmp_path, "b16_quickgelu")
+    export_open_clip(model, tmp_path / "hub")
+
+    def download(repository: str, filename: str = "open_clip_model.safetensors", **_: Any) -> str:
+        assert repository == "someone/model"
+        return str(tmp_path / "hub" / filename)
+
+    monkeypatch.setattr(open_clip, "download_pretrained_from_hf", download)
+    monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", download)
+    again = import_model("hf-hub:someone/model")
+    assert largest_difference(again, stock, *inputs(model)) < 1e-5

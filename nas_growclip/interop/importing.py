@@ -111,7 +111,7 @@ def _weights_path(name: str, weights: str | None) -> Path:
             raise ValueError(f"{name}: must hold a weights file, but holds none. Name it.")
         return Path(found)
     if weights is None and name.startswith(HUB):
-        return Path(open_clip.download_pretrained_from_hf(name.removeprefix(HUB)))
+        return Path(open_clip.pretrained.download_pretrained_from_hf(name.removeprefix(HUB)))
     tag = open_clip.get_pretrained_cfg(name, weights) if weights else {}
     if not tag:
         known = open_clip.list_pretrained_tags_by_model(name)

@@ -245,7 +245,7 @@ def test_hub_models_are_downloaded_by_open_clip(
         assert repository == "someone/model"
         return str(tmp_path / "hub" / filename)
 
-    monkeypatch.setattr(open_clip, "download_pretrained_from_hf", download)
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_hf", download)
     monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", download)
     again = import_model("hf-hub:someone/model")
     assert largest_difference(again, stock, *inputs(model)) < 1e-5

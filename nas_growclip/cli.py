@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_run,
+        _add_continue,
         _add_study,
         _add_worker,
         _add_report,
@@ -58,6 +59,8 @@ def make_parser() -> argparse.ArgumentParser:
         add(commands)
     _add_space(commands)
     _add_rescore(commands)
+    _add_import(commands)
+    _add_export(commands)
     return parser
 
 
@@ -89,6 +92,56 @@ def run(options: argparse.Namespace) -> None:
     if was_complete:
         print(f"The run in {options.out} was complete already; nothing was trained.")
     print(f"Report: {options.out / 'report' / 'index.html'}")
+
+
+def _add_continue(commands: Any) -> None:
+    parser = commands.add_parser(
+        "continue", help="add a stage to a finished run when more shards arrive; resumes too"
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="SHARDS",
+        help="folder with the new shards: the run's own one, extended, or another",
+    )
+    parser.add_argument(
+        "--old-data",
+        type=Path,
+        metavar="DIR",
+        help="where the run's own data paths start; default: where the run has found it",
+    )
+    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    parser.add_argument(
+        "--flops",
+        type=float,
+        metavar="F",
+        help="training FLOPs of the stage; default: as the run has it, for the pairs there are now",
+    )
+    parser.set_defaults(command=continue_)
+
+
+def continue_(options: argparse.Namespace) -> None:
+    """Add a stage to a finished run; print its table, what was added and the report's path."""
+    if options.flops is not None and not 0 < options.flops < math.inf:
+        raise ValueError(f"--flops must be above 0, but got {options.flops:g}.")
+    from nas_growclip.records import config_path
+
+    config_path(options.run)  # a bad folder is told before the slow imports
+    from nas_growclip.continuing import continue_run
+    from nas_growclip.report import print_summary
+
+    continued = continue_run(
+        options.run,
+        options.data,
+        old_data=options.old_data,
+        device=options.device,
+        flops=options.flops,
+    )
+    print_summary(continued.records)
+    print(continued.what)
+    print(f"Report: {options.run / 'report' / 'index.html'}")
 
 
 def _add_study(commands: Any) -> None:
@@ -244,13 +297,14 @@ def grow(options: argparse.Namespace) -> None:
     """Grow a checkpoint and say what changed and what it costs."""
     sizes = dict(parse_size(text) for text in options.sizes)
     require_new_folder(options.out)
-    from nas_growclip.checkpoint import load_model, save_model
+    from nas_growclip.checkpoint import save_model
     from nas_growclip.growth.config import GrowthConfig
     from nas_growclip.growth.inherit import inherit
     from nas_growclip.growth.verify import similarity_change
+    from nas_growclip.interop.importing import open_checkpoint
     from nas_growclip.models.flops import count_flops
 
-    parent = load_model(options.parent)
+    parent = open_checkpoint(options.parent)
     config = GrowthConfig(
         operator=options.operator,
         depth_operator=options.depth_operator,
@@ -278,6 +332,66 @@ def describe_growth(parent: "ClipArch", child: "ClipArch", config: "GrowthConfig
         f"{dimension} {old} -> {new}: {'exact' if is_exact else 'not exact'} ({condition})"
         for dimension, old, new, is_exact, condition in step_claims(parent, child, config)
     ]
+
+
+def _add_import(commands: Any) -> None:
+    parser = commands.add_parser(
+        "import", help="a checkpoint from an OpenCLIP, OpenAI or Hugging Face CLIP model"
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL_NAME_OR_CONFIG_JSON",
+        help="a model that open_clip knows, its JSON config, a Hugging Face config.json, a folder "
+        "with one of them, or hf-hub:OWNER/NAME (downloads)",
+    )
+    parser.add_argument(
+        "weights",
+        nargs="?",
+        metavar="WEIGHTS",
+        help="safetensors file, state dict, or a pretrained tag (downloads); of a folder or of "
+        "the hub the ones there",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.set_defaults(command=import_)
+
+
+def import_(options: argparse.Namespace) -> None:
+    """Write a checkpoint of another tool's model and say what it is."""
+    require_new_folder(options.out)
+    from nas_growclip.checkpoint import save_model
+    from nas_growclip.interop.importing import import_model
+    from nas_growclip.models.flops import count_flops
+
+    model = import_model(options.model, options.weights)
+    save_model(model, options.out)
+    print(f"{options.out}: {model.num_params} parameters, {count_flops(model.arch)} FLOPs")
+    print(FLOPS_NOTE)
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export", help="a folder that OpenCLIP or Hugging Face's CLIPModel loads"
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint folder")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    parser.add_argument(
+        "--format", default="open_clip", choices=("open_clip", "hf"), help="default: open_clip"
+    )
+    parser.set_defaults(command=export)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a checkpoint in another tool's format and say how to load it."""
+    require_new_folder(options.out)
+    from nas_growclip.interop.exporting import FORMATS
+    from nas_growclip.interop.importing import open_checkpoint
+
+    FORMATS[options.format](open_checkpoint(options.checkpoint), options.out)
+    loads = {
+        "open_clip": 'open_clip.create_model_and_transforms("local-dir:{}")',
+        "hf": 'transformers.CLIPModel.from_pretrained("{}")',
+    }
+    print(f"Load it with {loads[options.format].format(options.out)}")
 
 
 def _add_flops(commands: Any) -> None:
@@ -320,7 +434,12 @@ def _add_eval(commands: Any) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print one CLIP_benchmark record for each data set"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write these records, one file for each data set"
+    )
     parser.set_defaults(command=evaluate)
 
 
@@ -328,19 +447,37 @@ def evaluate(options: argparse.Namespace) -> None:
     """Measure a checkpoint on zero-shot sets and pairs; every number beside its chance level."""
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be 1 or more, but got {options.batch_size}.")
-    from nas_growclip.checkpoint import load_model
+    from nas_growclip.interop.importing import open_checkpoint
+
+    model: Clip = open_checkpoint(options.checkpoint, options.device)
+    if options.json or options.out is not None:
+        _write_records(model, options)
+        return
     from nas_growclip.evaluation.places import evaluate_places
 
-    model: Clip = load_model(options.checkpoint, options.device)
     values = evaluate_places(model, options.data, options.batch_size)
-    if options.json:
-        print(json.dumps(values, indent=2))
-        return
     print(f"{'metric':<44} {'value':>8} {'chance':>8}")
     for name, value in values.items():
         if not name.startswith("chance."):
             chance = values.get(f"chance.{name}", float("nan"))
             print(f"{name:<44} {value:>8.4f} {chance:>8.4f}")
+
+
+def _write_records(model: "Clip", options: argparse.Namespace) -> None:
+    """CLIP_benchmark's records, printed or one file each, as its ``build`` takes them."""
+    from nas_growclip.evaluation.benchmark import benchmark_records
+    from nas_growclip.files import make_folder, write_atomically
+
+    names = (options.checkpoint.resolve().name, str(options.checkpoint))
+    records = benchmark_records(model, options.data, names, options.batch_size)
+    if options.json:
+        print(json.dumps(records, indent=2))
+    if options.out is not None:
+        make_folder(options.out)
+        for record in records:
+            name = f"{record['dataset'].replace('/', '_')}_{record['task']}.json"
+            write_atomically(options.out / name, (json.dumps(record) + "\n").encode())
+            print(options.out / name, file=sys.stderr)
 
 
 def _add_doctor(commands: Any) -> None:
@@ -467,8 +604,12 @@ def read_arch(text: str) -> ClipArch:
     path = Path(text)
     if text in PRESETS:
         return ClipArch.preset(text)
-    if path.is_dir():
+    if (path / "arch.json").is_file():
         return ClipArch.load(path / "arch.json")
+    if path.is_dir():
+        from nas_growclip.interop.importing import checkpoint_arch
+
+        return checkpoint_arch(path)
     if path.is_file():
         return ClipArch.load(path)
     raise ValueError(

@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from nas_growclip.arch import DIMENSIONS, ClipArch
+from nas_growclip.arch import DIMENSIONS, PRESETS, ClipArch
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.sources import SOURCES
 from nas_growclip.evaluation.metrics import METRICS
@@ -16,6 +17,7 @@ from nas_growclip.growth.depth import DEPTH_OPERATORS
 from nas_growclip.growth.momentum import PIM, PIM_GROUPS
 from nas_growclip.growth.operators import OPERATORS
 from nas_growclip.growth.space import GrowthSpace
+from nas_growclip.interop.importing import checkpoint_arch
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.nni_experiment import ASSESSORS, TUNERS
@@ -35,16 +37,20 @@ class ExperimentConfig:
     """
 
     parent: str | ClipArch
-    """The first model: a preset's name or an architecture."""
+    """The first model: a preset's name or an architecture; in YAML also a checkpoint's folder,
+    relative to the experiment's or to where the program runs, whose weights are then the start."""
     data: DataConfig
     space: GrowthSpace
     """The growth space; in YAML also a file's path, relative to the experiment's."""
     passes: float = 8.0
     """Stage budget: training FLOPs with which the stage's parent would see every pair so often."""
-    stage_flops: tuple[float, ...] = ()
-    """Training FLOPs of each stage, its search included, in place of ``passes``."""
+    stage_flops: tuple[float | None, ...] = ()
+    """Training FLOPs of each stage, its search included, in place of ``passes``; null: as there."""
     schedule: tuple[Mapping[str, int], ...] = ()
-    """Sizes that each stage grows to, by dimension, in place of a search; ``{}`` grows nothing."""
+    """Sizes that each stage grows to, by dimension, in place of a search; ``{}`` grows nothing.
+
+    Stages that are added to a finished run are searched.
+    """
     restart: bool = False
     """Begin each stage from fresh weights in place of the trained ones: retraining from scratch."""
     seed: int = 0
@@ -53,6 +59,8 @@ class ExperimentConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     trigger: TriggerConfig = field(default_factory=TriggerConfig)
+    parent_checkpoint: str = ""
+    """Folder of the first model's weights, where it does not begin with fresh ones."""
     metrics: tuple[str, ...] = ("loss", "retrieval", "zero_shot")
     """Metrics on ``test`` after each stage; the search always measures ``loss``."""
 
@@ -79,15 +87,16 @@ class ExperimentConfig:
 
     def _check_stages(self) -> None:
         num_stages = len(self.data.stages)
-        for name in ("stage_flops", "schedule"):
+        least = {"stage_flops": num_stages, "schedule": self.data.num_planned_stages}
+        for name, fewest in least.items():
             given = len(getattr(self, name))
-            if given and given != num_stages:
+            if given and not fewest <= given <= num_stages:
                 raise ValueError(
                     f"{name}: must have one entry for each of the {num_stages} stages of "
                     f"data.stages, but got {given}."
                 )
         for flops in self.stage_flops:
-            if not 0 < flops < math.inf:
+            if flops is not None and not 0 < flops < math.inf:
                 raise ValueError(f"stage_flops: must be above 0, but got {flops}.")
         for sizes in self.schedule:
             _check_names("schedule", tuple(sizes), DIMENSIONS)
@@ -113,11 +122,37 @@ def load_config(path: str | Path, seed: int | None = None) -> ExperimentConfig:
         ValueError: If the file or a value in it is bad; the message gives the dotted path.
     """
     file = Path(path)
-    data = dict(read_mapping(file))
-    if isinstance(data.get("space"), str):
-        data["space"] = read_mapping(file.parent / data["space"])
+    data = with_files(read_mapping(file), file)
     config = from_mapping(ExperimentConfig, data, str(file))
     return config if seed is None else replace(config, seed=seed)
+
+
+def with_files(data: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """An experiment's mapping with what it names by file in place of the names.
+
+    Args:
+        data: The mapping; ``space`` may be a file, ``parent`` a checkpoint's folder.
+        file: Where it stands: what relative paths start from. A checkpoint may also be relative to
+            where the program runs.
+
+    Raises:
+        ValueError: If a file or folder is missing or bad.
+    """
+    read, folder = dict(data), file.parent
+    if isinstance(read.get("space"), str):
+        read["space"] = read_mapping(folder / read["space"])
+    parent = read.get("parent")
+    if isinstance(parent, str) and parent not in PRESETS:
+        places = [path for path in (folder / parent, Path(parent)) if path.is_dir()]
+        if not places:
+            raise ValueError(
+                f"{file}: parent: {parent!r} must be a preset ({', '.join(PRESETS)}), an "
+                "architecture or a checkpoint's folder, but there is no such folder in "
+                f"{str(folder)!r} or here. Import or name it."
+            )
+        read["parent"] = checkpoint_arch(places[0]).to_dict()
+        read["parent_checkpoint"] = str(places[0].resolve())
+    return read
 
 
 def _check_names(key: str, names: tuple[str, ...], table: object) -> None:

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import torch
 
-from nas_growclip.checkpoint import STATE_FILE, load_parent, save_model
+from nas_growclip.checkpoint import (
+    STATE_FILE,
+    WEIGHTS_FILE,
+    load_model,
+    load_parent,
+    save_model,
+)
 from nas_growclip.config import ExperimentConfig, load_config
 from nas_growclip.data.stages import DataStage, open_stages, stage_manifest
 from nas_growclip.files import make_folder, write_atomically
 from nas_growclip.growing import Parent
+from nas_growclip.interop.importing import open_checkpoint
 from nas_growclip.models.clip import Clip
 from nas_growclip.progress import say
 from nas_growclip.records import (
@@ -25,6 +32,8 @@ from nas_growclip.records import (
     config_path,
     drop_torn_line,
     load_run,
+    note_data_folder,
+    noted_data_folder,
     read_stages,
     to_line,
 )
@@ -33,6 +42,9 @@ from nas_growclip.stage import TRAINING_FILE, run_stage
 from nas_growclip.strict import to_mapping
 from nas_growclip.train import start_training
 from nas_growclip.trial import StageRun, stage_folder, trial_path
+
+PARENT_FOLDER = "parent"
+"""In a run folder: the checkpoint that it started from, if it did not start afresh."""
 
 
 def run_experiment(
@@ -62,9 +74,11 @@ def run_experiment(
     """
     run = Path(out)
     prepare_folder(config, run)
+    folder = Path(data_folder) if data_folder is not None else None
+    if folder is not None:
+        note_data_folder(run, folder)
     finished = list(read_stages(run))
     if len(finished) < len(config.data.stages):
-        folder = Path(data_folder) if data_folder is not None else None
         stages = open_stages(config.data, folder) if stages is None else stages
         for data in stages[len(finished) :]:
             stage = make_stage(config, run, data, finished, _device(device))
@@ -102,9 +116,15 @@ def prepare_folder(config: ExperimentConfig, run: Path) -> None:
 
 
 def _check_same_experiment(config: ExperimentConfig, path: Path) -> None:
-    wanted, held = to_mapping(config), to_mapping(load_config(path))
+    held_config = load_config(path)
+    wanted, held = to_mapping(config), to_mapping(held_config)
     if held == wanted:
         return
+    if held_config.data.added and not config.data.added:
+        raise ValueError(
+            f"{path.parent}: holds {len(held_config.data.added)} stages more than the experiment, "
+            f"added since. Go on with `growclip continue {path.parent} --data SHARDS`."
+        )
     changed = [key for key in wanted if held[key] != wanted[key]]
     raise ValueError(
         f"{path.parent}: holds another experiment: it differs in {', '.join(changed) or 'keys'}. "
@@ -113,7 +133,7 @@ def _check_same_experiment(config: ExperimentConfig, path: Path) -> None:
 
 
 def _run_stage(stage: StageRun) -> StageResult:
-    how = "scheduled" if stage.config.schedule else _search_words(stage)
+    how = _search_words(stage) if stage.scheduled_sizes is None else "scheduled"
     say(
         f"stage {stage.data.index}: {stage.data.num_pairs} pairs, {stage.budget:.3g} training "
         f"FLOPs, {how}"
@@ -140,7 +160,7 @@ def open_stage(
     Args:
         run: The run folder.
         stage: Its number; by default the first unfinished one, the last where all are finished.
-        data_folder: Where the data's relative paths start; scenes need none.
+        data_folder: Where the data's relative paths start; by default where the run has found it.
         device: A torch device; CUDA where there is one, else the CPU.
         trials: Where the trials' records and states go; in the stage's folder if not given.
 
@@ -156,6 +176,7 @@ def open_stage(
             f"stage must be between 0 and {last}, the last one that {run} can search, "
             f"but got {index}."
         )
+    data_folder = data_folder or noted_data_folder(run)
     data = open_stages(config.data, data_folder)[index]
     made = make_stage(config, run, data, finished[:index], _device(device))
     return replace(made, data_folder=data_folder, trials=trials)
@@ -217,9 +238,30 @@ def _parent(
 ) -> Parent:
     if finished and not config.restart:
         return load_parent(stage_folder(run, finished[-1].stage), device)
-    arch = finished[-1].arch if finished else config.parent_arch
-    model = Clip(arch, seed=config.seed).to(device)
+    if config.parent_checkpoint and not finished:
+        model = _first_parent(config, run).to(device)
+    else:
+        arch = finished[-1].arch if finished else config.parent_arch
+        model = Clip(arch, seed=config.seed).to(device)
     return Parent(model, ema=start_training(model, config.train).ema)
+
+
+def _first_parent(config: ExperimentConfig, run: Path) -> Clip:
+    """The checkpoint that the run starts from, as the run folder keeps it.
+
+    Raises:
+        ValueError: If it is gone before it was copied, or is not what the configuration says.
+    """
+    kept = run / PARENT_FOLDER
+    if not (kept / WEIGHTS_FILE).exists():
+        save_model(open_checkpoint(config.parent_checkpoint), kept)
+    model = load_model(kept)
+    if model.arch != config.parent_arch:
+        raise ValueError(
+            f"{kept}: must have the architecture that the configuration names, but has another. "
+            "Was the parent's checkpoint replaced? Choose another --out."
+        )
+    return model
 
 
 def _device(name: str | None) -> torch.device:

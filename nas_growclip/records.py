@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nas_growclip.arch import ClipArch
-from nas_growclip.files import replace_atomically
+from nas_growclip.files import replace_atomically, write_atomically
 from nas_growclip.growth.space import Candidate, candidate_label, candidate_momentum
 from nas_growclip.strict import from_mapping, read_mapping, to_mapping
 
@@ -28,6 +28,8 @@ CONFIG_FILE = "config.yaml"
 TRIALS_FILE = "trials.jsonl"
 STAGES_FILE = "stages.jsonl"
 TIMINGS_FILE = "timings.jsonl"
+DATA_FOLDER_FILE = "data_folder.txt"
+"""Where the data lay when the run was last worked on: apart, since it is no part of the result."""
 OUTCOMES_FILE = "outcomes.npz"
 """In a stage's folder: which test items its model got right, by metric."""
 
@@ -151,6 +153,17 @@ def read_timings(folder: Path) -> dict[str, float]:
         name = f"stage {timing['stage']}, {timing['what']}"
         seconds[name] = seconds.get(name, 0.0) + float(timing["seconds"])
     return seconds
+
+
+def note_data_folder(run: Path, folder: Path) -> None:
+    """Note where a run's data lies, for whoever goes on with it."""
+    write_atomically(run / DATA_FOLDER_FILE, f"{folder.resolve()}\n".encode())
+
+
+def noted_data_folder(run: Path) -> Path | None:
+    """Where a run's data lay when it was last worked on; None if that was not noted."""
+    path = run / DATA_FOLDER_FILE
+    return Path(path.read_text(encoding="utf-8").rstrip("\n")) if path.is_file() else None
 
 
 def write_outcomes(folder: Path, outcomes: Mapping[str, NDArray[np.bool_]]) -> None:

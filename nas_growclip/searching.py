@@ -60,7 +60,7 @@ def run_search(stage: StageRun) -> tuple[Trial, ...]:
     make_folder(stage.folder)
     space = json.dumps(nni_space(stage.candidates), indent=2) + "\n"
     write_atomically(stage.folder / SPACE_FILE, space.encode())
-    if stage.config.schedule:
+    if stage.scheduled_sizes is not None:
         follow_schedule(stage)
     elif stage.config.search.backend in EXPERIMENT_BACKENDS:
         search_with_nni(stage)
@@ -146,7 +146,7 @@ def describe_choice(
     result: StageResult | None = None,
 ) -> None:
     """Show a stage's choice, and its result once there is one, in optuna-dashboard."""
-    if stage.config.search.backend != "optuna" or stage.config.schedule:
+    if stage.config.search.backend != "optuna" or stage.scheduled_sizes is not None:
         return
     history = (*stage.history, *([result] if result else []))
     with decoration(f"stage {stage.data.index}, choice"):

@@ -40,7 +40,7 @@ def run_stage(stage: StageRun) -> tuple[Clip, StageResult]:
     """
     trials = run_search(stage)
     best = stage.objective.choose(trials)
-    if stage.config.schedule:
+    if stage.scheduled_sizes is not None:
         reason = f"{', '.join(map(str, best.candidate)) or 'no growth'}, as scheduled."
     else:
         reason = f"{explain(best, trials)} Searched because {stage.trigger.reason}."

@@ -128,6 +128,12 @@ class StageRun:
         """The stage's seed: for its fresh weights, its batches and its search."""
         return epoch_seed(self.config.seed, self.data.index)
 
+    @property
+    def scheduled_sizes(self) -> Mapping[str, int] | None:
+        """Sizes that the stage grows to in place of a search; None where it is searched."""
+        schedule = self.config.schedule
+        return schedule[self.data.index] if self.data.index < len(schedule) else None
+
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
         """What the stage may choose from, no growth first; only that where there is no search.
@@ -137,8 +143,8 @@ class StageRun:
         Raises:
             ValueError: If the schedule shrinks the parent.
         """
-        if self.config.schedule:
-            return (scheduled(self.parent.arch, self.config.schedule[self.data.index]),)
+        if self.scheduled_sizes is not None:
+            return (scheduled(self.parent.arch, self.scheduled_sizes),)
         if not self.trigger.is_search:
             return ((),)
         return self.config.space.candidates(self.parent.arch, self.data.num_pairs)
@@ -150,12 +156,13 @@ class StageRun:
         By ``passes`` trials that are not continued cost extra; of ``stage_flops`` they take their
         part, whether they are pruned or not, so that the stage ends within it.
         """
-        if not self.config.stage_flops:
+        given = self.config.stage_flops[self.data.index] if self.config.stage_flops else None
+        if given is None:
             forward = count_flops(self.parent.arch)
             return TRAIN_FLOPS_PER_FORWARD * forward * self.config.passes * self.data.num_pairs
         search = self.config.search
         others = min(search.num_trials, len(self.candidates)) - 1
-        return self.config.stage_flops[self.data.index] / (1 + others * search.trial_share)
+        return given / (1 + others * search.trial_share)
 
     @property
     def data_size(self) -> DataSize:

@@ -28,7 +28,7 @@ def work(
 
     Args:
         run: The run folder.
-        data_folder: Where the data's relative paths start; scenes need none.
+        data_folder: Where the data's relative paths start; by default where the run has found it.
         device: A torch device; CUDA where there is one, else the CPU.
         patience: Seconds without work after which to leave; None stays.
 

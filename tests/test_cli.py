@@ -40,6 +40,7 @@ def test_commands_and_options_are_frozen() -> None:
     }
     assert options == {
         "run": ["--data", "--device", "--help", "--out", "--seed", "EXPERIMENT.yaml"],
+        "continue": ["--data", "--device", "--flops", "--help", "--old-data", "RUN"],
         "study": ["--data", "--device", "--help", "--out", "--workers", "STUDY.yaml"],
         "worker": ["--data", "--device", "--help", "--patience", "RUN"],
         "report": ["--help", "--out", "RUN"],
@@ -57,8 +58,10 @@ def test_commands_and_options_are_frozen() -> None:
             "--set",
             "PARENT",
         ],
+        "import": ["--help", "--out", "MODEL_NAME_OR_CONFIG_JSON", "WEIGHTS"],
+        "export": ["--format", "--help", "--out", "CHECKPOINT"],
         "flops": ["--help", "--json", "ARCH_OR_CHECKPOINT"],
-        "eval": ["--batch-size", "--data", "--device", "--help", "--json", "CHECKPOINT"],
+        "eval": ["--batch-size", "--data", "--device", "--help", "--json", "--out", "CHECKPOINT"],
         "doctor": ["--help", "--json", "RUN"],
         "space": ["--format", "--help", "--out", "--pairs", "--space", "PARENT"],
     }
@@ -138,9 +141,10 @@ def test_eval_prints_every_number_beside_chance(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["eval", str(checkpoint), "--data", "digits", "--json"]) == 0
-    values = json.loads(capsys.readouterr().out)
-    assert values["chance.zero_shot_top1/digits"] == pytest.approx(0.1)
-    assert 0 <= values["zero_shot_top1/digits"] <= 1
+    (record,) = json.loads(capsys.readouterr().out)
+    assert (record["dataset"], record["task"]) == ("digits", "zeroshot_classification")
+    assert record["metrics"]["chance_acc1"] == pytest.approx(0.1)
+    assert 0 <= record["metrics"]["acc1"] <= 1
 
 
 def test_eval_reads_pairs_and_zero_shot_sets(

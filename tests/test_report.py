@@ -353,6 +353,14 @@ def test_missing_and_infinite_metrics_are_a_dash(run: Run, tmp_path: Path) -> No
     assert not re.search(r">(nan|inf|None)", text)
 
 
+def test_unmeasured_stages_of_very_different_flops(run: Run, tmp_path: Path) -> None:
+    stages = tuple(
+        replace(stage, metrics={}, cumulative_flops=10 ** (8 + stage.stage)) for stage in run.stages
+    )
+    text = page_without_images(write_report([replace(run, stages=stages)], tmp_path / "report"))
+    assert DASH in text
+
+
 def test_trajectory_when_nothing_grew(run: Run, tmp_path: Path) -> None:
     parent = run.stages[0].parent
     stages = tuple(replace(s, parent=parent, arch=parent, chosen=()) for s in run.stages)

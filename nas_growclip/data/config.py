@@ -6,6 +6,16 @@ from nas_growclip.data.augment import AugmentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddedShards:
+    """Shards that arrived after a run had finished: one stage more."""
+
+    folder: str
+    """Where they are, relative to the data folder where they lie in it."""
+    shards: tuple[str, ...]
+    """Names of the files, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where pairs come from and how they arrive in stages.
 
@@ -40,7 +50,12 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random crops and flips of training images."""
     test_by_stage: tuple[str, ...] = ()
-    """Held-out shards or CSV files of each stage's new data: what a later stage forgets of it."""
+    """Held-out shards or CSV files of each stage's new data: what a later stage forgets of it.
+
+    Added stages may have none.
+    """
+    added: tuple[AddedShards, ...] = ()
+    """Shards of the last stages, as ``growclip continue`` added them: one entry a stage."""
     csv_separator: str = "\t"
     csv_image_key: str = "filepath"
     csv_caption_key: str = "title"
@@ -54,6 +69,7 @@ class DataConfig:
                     f"stages: cumulative sizes must grow, but got {before} then {after}. "
                     "Give each stage's total, old pairs included."
                 )
+        self._check_added()
         self._check_test_by_stage()
         for name in ("image_size", "shuffle_buffer"):
             if getattr(self, name) < 1:
@@ -62,14 +78,39 @@ class DataConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: must be 0 or more, but got {getattr(self, name)}.")
 
+    @property
+    def num_planned_stages(self) -> int:
+        """Stages of the experiment itself, without those that were added since."""
+        return len(self.stages) - len(self.added)
+
+    def _check_added(self) -> None:
+        if self.added and self.source != "webdataset":
+            raise ValueError(
+                f"added: must be empty for source {self.source!r}: only shards can be added. "
+                "Leave it out."
+            )
+        if self.added and self.num_planned_stages < 1:
+            raise ValueError(
+                f"added: must leave one stage of the experiment's own or more, but lists "
+                f"{len(self.added)} and there are {len(self.stages)} stages."
+            )
+        sizes = self.stages[self.num_planned_stages - 1 :]
+        for before, after, added in zip(sizes, sizes[1:], self.added, strict=False):
+            if after - before != len(added.shards):
+                raise ValueError(
+                    f"added: stages grow from {before} to {after} shards, so {added.folder!r} must "
+                    f"list {after - before}, but lists {len(added.shards)}."
+                )
+
     def _check_test_by_stage(self) -> None:
         if self.test_by_stage and self.source == "scenes":
             raise ValueError(
                 "test_by_stage: rendered scenes are alike in every stage, so there is nothing to "
                 "hold out by stage. Leave it out, or use another source."
             )
-        if self.test_by_stage and len(self.test_by_stage) != len(self.stages):
+        given = len(self.test_by_stage)
+        if given and not self.num_planned_stages <= given <= len(self.stages):
             raise ValueError(
                 f"test_by_stage: must name one set for each of the {len(self.stages)} stages, "
-                f"but got {len(self.test_by_stage)}."
+                f"but got {given}."
             )

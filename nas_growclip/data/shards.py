@@ -3,6 +3,8 @@
 Every shard is scanned once: each image is decoded, and what is unusable is remembered by its
 position. So the number of pairs is known before training, and an epoch yields exactly as many.
 An epoch is a stream: memory holds the shuffle buffer, of bytes that are not decoded yet.
+
+Pairs of stages that were added to a finished run are left out where the run has them already.
 """
 
 import functools
@@ -15,7 +17,7 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ from nas_growclip.data.decoding import (
     split_setting,
 )
 from nas_growclip.data.pairs import ManifestEntry, Pair
+from nas_growclip.data.seen import SeenPairs, pair_identity
 from nas_growclip.progress import track
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -49,6 +52,7 @@ class Sample(NamedTuple):
     image: bytes | None
     text: bytes | None
     """Caption or class label."""
+    key: str
 
 
 class ShardScan(NamedTuple):
@@ -59,6 +63,8 @@ class ShardScan(NamedTuple):
     """Positions of the samples to leave out."""
     sha256: str
     skipped: dict[str, int]
+    identities: bytes = b""
+    """Of its usable pairs, one after the other, where they were asked for."""
 
 
 class _Part(NamedTuple):
@@ -122,17 +128,53 @@ def shard_pairs(
     """
     folder = data_folder(folder, config.source)
     setting = split_setting(config, split)
-    paths = shard_paths(folder, setting, f"data.{split}")
+    is_train = split == "train"
+    paths = (
+        train_paths(config, folder) if is_train else shard_paths(folder, setting, f"data.{split}")
+    )
     if size is not None and size > len(paths):
         raise ValueError(
             f"data.stages must ask for at most the shards there are, but got {size} and "
             f"data.{split} {setting!r} names {len(paths)}. Use smaller stages or add shards."
         )
     limit = pair_limit(config, split)
-    parts = tuple(_parts(paths[:size], limit, f"checking {split} shards"))
+    found = _parts(paths[:size], limit, f"checking {split} shards", identify=bool(config.added))
+    parts = tuple(_new_pairs(found, config, folder) if is_train and config.added else found)
     skipped = sum((Counter(part.scan.skipped) for part in parts), Counter())
     require_pairs(sum(part.num_pairs for part in parts), split, setting, dict(skipped))
     return ShardPairs(parts, folder, config.shuffle_buffer)
+
+
+def train_paths(config: DataConfig, folder: Path) -> tuple[Path, ...]:
+    """Shards to train on: those that ``train`` names, then those that were added since.
+
+    Raises:
+        ValueError: If one of them is not there.
+    """
+    own = shard_paths(folder, config.train, "data.train")
+    if not config.added:
+        return own
+    added = [folder / part.folder / name for part in config.added for name in part.shards]
+    missing = [path for path in added if not path.is_file()]
+    if missing:
+        raise ValueError(
+            f"data.added must name tar files, but there is no such file: {str(missing[0])!r}. "
+            "Put it back: earlier stages were trained on it."
+        )
+    return (*own[: config.stages[config.num_planned_stages - 1]], *added)
+
+
+def held_out_paths(config: DataConfig, folder: Path) -> tuple[Path, ...]:
+    """Shards that are measured on, never trained on.
+
+    Raises:
+        ValueError: If a pattern is malformed or names none.
+    """
+    named = {"validation": config.validation, "test": config.test}
+    named |= {f"test_by_stage[{index}]": name for index, name in enumerate(config.test_by_stage)}
+    return tuple(
+        path for key, name in named.items() for path in shard_paths(folder, name, f"data.{key}")
+    )
 
 
 def shard_paths(folder: Path, setting: str, where: str) -> tuple[Path, ...]:
@@ -185,17 +227,21 @@ def read_samples(
         )
         for members in group_by_keys(files, handler=go_on):
             image = next((members[key] for key in IMAGE_SUFFIXES if key in members), None)
-            yield Sample(image, members.get(text))
+            yield Sample(image, members.get(text), members["__key__"])
 
 
-def scan_shard(path: Path) -> ShardScan:
+def scan_shard(path: Path, *, identify: bool = False) -> ShardScan:
     """Count a shard's usable pairs; remembered until the file changes.
+
+    Args:
+        path: The shard.
+        identify: Whether to keep what each usable pair is known by.
 
     Raises:
         ValueError: If the file cannot be read from the disk.
     """
     stat = path.stat()
-    return _scan(path, stat.st_size, stat.st_mtime_ns)
+    return _scan(path, stat.st_size, stat.st_mtime_ns, identify)
 
 
 def shard_damage(path: Path) -> str | None:
@@ -234,10 +280,12 @@ def _paths_of(folder: Path, name: str) -> list[Path]:
     return [path]
 
 
-def _parts(paths: tuple[Path, ...], limit: int | None, label: str) -> Iterator[_Part]:
+def _parts(
+    paths: tuple[Path, ...], limit: int | None, label: str, *, identify: bool
+) -> Iterator[_Part]:
     left = limit
     for path in track(paths, total=len(paths), label=label):
-        scan = scan_shard(path)
+        scan = scan_shard(path, identify=identify)
         num_pairs = scan.num_pairs if left is None else min(left, scan.num_pairs)
         yield _Part(path, num_pairs, scan)
         if left is not None:
@@ -246,8 +294,41 @@ def _parts(paths: tuple[Path, ...], limit: int | None, label: str) -> Iterator[_
                 return
 
 
+def _new_pairs(parts: Iterable[_Part], config: DataConfig, folder: Path) -> Iterator[_Part]:
+    """The parts, those of added stages without the pairs that came before them."""
+    seen = SeenPairs()
+    for part in _held_out_parts(config, folder):
+        seen.hold_out(part.scan.identities)
+    num_planned = config.stages[config.num_planned_stages - 1]
+    for number, part in enumerate(parts):
+        if number < num_planned:
+            seen.add(part.scan.identities)
+            yield part
+        else:
+            scan = _without_seen(part.scan, seen)
+            yield _Part(part.path, scan.num_pairs, scan)
+
+
+def _held_out_parts(config: DataConfig, folder: Path) -> Iterator[_Part]:
+    yield from shard_pairs(config, folder, "validation", None).parts
+    for name in (config.test, *config.test_by_stage):
+        yield from shard_pairs(replace(config, test=name), folder, "test", None).parts
+
+
+def _without_seen(scan: ShardScan, seen: SeenPairs) -> ShardScan:
+    usable = (p for p in itertools.count() if p not in scan.unusable)
+    reasons = zip(seen.take(scan.identities), usable, strict=False)
+    dropped = {position: reason for reason, position in reasons if reason}
+    return ShardScan(
+        num_pairs=scan.num_pairs - len(dropped),
+        unusable=scan.unusable.union(dropped),
+        sha256=scan.sha256,
+        skipped=dict(Counter(scan.skipped) + Counter(dropped.values())),
+    )
+
+
 @functools.cache
-def _scan(path: Path, size: int, mtime_ns: int) -> ShardScan:
+def _scan(path: Path, size: int, mtime_ns: int, identify: bool) -> ShardScan:
     """Size and time are the key of the cache, beside the path."""
     try:
         with path.open("rb") as file:
@@ -259,17 +340,19 @@ def _scan(path: Path, size: int, mtime_ns: int) -> ShardScan:
         def count_duplicate(error: Exception) -> None:
             skipped["duplicate key"] += _is_duplicate_image(error)
 
-        unusable = set()
+        unusable, identities, folder = set(), bytearray(), path.parent.resolve()
         position = -1
         for position, sample in enumerate(read_samples(path, on_error=count_duplicate)):
-            reason = decode_pair(*sample)
-            if isinstance(reason, str):
-                skipped[reason] += 1
+            pair = decode_pair(sample.image, sample.text)
+            if isinstance(pair, str):
+                skipped[pair] += 1
                 unusable.add(position)
+            elif identify and sample.image is not None:
+                identities += pair_identity(folder, sample.key, sample.image, pair.caption)
     except OSError as error:
         raise ValueError(f"{path}: must be readable, but: {error}. Check the disk.") from None
     num_pairs = position + 1 - len(unusable)
-    return ShardScan(num_pairs, frozenset(unusable), sha256, dict(+skipped))
+    return ShardScan(num_pairs, frozenset(unusable), sha256, dict(+skipped), bytes(identities))
 
 
 def _usable_samples(parts: Iterable[_Part]) -> Iterator[Sample]:
@@ -285,7 +368,7 @@ def _usable_samples(parts: Iterable[_Part]) -> Iterator[Sample]:
 
 
 def _decode(sample: Sample) -> Pair:
-    pair = decode_pair(*sample)
+    pair = decode_pair(sample.image, sample.text)
     if isinstance(pair, str):
         raise _changed(f"A pair that was usable must stay so, but got {pair!r}")
     return pair

@@ -143,8 +143,10 @@ def _check_disjoint(stage: DataStage) -> None:
     by_stage = {f"test_by_stage[{i}]": pairs for i, pairs in enumerate(stage.test_by_stage)}
     for split, pairs in (stage.splits | by_stage).items():
         for entry in pairs.manifest:
+            if not entry.num_pairs:
+                continue
             first_split, first_name = seen.setdefault(entry.sha256, (split, entry.name))
-            if entry.num_pairs and first_split != split:
+            if first_split != split:
                 raise ValueError(
                     f"Splits must not share files, but data.{first_split} ({first_name!r}) and "
                     f"data.{split} ({entry.name!r}) hold the same one. Take it out of one of them."

@@ -124,7 +124,7 @@ def _read_shard(
     if (damage := shard_damage(shard)) is not None:
         skipped[damage] += 1
     labelled = []
-    for data, text in read_samples(shard, text="cls"):
+    for data, text, _ in read_samples(shard, text="cls"):
         image = None if data is None else decode_image(data)
         label = _label(text, num_classes)
         if isinstance(label, str):

@@ -359,6 +359,8 @@ def _stage_axis(panel: Axes, stages: Sequence[int]) -> None:
 
 def _flops_axis(panel: Axes, flops: Sequence[int]) -> None:
     positive = [value for value in flops if value > 0]
+    # Where no stage has been measured there is no point to take the limits from.
+    panel.update_datalim([(value, 0.0) for value in positive], updatey=False)
     if positive and max(positive) > 30 * min(positive):
         panel.set_xscale("log")
         panel.xaxis.set_minor_formatter(NullFormatter())

@@ -1,15 +1,18 @@
 """A study's folder: which runs there are, which have ended, and each arm's learning rate."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from nas_growclip.experiment import is_complete
 from nas_growclip.files import make_folder, write_atomically
 from nas_growclip.records import read_stages
-from nas_growclip.strict import to_mapping
+from nas_growclip.strict import read_mapping, to_mapping
 from nas_growclip.study.config import StudyConfig, Unit, load_study, tuning_units, unit_config
 
 STUDY_FILE = "study.yaml"
+ARMS_FILE = "arms.json"
+"""What each arm changes, of all arms that were ever run in the folder."""
 FAILURE_FILE = "failure.json"
 """In a run's folder: why it cannot be completed; it is not tried again while this is there."""
 
@@ -39,8 +42,7 @@ class StudyFolder:
         """The learning rate of an arm's runs; None for its own.
 
         Raises:
-            LookupError: If the tries that choose it have not all ended.
-            ValueError: If all of them failed.
+            LookupError: If the tries that choose it have not all ended, or all of them failed.
         """
         units = tuning_units(self.config, arm)
         if not units:
@@ -50,8 +52,14 @@ class StudyFolder:
         sign = 1 if self.config.tuned_by.endswith("loss") else -1
         results = {u.learning_rate: sign * self._tuning_result(u) for u in units if self.is_run(u)}
         if not results:
-            raise ValueError(f"{self.out}: every learning rate of arm {arm!r} failed.")
+            raise LookupError(f"every learning rate of arm {arm!r} failed")
         return min(results, key=lambda rate: results[rate])
+
+    def has_failed(self, arm: str) -> bool:
+        """Whether every learning rate of an arm was tried and failed: it has no runs then."""
+        units = tuning_units(self.config, arm)
+        tried = all(self.has_ended(unit) for unit in units)
+        return bool(units) and tried and not any(self.is_run(unit) for unit in units)
 
     def units(self, arm: str) -> tuple[Unit, ...]:
         """An arm's runs that are reported, seed by seed; LookupError as ``chosen_rate``."""
@@ -94,19 +102,38 @@ class StudyFolder:
                 )
             make_folder(self.out)
             write_atomically(path, text.encode())
+            self._note_arms()
             return
         _check_same_study(self.config, load_study(path), self.out)
         write_atomically(path, text.encode())
+        self._note_arms()
+
+    def _note_arms(self) -> None:
+        """Keep what every arm was that ever ran here, those that are left out now too.
+
+        Raises:
+            ValueError: If an arm of that name was another one.
+        """
+        path = self.out / ARMS_FILE
+        arms = to_mapping(self.config)["arms"]
+        known = dict(read_mapping(path)) if path.exists() else {}
+        changed = [name for name, arm in known.items() if arms.get(name, arm) != arm]
+        if changed:
+            raise _another_study(self.out, [f"arms: {name}" for name in changed])
+        write_atomically(path, (json.dumps(known | arms, indent=2) + "\n").encode())
 
 
 def _check_same_study(wanted: StudyConfig, held: StudyConfig, out: Path) -> None:
-    """Arms and seeds may be added to a study; nothing that a run was made with may change."""
+    """What all arms share must be as it was; arms and seeds may be added or left out."""
     new, old = to_mapping(wanted), to_mapping(held)
     fixed = ("experiment", "learning_rates", "tuning_seed", "tuned_by")
     changed = [name for name in fixed if new[name] != old[name]]
-    changed += [f"arms: {a}" for a, arm in old["arms"].items() if new["arms"].get(a, arm) != arm]
     if changed:
-        raise ValueError(
-            f"{out}: holds another study: it differs in {', '.join(changed)}. Choose another "
-            "--out, or run the study it was made with; arms and seeds may be added or left out."
-        )
+        raise _another_study(out, changed)
+
+
+def _another_study(out: Path, changed: list[str]) -> ValueError:
+    return ValueError(
+        f"{out}: holds another study: it differs in {', '.join(changed)}. Choose another --out, or "
+        "run the study it was made with; arms and seeds may be added or left out."
+    )

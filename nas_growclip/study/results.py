@@ -188,7 +188,10 @@ def write_results(study: StudyFolder) -> Path:
     }
     for name, frame in frames.items():
         write_atomically(folder / name, frame.to_csv(index=False, lineterminator="\n").encode())
-    write_atomically(folder / "arms.md", markdown_table(table, times).encode())
+    text = markdown_table(table, times)
+    for arm in filter(study.has_failed, study.config.arms):
+        text += f"\nArm {arm}: failed at every learning rate; see failure.json of its runs.\n"
+    write_atomically(folder / "arms.md", text.encode())
     if arms:
         figure = to_png(lambda _: draw_study(frames["runs.csv"]), ())
         write_atomically(folder / "accuracy_vs_flops.png", figure)

@@ -133,9 +133,19 @@ def test_a_rate_that_fails_is_not_chosen(tmp_path: Path) -> None:
     failure = tmp_path / "out" / "runs" / "fixed" / "lr_1e+18_seed_1000" / FAILURE_FILE
     assert "finite" in json.loads(failure.read_text())["reason"]
     assert StudyFolder(study, tmp_path / "out").chosen_rate("fixed") == 1e-3
-    broken = replace(study, learning_rates=(1e17, 1e18))
-    with pytest.raises(ValueError, match="every learning rate of arm 'fixed' failed"):
-        run_study(broken, tmp_path / "broken")
+
+
+def test_an_arm_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    study = small_study(("fixed",), learning_rates=(1e-3, 2e-3), seeds=(0,))
+    wild = {**study.arms["fixed"], "train": {"epsilon": 1e-30, "max_grad_norm": 1e30}}
+    wild["train"] |= {"weight_decay": 1e9}
+    study = replace(study, arms={**study.arms, "wild": wild})
+    results = run_study(study, tmp_path / "out")
+    table = (results / "arms.md").read_text()
+    assert "| fixed | 1 |" in table
+    assert "Arm wild: failed at every learning rate" in table
+    with pytest.raises(LookupError, match="every learning rate of arm 'wild' failed"):
+        StudyFolder(study, tmp_path / "out").chosen_rate("wild")
 
 
 def test_arms_may_be_added_and_nothing_else_changed(done: Path, tmp_path: Path) -> None:

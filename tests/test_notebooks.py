@@ -105,4 +105,4 @@ def test_no_run_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_notebooks_name_no_place_of_a_machine(notebook: str) -> None:
     text = (ANALYSIS / notebook).read_text()
-    assert not [word for word in ("/home/", "/root/", "/tmp/", "/work/", "C:\\\\") if word in text]
+    assert not [word for word in ("/home/", "/Users/", "/tmp/", "C:\\\\") if word in text]

@@ -7,10 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 from nas_growclip.records import Run, load_run
-from nas_growclip.report.figures import COLORS, LINES, MARKERS, STYLE, WIDTH
-
-COLUMN = WIDTH / 2
-"""Inches of one of two columns."""
+from nas_growclip.report import figures
 
 RUNS_VARIABLE = "GROWCLIP_RUNS"
 """Environment variable with the run folders to read, separated as in PATH."""
@@ -18,14 +15,13 @@ RUNS_VARIABLE = "GROWCLIP_RUNS"
 
 def use_style() -> None:
     """Draw everything in the report's style."""
-    mpl.rcParams.update(STYLE)
+    mpl.rcParams.update(figures.STYLE)
 
 
 def line_style(place: int) -> dict[str, object]:
-    """Colour, marker and line of the n-th series; marker and line tell it apart without colour."""
-    again, place = divmod(place, len(COLORS))
-    marker, line = MARKERS[(place + 3 * again) % 8], LINES[(place + again) % 8]
-    return {"color": COLORS[place], "marker": marker, "linestyle": line}
+    """The report's style of the n-th series, as matplotlib's functions take it."""
+    color, marker, line = figures.line_style(place)
+    return {"color": color, "marker": marker, "linestyle": line}
 
 
 def chosen_runs(defaults: Sequence[str]) -> list[Run]:

@@ -64,15 +64,24 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    """Where the data is and where to train: the same for every command that trains."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
+    _add_device(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+
+
 def _add_run(commands: Any) -> None:
     parser = commands.add_parser(
         "run", help="run a staged experiment; the same command again resumes it"
     )
     parser.add_argument("experiment", metavar="EXPERIMENT.yaml", type=Path)
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
+    _add_place(parser)
     parser.add_argument("--seed", type=int, help="replaces the experiment's seed")
-    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
     parser.set_defaults(command=run)
 
 
@@ -112,7 +121,7 @@ def _add_continue(commands: Any) -> None:
         metavar="DIR",
         help="where the run's own data paths start; default: where the run has found it",
     )
-    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    _add_device(parser)
     parser.add_argument(
         "--flops",
         type=float,
@@ -150,8 +159,7 @@ def _add_study(commands: Any) -> None:
     )
     parser.add_argument("study", metavar="STUDY.yaml", type=Path)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="study's folder")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
-    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    _add_place(parser)
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes at a time (default: 1)"
     )
@@ -184,8 +192,7 @@ def _add_worker(commands: Any) -> None:
         "worker", help="take part in the searches of a run that goes on elsewhere"
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
-    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    _add_place(parser)
     parser.add_argument(
         "--patience",
         type=float,

@@ -1,6 +1,5 @@
 """Pairs held in memory, decoded once: for data that is small beside the training it is used for."""
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -58,4 +57,4 @@ def hold_nested(sets: list[ImageTextPairs]) -> list[ImageTextPairs]:
     if not sets:
         return []
     largest = hold(sets[-1])
-    return [*(hold(pairs, largest) for pairs in itertools.islice(sets, len(sets) - 1)), largest]
+    return [*(hold(pairs, largest) for pairs in sets[:-1]), largest]

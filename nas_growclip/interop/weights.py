@@ -10,7 +10,6 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -101,12 +100,8 @@ def _state_dict(data: object, path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {
         name.removeprefix("module."): value
         for name, value in data.items()
-        if _is_entry(name, value)
+        if isinstance(name, str) and isinstance(value, Tensor)
     }
     if not tensors:
         raise ValueError(f"{path}: must hold tensors by name, but holds none.")
     return tensors
-
-
-def _is_entry(name: Any, value: object) -> bool:
-    return isinstance(name, str) and isinstance(value, Tensor)

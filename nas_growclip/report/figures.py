@@ -159,7 +159,7 @@ def draw_trajectory(runs: Sequence[Run]) -> Figure:
             panels[str(place)].set_title(_plain(run.name))
     _draw_model_flops(panels["flops"], runs)
     if changed:
-        handles = [_handle(d, *_line_style(changed.index(d)), 1.4) for d in changed]
+        handles = [_handle(d, *line_style(changed.index(d)), 1.4) for d in changed]
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
 
@@ -188,7 +188,7 @@ def draw_study(runs: pd.DataFrame) -> Figure:
                     stages[f"metric.{metric}"].std().fillna(0),
                 )
             )
-            color, marker, line = _line_style(place)
+            color, marker, line = line_style(place)
             panel.errorbar(
                 x, y, yerr=spread, color=color, marker=marker, linestyle=line, elinewidth=0.7
             )
@@ -204,7 +204,7 @@ def draw_study(runs: pd.DataFrame) -> Figure:
     panels[-1].set_xlabel(
         "cumulative training FLOPs, search included (fvcore FLOPs: one multiply-add is one)"
     )
-    handles = [_handle(arm, *_line_style(place), 1.4) for place, arm in enumerate(arms)]
+    handles = [_handle(arm, *line_style(place), 1.4) for place, arm in enumerate(arms)]
     handles.append(_handle("chance", "#555555", "", "--", 0.8))
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
@@ -222,7 +222,7 @@ def _draw_metric(panel: Axes, runs: Sequence[Run], metric: str) -> None:
     for place, run in enumerate(runs):
         x = [stage.cumulative_flops for stage in run.stages]
         y = [_share(stage, metric) for stage in run.stages]
-        color, marker, line = _line_style(place)
+        color, marker, line = line_style(place)
         panel.plot(x, y, color=color, marker=marker, linestyle=line)
         below = place % 2 == 1
         for stage, at_x, at_y in zip(run.stages, x, y, strict=True):
@@ -320,7 +320,7 @@ def _draw_sizes(panel: Axes, run: Run, changed: Sequence[str]) -> None:
             continue
         ratios = [arch.size(dimension) / max(start.size(dimension), 1) for arch in archs]
         shift = 0.05 * (place - (len(changed) - 1) / 2)
-        color, marker, line = _line_style(place)
+        color, marker, line = line_style(place)
         x = [stage + shift for stage in range(len(archs))]
         panel.plot(x, ratios, color=color, marker=marker, linestyle=line)
     if not any(_changes(run, dimension) for dimension in changed):
@@ -338,7 +338,7 @@ def _draw_model_flops(panel: Axes, runs: Sequence[Run]) -> None:
         controls = (t for t in run.trials if t.stage == run.stages[0].stage and not t.candidate)
         start = next((float(trial.flops) for trial in controls), math.nan)
         flops = [start, *(float(stage.flops) for stage in run.stages)]
-        color, marker, line = _line_style(place)
+        color, marker, line = line_style(place)
         panel.plot(range(len(flops)), flops, color=color, marker=marker, linestyle=line)
     panel.set_ylim(bottom=0)
     panel.margins(y=0.15)
@@ -402,13 +402,14 @@ def _share(stage: StageResult, metric: str) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _line_style(place: int) -> tuple[str, str, Any]:
+def line_style(place: int) -> tuple[str, str, Any]:
+    """Colour, marker and line of the n-th series; marker and line tell it apart without colour."""
     again, place = divmod(place, len(COLORS))
     return COLORS[place], MARKERS[(place + 3 * again) % 8], LINES[(place + again) % 8]
 
 
 def _run_handles(runs: Sequence[Run]) -> list[Line2D]:
-    return [_handle(run.name, *_line_style(place), 1.4) for place, run in enumerate(runs)]
+    return [_handle(run.name, *line_style(place), 1.4) for place, run in enumerate(runs)]
 
 
 def _handle(label: str, color: str, marker: str, line: Any, width: float) -> Line2D:

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,7 +124,7 @@ def load_study(path: str | Path) -> StudyConfig:
     if isinstance(data.get("experiment"), Mapping):
         data["experiment"] = with_files(data["experiment"], source)
     if isinstance(data.get("arms"), Mapping):
-        data["arms"] = {name: _with_files(arm, file) for name, arm in _items(data)}
+        data["arms"] = {name: _with_files(arm, file) for name, arm in data["arms"].items()}
     study = from_mapping(StudyConfig, data, str(file))
     for arm in study.arms:
         try:
@@ -132,10 +132,6 @@ def load_study(path: str | Path) -> StudyConfig:
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
     return study
-
-
-def _items(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield from data["arms"].items()
 
 
 def _with_files(arm: Any, file: Path) -> Any:

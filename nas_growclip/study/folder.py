@@ -31,6 +31,7 @@ class StudyFolder:
     def __init__(self, config: StudyConfig, out: str | Path) -> None:
         self.config = config
         self.out = Path(out)
+        self._complete: set[Unit] = set()
         self._prepare_folder()
 
     @property
@@ -72,7 +73,11 @@ class StudyFolder:
 
     def is_run(self, unit: Unit) -> bool:
         """Whether a run is complete."""
-        return is_complete(unit_config(self.config, unit), self.out / unit.path)
+        if unit not in self._complete:
+            if not is_complete(unit_config(self.config, unit), self.out / unit.path):
+                return False
+            self._complete.add(unit)
+        return True
 
     def _tuning_result(self, unit: Unit) -> float:
         return read_stages(self.out / unit.path)[-1].validation[self.config.tuned_by]

@@ -200,12 +200,20 @@ def read_stages(run: Path) -> tuple[StageResult, ...]:
     return tuple(from_mapping(StageResult, d, w) for d, w in _lines(run / STAGES_FILE))
 
 
-def _lines(path: Path) -> Iterator[tuple[Any, str]]:
+def stage_lines(path: Path, num_stages: int) -> list[str]:
+    """A record file's lines of the first stages, as they stand there."""
+    return [f"{line}\n" for line in _whole_lines(path) if json.loads(line)["stage"] < num_stages]
+
+
+def _whole_lines(path: Path) -> list[str]:
     if not path.exists():
-        return
+        return []
     text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # a line without its newline was never finished
-    for number, line in enumerate(whole.splitlines(), start=1):
+    return text[: text.rfind("\n") + 1].splitlines()  # a line without its end was never finished
+
+
+def _lines(path: Path) -> Iterator[tuple[Any, str]]:
+    for number, line in enumerate(_whole_lines(path), start=1):
         where = f"{path}: line {number}"
         try:
             yield json.loads(line), where

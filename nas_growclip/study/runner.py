@@ -9,9 +9,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from nas_growclip.config import ExperimentConfig
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment import run_experiment
@@ -21,6 +22,7 @@ from nas_growclip.strict import to_mapping
 from nas_growclip.study.config import StudyConfig, Unit, unit_config
 from nas_growclip.study.folder import FAILURE_FILE, StudyFolder
 from nas_growclip.study.results import write_results
+from nas_growclip.study.sharing import find_beginning, take_beginning
 from nas_growclip.train import DivergedError
 from nas_growclip.trial import StageFailedError
 
@@ -68,6 +70,11 @@ class StudyWorker:
 
     def _run(self, unit: Unit, folder: Path) -> None:
         config = unit_config(self.study.config, unit)
+        if not folder.exists():
+            beginning = find_beginning(config, self._others(unit))
+            if beginning is not None:
+                say(f"{unit.path}: takes {beginning.num_stages} stages from {beginning.run}")
+                take_beginning(config, folder, beginning)
         run_experiment(
             config,
             folder,
@@ -76,6 +83,13 @@ class StudyWorker:
             stages=self._stages(config.data),
             with_report=False,
         )
+
+    def _others(self, unit: Unit) -> Iterator[tuple[ExperimentConfig, Path]]:
+        """The runs of other arms with a unit's seed and rate."""
+        for arm in self.study.config.arms:
+            if arm != unit.arm:
+                other = unit._replace(arm=arm)
+                yield unit_config(self.study.config, other), self.study.out / other.path
 
     def _stages(self, config: DataConfig) -> Sequence[DataStage]:
         """A data configuration's stages, opened once for all runs that share it."""

@@ -6,7 +6,7 @@ or ratios of it) and on the number of pairs (a bound widens as the data grows).
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -133,6 +133,9 @@ class GrowthSpace:
     dimensions: Mapping[str, SizeChoices]
     combine: tuple[Combination, ...] = (Combination(from_pairs=0, num_dimensions=1),)
     """Dimensions that may grow together; the last entry reached by the data counts."""
+    together: tuple[tuple[str, ...], ...] = ()
+    """Groups of dimensions that only grow together, each to its first size, its second, and so on;
+    a group counts as one dimension in ``combine``. It may grow once each of its dimensions may."""
     momenta: tuple[float, ...] = ()
     """PIM's momenta to search among; none leaves ``growth.momentum`` to every candidate."""
 
@@ -141,18 +144,26 @@ class GrowthSpace:
             if dimension not in DIMENSIONS:
                 known = ", ".join(DIMENSIONS)
                 raise ValueError(f"dimensions: {dimension}: unknown dimension. Known: {known}.")
+        self._check_together()
         for momentum in self.momenta:
             if not 0 <= momentum <= 1:
                 raise ValueError(f"momenta: must be between 0 and 1, but got {momentum}.")
 
+    def _check_together(self) -> None:
+        grouped = [dimension for group in self.together for dimension in group]
+        for dimension in grouped:
+            if dimension not in self.dimensions:
+                raise ValueError(
+                    f"together: {dimension!r} must be one of dimensions, but is not. Give its "
+                    "sizes there."
+                )
+            if grouped.count(dimension) > 1:
+                raise ValueError(f"together: {dimension!r} must be in one group, but is in more.")
+
     def candidates(self, parent: ClipArch, num_pairs: int) -> tuple[Candidate, ...]:
         """Every candidate from this parent at this data size, no growth first."""
-        open_steps = {
-            dimension: _steps(parent, dimension, choices)
-            for dimension, choices in self.dimensions.items()
-            if num_pairs >= choices.from_pairs
-        }
-        legal = [c for c in self._combined(open_steps, num_pairs) if _is_legal(parent, c)]
+        growths = self._growths(parent, num_pairs)
+        legal = [c for c in self._combined(growths, num_pairs) if _is_legal(parent, c)]
         if not self.momenta:
             return ((), *legal)
         return (
@@ -164,13 +175,24 @@ class GrowthSpace:
             ),
         )
 
+    def _growths(self, parent: ClipArch, num_pairs: int) -> list[tuple[Candidate, ...]]:
+        """For each dimension or group, in the order of ``dimensions``, every way it may grow."""
+        group_of = {dimension: group for group in self.together for dimension in group}
+        groups = dict.fromkeys(group_of.get(d, (d,)) for d in self.dimensions)
+        open_steps = {
+            dimension: _steps(parent, dimension, choices) if num_pairs >= choices.from_pairs else ()
+            for dimension, choices in self.dimensions.items()
+        }
+        return [tuple(zip(*(open_steps[d] for d in group), strict=False)) for group in groups]
+
     def _combined(
-        self, open_steps: Mapping[str, tuple[GrowthStep, ...]], num_pairs: int
+        self, growths: Sequence[tuple[Candidate, ...]], num_pairs: int
     ) -> Iterator[Candidate]:
         reached = [c.num_dimensions for c in self.combine if num_pairs >= c.from_pairs]
         for count in range(1, (reached[-1] if reached else 1) + 1):
-            for dimensions in itertools.combinations(open_steps, count):
-                yield from itertools.product(*(open_steps[d] for d in dimensions))
+            for chosen in itertools.combinations(growths, count):
+                for parts in itertools.product(*chosen):
+                    yield tuple(step for part in parts for step in part)
 
 
 def _steps(parent: ClipArch, dimension: str, choices: SizeChoices) -> tuple[GrowthStep, ...]:

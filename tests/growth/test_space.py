@@ -85,6 +85,46 @@ def test_space_widens_with_the_data() -> None:
     assert labels[2] == [*labels[1], "image.depth=3+text.depth=3"]
 
 
+def test_dimensions_of_a_group_only_grow_together() -> None:
+    twice = SizeChoices(ratios=(1.5, 2.0))
+    grouped = replace(
+        space(text__width=twice, image__depth=SizeChoices(add=(1,)), image__width=twice),
+        together=(("image.width", "text.width"),),
+        combine=(Combination(from_pairs=0, num_dimensions=2),),
+    )
+    assert [candidate_label(c) for c in grouped.candidates(TINY, 1)] == [
+        "none",
+        "image.width=96+text.width=96",
+        "image.width=128+text.width=128",
+        "image.depth=3",
+        "image.width=96+text.width=96+image.depth=3",
+        "image.width=128+text.width=128+image.depth=3",
+    ]
+
+
+def test_a_group_grows_only_where_each_of_its_dimensions_may() -> None:
+    later = SizeChoices(add=(1,), from_pairs=100)
+    grouped = replace(
+        space(text__depth=SizeChoices(add=(1, 2)), image__depth=later),
+        together=(("image.depth", "text.depth"),),
+    )
+    assert grouped.candidates(TINY, 99) == ((),)
+    labels = [candidate_label(c) for c in grouped.candidates(TINY, 100)]
+    assert labels == ["none", "image.depth=3+text.depth=3"]
+
+
+@pytest.mark.parametrize(
+    ("together", "message"),
+    [
+        ((("image.depth", "text.depth"),), "'text.depth' must be one of dimensions"),
+        ((("image.depth",), ("image.depth",)), "'image.depth' must be in one group"),
+    ],
+)
+def test_impossible_groups_are_refused(together: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(space(image__depth=SizeChoices(add=(1,))), together=together)
+
+
 def test_smaller_patches_are_a_candidate_and_smaller_widths_are_not() -> None:
     choices = space(
         image__patch_size=SizeChoices(sizes=(4, 8)), text__width=SizeChoices(sizes=(32,))

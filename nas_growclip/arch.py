@@ -181,6 +181,8 @@ class ClipArch:
     text: TextArch
     shared: SharedArch
     embed_dim: int
+    logit_bias: bool = False
+    """Whether the logits have a learned bias: then SigLIP's loss trains the model, else CLIP's."""
 
     def __post_init__(self) -> None:
         if not _is_size(self.embed_dim):
@@ -323,6 +325,11 @@ def dimension_steps(parent: ClipArch, child: ClipArch) -> dict[str, tuple[int, i
                 f"{encoder}.{trait} must stay the same while growing, but got {old} -> {new}. "
                 "It is not a dimension of the growth space."
             )
+    if parent.logit_bias != child.logit_bias:
+        raise ValueError(
+            f"logit_bias must stay the same while growing, but got {parent.logit_bias} -> "
+            f"{child.logit_bias}. It says which loss trains the model."
+        )
     return steps
 
 

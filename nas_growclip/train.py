@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from open_clip.loss import ClipLoss
 from torch import Tensor
 
 from nas_growclip.data.pairs import PairBatch
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
 from nas_growclip.models.gates import set_gates
+from nas_growclip.models.losses import backpropagate, make_loss
 from nas_growclip.optimizer import AgedAdamW
 
 
@@ -31,6 +31,11 @@ class TrainConfig:
 
     batch_size: int = 128
     """Pairs in a batch; each pair's negatives are the rest of its batch."""
+    micro_batch_size: int = 0
+    """Pairs whose activations are held at a time, where a batch does not fit memory; 0: all.
+
+    The gradient stays the whole batch's (GradCache); the towers run forward twice.
+    """
     learning_rate: float = 1.0e-3
     """Peak rate of AdamW."""
     weight_decay: float = 0.1
@@ -53,6 +58,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         rules = {
             "batch_size": (self.batch_size >= 1, "1 or more"),
+            "micro_batch_size": (self.micro_batch_size >= 0, "0 or more"),
             "checkpoint_steps": (self.checkpoint_steps >= 1, "1 or more"),
             "learning_rate": (self.learning_rate > 0, "above 0"),
             "epsilon": (self.epsilon > 0, "above 0"),
@@ -149,16 +155,23 @@ def train(
         DivergedError: If the loss is not finite.
     """
     device = state.model.logit_scale.device
-    loss_fn = ClipLoss()
+    loss_fn = make_loss(state.model.logit_bias is not None)
     state.model.train()
     while state.step < until_step:
         batch = next(batches).to(device)
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(state.step, total_steps, config)
         set_gates(state.model, state.step)
-        with autocast(device):
-            loss = loss_fn(*state.model(batch.images, batch.tokens))
-        _optimizer_step(state, loss, config.max_grad_norm)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss = backpropagate(
+            state.model,
+            batch.images,
+            batch.tokens,
+            part=config.micro_batch_size,
+            loss_fn=loss_fn,
+            autocast=lambda: autocast(device),
+        )
+        _optimizer_step(state, config.max_grad_norm)
         _average_weights(state, config.ema_decay)
         state.step += 1
         if state.step % 20 == 0 or state.step == until_step:
@@ -174,9 +187,7 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _optimizer_step(state: TrainState, loss: Tensor, max_grad_norm: float) -> None:
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+def _optimizer_step(state: TrainState, max_grad_norm: float) -> None:
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), max_grad_norm)
     state.optimizer.step()
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -104,6 +105,6 @@ def test_divergence_is_told(tiny_arch: ClipArch) -> None:
         ({"warmup_steps": -1}, "warmup_steps: must be 0 or more, but got -1"),
     ],
 )
-def test_bad_settings_are_refused(setting: dict[str, float], message: str) -> None:
+def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**setting)

@@ -12,12 +12,13 @@ from nas_growclip.progress import track
 
 
 class EmbeddedPairs(NamedTuple):
-    """Unit-length embeddings of pairs, with their captions and the model's logit scale."""
+    """Unit-length embeddings of pairs, with their captions and what makes logits of them."""
 
     images: Float[Tensor, "pairs embed_dim"]
     texts: Float[Tensor, "pairs embed_dim"]
     captions: tuple[str, ...]
-    logit_scale: float
+    scale_and_bias: tuple[float, ...]
+    """The scale of the model's logits, and their bias where it has one."""
 
 
 @torch.no_grad()
@@ -40,5 +41,5 @@ def embed_pairs(
         texts.append(model.encode_text(batch.tokens.to(device)).float().cpu())
         captions.extend(batch.captions)
     model.train(was_training)
-    scale = model.logit_scale.exp().item()
-    return EmbeddedPairs(torch.cat(images), torch.cat(texts), tuple(captions), scale)
+    scale_and_bias = tuple(value.item() for value in model.scale_and_bias())
+    return EmbeddedPairs(torch.cat(images), torch.cat(texts), tuple(captions), scale_and_bias)

@@ -1,13 +1,11 @@
 """The table of metrics and the one function that measures them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip.loss import ClipLoss
 
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.zero_shot import ZeroShotTask
@@ -15,6 +13,7 @@ from nas_growclip.evaluation.embeddings import EmbeddedPairs, embed_pairs
 from nas_growclip.evaluation.retrieval import retrieval
 from nas_growclip.evaluation.zero_shot import zero_shot
 from nas_growclip.models.clip import Clip
+from nas_growclip.models.losses import guess_loss, make_loss
 
 Outcomes = dict[str, NDArray[np.bool_]]
 """Which items a model got right, by metric: what a paired comparison of models resamples."""
@@ -34,19 +33,20 @@ Metric = Callable[[Measured], Mapping[str, float]]
 
 
 def contrastive_loss(embedded: EmbeddedPairs, batch_size: int) -> Mapping[str, float]:
-    """Mean contrastive loss over batches of the training size, and that of a uniform guess.
+    """Mean contrastive loss over batches of the training size, and that of a guess.
 
     A last partial batch is left out, since fewer negatives make the task easier, unless it is
     the only one.
     """
     num_pairs = len(embedded.captions)
     size = min(batch_size, num_pairs)
-    loss_fn, scale = ClipLoss(), torch.tensor(embedded.logit_scale)
+    has_bias = len(embedded.scale_and_bias) > 1
+    loss_fn, scale_and_bias = make_loss(has_bias), torch.tensor(embedded.scale_and_bias)
     losses = [
-        loss_fn(embedded.images[i : i + size], embedded.texts[i : i + size], scale).item()
+        loss_fn(embedded.images[i : i + size], embedded.texts[i : i + size], *scale_and_bias).item()
         for i in range(0, num_pairs - size + 1, size)
     ]
-    return {"loss": sum(losses) / len(losses), "chance.loss": math.log(size)}
+    return {"loss": sum(losses) / len(losses), "chance.loss": guess_loss(has_bias, size)}
 
 
 METRICS: Mapping[str, Metric] = {

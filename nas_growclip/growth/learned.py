@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
-from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.func import functional_call
 
@@ -23,6 +22,7 @@ from nas_growclip.growth.maps import AxisMap
 from nas_growclip.growth.operators import SPECIAL_AXES
 from nas_growclip.models.axes import BLOCK_LISTS
 from nas_growclip.models.clip import Clip
+from nas_growclip.models.losses import make_loss
 
 
 def learn_growth(growth: Growth, batches: Callable[[Clip], Iterator[PairBatch]] | None) -> Growth:
@@ -46,7 +46,7 @@ def learn_growth(growth: Growth, batches: Callable[[Clip], Iterator[PairBatch]] 
     )
     device = growth.params["logit_scale"].device
     child = Clip(growth.child_arch, seed=growth.seed).to(device, growth.params["logit_scale"].dtype)
-    loss_fn, stream = ClipLoss(), batches(child)
+    loss_fn, stream = make_loss(child.logit_bias is not None), batches(child)
     for _ in range(growth.config.learn_steps):
         batch = next(stream).to(device)
         params = _child_params(_with_leaves(growth, matrices, mixtures), child)

@@ -1,6 +1,7 @@
 """Model configurations of OpenCLIP and Hugging Face, read into our architecture and back."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from nas_growclip.arch import TOKENIZER_VOCAB_SIZE, ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.clip import SIGLIP_BIAS, SIGLIP_SCALE
 from nas_growclip.models.towers import END_OF_TEXT
 from nas_growclip.strict import read_mapping
 
@@ -75,7 +77,7 @@ def _parsed(data: Mapping[str, Any], where: str) -> ForeignConfig:
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in config:
             raise ValueError(f"{where}: must be a CLIP model's config, but has no {key!r}.")
-    _refuse(where, {k: config.get(k) for k in ("multimodal_cfg", "init_logit_bias")}, {})
+    _refuse(where, {"multimodal_cfg": config.get("multimodal_cfg")}, {})
     try:
         vision, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
     except TypeError as error:
@@ -89,6 +91,7 @@ def _parsed(data: Mapping[str, Any], where: str) -> ForeignConfig:
         text=_with(_text_arch(text, where), activation="quick_gelu" if is_quick else "gelu"),
         shared=SharedArch(depth=0, mlp_width=4 * int(config["embed_dim"])),
         embed_dim=int(config["embed_dim"]),
+        logit_bias=config.get("init_logit_bias") is not None,
     )
     preprocess = data.get("preprocess_cfg", {})
     return ForeignConfig(
@@ -339,6 +342,8 @@ def open_clip_config(arch: ClipArch) -> dict[str, Any]:
         if tower.norm_eps != OPEN_CLIP_EPS:
             cfg["norm_kwargs"] = {"eps": tower.norm_eps}
     model: dict[str, Any] = {"embed_dim": arch.embed_dim}
+    if arch.logit_bias:
+        model |= {"init_logit_scale": math.log(SIGLIP_SCALE), "init_logit_bias": SIGLIP_BIAS}
     if image.activation == "quick_gelu":
         model["quick_gelu"] = True
     return {
@@ -368,6 +373,11 @@ def hf_config(arch: ClipArch) -> dict[str, Any]:
         raise ValueError(
             "Hugging Face's CLIPModel has square images only, but this model's are "
             f"{arch.image.image_shape}. Export it with --format open_clip."
+        )
+    if arch.logit_bias:
+        raise ValueError(
+            "Hugging Face's CLIPModel has no logit_bias, which this model has. "
+            "Export it with --format open_clip."
         )
     image, text = arch.image, arch.text
     return {

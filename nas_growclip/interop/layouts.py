@@ -91,6 +91,7 @@ OPEN_CLIP_TEXT: Sequence[Rule] = (
     *_both("ln_final", "text.norm"),
     Rule("text_projection", "text.projection.weight", TRANSPOSED),
     Rule("logit_scale", "logit_scale", SCALAR),
+    Rule("logit_bias", "logit_bias", SCALAR),
 )
 HUGGING_FACE: Sequence[Rule] = (
     Rule("vision_model.embeddings.class_embedding", "image.trunk.cls_token", CLASS_TOKEN),

@@ -59,6 +59,7 @@ PARAM_AXES: Mapping[str, str] = {
     "text.projection.weight": "dual(embed_dim) <- text.width",
     **_block_rows("shared.blocks", "shared", "embed_dim"),
     "logit_scale": "",
+    "logit_bias": "",
 }
 """One row a parameter."""
 

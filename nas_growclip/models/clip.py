@@ -18,6 +18,11 @@ from torch.nn import functional
 from nas_growclip.arch import ClipArch
 from nas_growclip.models.towers import ImageTower, SharedEncoder, TextTower, pool_text
 
+CLIP_SCALE = 1 / 0.07
+"""Initial scale of the logits (Radford et al., 2021, section 2.5)."""
+SIGLIP_SCALE, SIGLIP_BIAS = 10.0, -10.0
+"""Initial scale and bias of SigLIP's logits (Zhai et al., 2023, section 3.2)."""
+
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP clamps the logit scale here while training."""
 
@@ -36,13 +41,17 @@ class Clip(nn.Module):
     def __init__(self, arch: ClipArch, seed: int = 0) -> None:
         super().__init__()
         self.arch = arch
+        self.logit_bias: nn.Parameter | None
         pool_first = arch.shared.depth == 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.image = ImageTower(arch.image, arch.embed_dim, pool_first=pool_first)
             self.text = TextTower(arch.text, arch.embed_dim, pool_first=pool_first)
             self.shared = SharedEncoder(arch.shared, arch.embed_dim, arch.shared_heads)
-            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+            scale = SIGLIP_SCALE if arch.logit_bias else CLIP_SCALE
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
+            bias = nn.Parameter(torch.tensor(SIGLIP_BIAS)) if arch.logit_bias else None
+            self.register_parameter("logit_bias", bias)
             init_weights(self)
 
     def encode_image(
@@ -60,9 +69,14 @@ class Clip(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], tokens: Int[Tensor, "batch context"]
-    ) -> tuple[Float[Tensor, "batch embed_dim"], Float[Tensor, "batch embed_dim"], Tensor]:
-        """Image embeddings, text embeddings, and the scale of the logits."""
-        return self.encode_image(images), self.encode_text(tokens), self.logit_scale.exp()
+    ) -> tuple[Tensor, ...]:
+        """Image and text embeddings, each (batch, embed_dim), and ``scale_and_bias``."""
+        return self.encode_image(images), self.encode_text(tokens), *self.scale_and_bias()
+
+    def scale_and_bias(self) -> tuple[Tensor, ...]:
+        """The scale of the logits and, where the architecture has one, their bias."""
+        scale = self.logit_scale.exp()
+        return (scale,) if self.logit_bias is None else (scale, self.logit_bias)
 
     def tokenize(self, texts: list[str]) -> Int[Tensor, "batch context"]:
         """CLIP's byte-pair tokens, cut or padded to the context length."""

@@ -87,6 +87,19 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
         },
         "text_cfg": TEXT,
     },
+    "siglip": {
+        "embed_dim": 32,
+        "init_logit_scale": 2.3,
+        "init_logit_bias": -10,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 64,
+            "patch_size": 16,
+            "head_width": 16,
+        },
+        "text_cfg": TEXT | {"layers": 1},
+    },
     "timm": {
         "embed_dim": 48,
         "vision_cfg": {

@@ -40,7 +40,9 @@ DISTINCT = ClipArch(
 )
 """No two axes of one size, so that a shape tells which axis it is."""
 
-NORM_PRE = dataclasses.replace(DISTINCT, image=dataclasses.replace(DISTINCT.image, norm_pre=True))
+NORM_PRE = dataclasses.replace(
+    DISTINCT, image=dataclasses.replace(DISTINCT.image, norm_pre=True), logit_bias=True
+)
 
 
 def on_meta(arch: ClipArch) -> dict[str, tuple[int, ...]]:
@@ -164,7 +166,7 @@ def test_wrong_row_is_caught_by_the_parameters_name(
 
 
 def test_every_row_has_been_written_wrongly() -> None:
-    assert {key for key, _ in WRONG_ROWS} == set(PARAM_AXES) - {"logit_scale"}
+    assert {key for key, _ in WRONG_ROWS} == set(PARAM_AXES) - {"logit_scale", "logit_bias"}
 
 
 def test_a_wrong_row_makes_growth_inexact_or_impossible(

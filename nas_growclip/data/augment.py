@@ -1,7 +1,6 @@
 """Random crops and flips of training images: what makes a repeated image worth a new one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +35,7 @@ class AugmentConfig:
 
 
 def vary(
-    images: list[Image.Image], shape: tuple[int, int], config: AugmentConfig, seed: int
+    images: list[Image.Image], shape: tuple[int, int], config: AugmentConfig, seeds: Sequence[int]
 ) -> list[Image.Image]:
     """Crop and flip images at random, by torchvision's transforms.
 
@@ -44,19 +43,16 @@ def vary(
         images: RGB images.
         shape: Pixels that a crop is scaled to: (height, width).
         config: How much.
-        seed: Fixes what is drawn; the process's random state is left as it was.
+        seeds: One an image: fixes what is drawn; the process's random state is left as it was.
     """
     crop = RandomResizedCrop(
         shape, scale=(config.crop_scale, 1.0), interpolation=InterpolationMode.BICUBIC
     )
     flip = RandomHorizontalFlip(config.flip)
-    with _seeded(seed):
-        cropped = [crop(image) for image in images] if config.crop_scale < 1 else images
-        return [flip(image) for image in cropped] if config.flip else cropped
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+    varied = []
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
+        for image, seed in zip(images, seeds, strict=True):
+            torch.default_generator.manual_seed(seed)
+            cropped = crop(image) if config.crop_scale < 1 else image
+            varied.append(flip(cropped) if config.flip else cropped)
+    return varied

@@ -24,7 +24,7 @@ from nas_growclip.data.decoding import (
     require_pairs,
     split_setting,
 )
-from nas_growclip.data.pairs import ManifestEntry, Pair
+from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.progress import track
 
 
@@ -73,10 +73,11 @@ class CsvPairs:
         """One entry, for the CSV file; its images are not hashed."""
         return (ManifestEntry(self.name, self.num_pairs, self.table.sha256, self.skipped),)
 
-    def epoch(self, seed: int | None) -> Iterator[Pair]:
-        """Every usable pair once; in stored order for None, else shuffled by the seed."""
+    def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
+        """Every wanted pair once; in stored order for None, else shuffled by the seed."""
         order = range(self.num_pairs)
-        for index in order if seed is None else np.random.default_rng(seed).permutation(order):
+        shuffled = order if seed is None else np.random.default_rng(seed).permutation(order)
+        for index in (index for place, index in enumerate(shuffled) if wanted(place)):
             pair = self.table.pair(self.rows[index])
             if isinstance(pair, str):
                 raise ValueError(

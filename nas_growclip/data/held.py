@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nas_growclip.data.pairs import ImageTextPairs, ManifestEntry, Pair
+from nas_growclip.data.pairs import ImageTextPairs, IsWanted, ManifestEntry, Pair, every_pair
 
 
 @dataclass
@@ -33,12 +33,12 @@ class HeldPairs:
     num_pairs: int
     manifest: tuple[ManifestEntry, ...]
 
-    def epoch(self, seed: int | None) -> Iterator[Pair]:
-        """Every pair once; in stored order for None, else shuffled by the seed."""
+    def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
+        """Every wanted pair once; in stored order for None, else shuffled by the seed."""
         order = np.arange(self.num_pairs)
         if seed is not None:
             order = np.random.default_rng(seed).permutation(order)
-        return map(self.held.__getitem__, order.tolist())
+        return (self.held[index] for place, index in enumerate(order.tolist()) if wanted(place))
 
 
 def hold(pairs: ImageTextPairs, within: "HeldPairs | None" = None) -> HeldPairs:

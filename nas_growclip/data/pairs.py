@@ -7,7 +7,7 @@ the same batches.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -22,6 +22,13 @@ from torch import Tensor
 from nas_growclip.data.augment import AugmentConfig, vary
 
 Tokenize = Callable[[list[str]], Tensor]
+IsWanted = Callable[[int], bool]
+"""Whether the pair at a place of an epoch's order is wanted."""
+
+
+def every_pair(place: int) -> bool:
+    """Want all of an epoch."""
+    return True
 
 
 class Pair(NamedTuple):
@@ -66,7 +73,7 @@ class ImageTextPairs(Protocol):
 
     @property
     def num_pairs(self) -> int:
-        """Usable pairs; ``epoch`` yields exactly as many."""
+        """Usable pairs; a whole epoch has exactly as many."""
         ...
 
     @property
@@ -74,8 +81,11 @@ class ImageTextPairs(Protocol):
         """Where the pairs come from."""
         ...
 
-    def epoch(self, seed: int | None) -> Iterator[Pair]:
-        """Every usable pair once; in stored order for None, else shuffled by the seed."""
+    def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
+        """Every usable pair once; in stored order for None, else shuffled by the seed.
+
+        Only wanted pairs are decoded and given, in the same order.
+        """
         ...
 
 
@@ -97,9 +107,25 @@ class FirstPairs:
         """Where the whole set comes from."""
         return self.pairs.manifest
 
-    def epoch(self, seed: int | None) -> Iterator[Pair]:
+    def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
         """The sample's pairs, in stored order whatever the seed."""
-        return itertools.islice(self.pairs.epoch(None), self.num_pairs)
+        return self.pairs.epoch(None, lambda place: place < self.num_pairs and wanted(place))
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of every batch: what one of several processes trains on."""
+
+    index: int = 0
+    count: int = 1
+
+    def places(self, batch_size: int) -> range:
+        """Places of a batch that are this share's."""
+        ends = (batch_size * i // self.count for i in (self.index, self.index + 1))
+        return range(*ends)
+
+
+WHOLE = Share()
 
 
 class PairEncoder(NamedTuple):
@@ -111,11 +137,11 @@ class PairEncoder(NamedTuple):
     augment: AugmentConfig = AugmentConfig()
     """How training images vary; evaluation takes them as they are."""
 
-    def batch(self, pairs: list[Pair], seed: int | None = None) -> PairBatch:
-        """Resize, stack and tokenize pairs; with a seed, vary the images first."""
+    def batch(self, pairs: list[Pair], seeds: Sequence[int] = ()) -> PairBatch:
+        """Resize, stack and tokenize pairs; with a seed for each, vary the images first."""
         pictures = [pair.image for pair in pairs]
-        if seed is not None and self.augment.changes_images:
-            pictures = vary(pictures, self.image_shape, self.augment, seed)
+        if seeds:
+            pictures = vary(pictures, self.image_shape, self.augment, seeds)
         images = np.stack([resize(picture, self.image_shape) for picture in pictures])
         captions = tuple(pair.caption for pair in pairs)
         return PairBatch(normalise(images), self.tokenize(list(captions)), captions)
@@ -155,16 +181,23 @@ def normalise(images: NDArray[np.uint8]) -> Float[Tensor, "batch 3 height width"
 
 
 def training_batches(
-    pairs: ImageTextPairs, encoder: PairEncoder, batch_size: int, *, seed: int, start: int = 0
+    pairs: ImageTextPairs,
+    encoder: PairEncoder,
+    batch_size: int,
+    *,
+    seed: int,
+    start: int = 0,
+    share: Share = WHOLE,
 ) -> Iterator[PairBatch]:
     """Endless shuffled batches, epoch after epoch; an epoch's last partial batch is dropped.
 
     Args:
         pairs: Where they come from.
         encoder: How they become tensors.
-        batch_size: Pairs in a batch.
+        batch_size: Pairs in a whole batch.
         seed: Fixes the order of every epoch.
         start: Batches to leave out, so that an interrupted training goes on where it was.
+        share: The part of each batch to give; only that is decoded.
 
     Raises:
         ValueError: If there are fewer pairs than one batch holds.
@@ -176,11 +209,18 @@ def training_batches(
             f"batch_size={batch_size} and {pairs.num_pairs} pairs. Use a smaller batch."
         )
     first_epoch, skip = divmod(start, steps_per_epoch)
+    places = share.places(batch_size)
     for epoch in itertools.count(first_epoch):
-        stream = pairs.epoch(seed=epoch_seed(seed, epoch))
-        stream = itertools.islice(stream, skip * batch_size, steps_per_epoch * batch_size)
-        for number, batch in enumerate(_batched(stream, batch_size), start=skip):
-            yield encoder.batch(batch, epoch_seed(seed, epoch * steps_per_epoch + number))
+
+        def wanted(place: int, skip: int = skip) -> bool:
+            number, within = divmod(place, batch_size)
+            return skip <= number < steps_per_epoch and within in places
+
+        stream = pairs.epoch(epoch_seed(seed, epoch), wanted)
+        for number, batch in enumerate(_batched(stream, len(places)), start=skip):
+            first = (epoch * steps_per_epoch + number) * batch_size
+            varied = places if encoder.augment.changes_images else ()
+            yield encoder.batch(batch, [epoch_seed(seed, first + place) for place in varied])
         skip = 0
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.pairs import ImageTextPairs, ManifestEntry, Pair
+from nas_growclip.data.pairs import ImageTextPairs, IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.scene_drawing import (
     ANYTHING,
     BACKGROUNDS,
@@ -130,12 +130,12 @@ class _RenderedPairs:
         digest = hashlib.sha256(f"{VERSION} {name}".encode()).hexdigest()
         return (ManifestEntry(name, self.num_pairs, digest, {}),)
 
-    def epoch(self, seed: int | None) -> Iterator[Pair]:
-        """Every pair once; in stored order for None, else shuffled by the seed."""
+    def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
+        """Every wanted pair once; in stored order for None, else shuffled by the seed."""
         order = np.arange(self.num_pairs)
         if seed is not None:
             order = np.random.default_rng(seed).permutation(order)
-        for index in order.tolist():
+        for index in (index for place, index in enumerate(order.tolist()) if wanted(place)):
             images, captions = self._chunks[index // CHUNK]
             yield Pair(Image.fromarray(images[index % CHUNK]), captions[index % CHUNK])
 

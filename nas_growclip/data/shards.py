@@ -35,7 +35,7 @@ from nas_growclip.data.decoding import (
     require_pairs,
     split_setting,
 )
-from nas_growclip.data.pairs import ManifestEntry, Pair
+from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.seen import SeenPairs, pair_identity
 from nas_growclip.progress import track
 
@@ -101,15 +101,15 @@ class ShardPairs:
             for part in self.parts
         )
 
-    def epoch(self, seed: int | None) -> Iterator[Pair]:
-        """Every usable pair once: shards shuffled by the seed, then pairs in a buffer."""
-        if seed is None:
-            return map(_decode, _usable_samples(self.parts))
-        rng = random.Random(seed)
-        parts = rng.sample(self.parts, len(self.parts))
-        size = self.shuffle_buffer
-        shuffled = wds.shuffle(size, initial=size, rng=rng)(_usable_samples(parts))
-        return map(_decode, shuffled)
+    def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
+        """Every wanted pair once: shards shuffled by the seed, then pairs in a buffer."""
+        samples = _usable_samples(self.parts)
+        if seed is not None:
+            rng = random.Random(seed)
+            parts = rng.sample(self.parts, len(self.parts))
+            size = self.shuffle_buffer
+            samples = wds.shuffle(size, initial=size, rng=rng)(_usable_samples(parts))
+        return (_decode(sample) for place, sample in enumerate(samples) if wanted(place))
 
 
 def shard_pairs(

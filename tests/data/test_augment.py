@@ -9,7 +9,13 @@ from PIL import Image
 
 from nas_growclip.data.augment import AugmentConfig, vary
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.pairs import PairBatch, PairEncoder, fixed_batches, training_batches
+from nas_growclip.data.pairs import (
+    PairBatch,
+    PairEncoder,
+    Share,
+    fixed_batches,
+    training_batches,
+)
 from nas_growclip.data.stages import open_stages
 
 CROPS = AugmentConfig(crop_scale=0.4, flip=0.5)
@@ -48,6 +54,22 @@ def test_taken_up_anywhere_the_batches_are_the_same() -> None:
     assert not torch.equal(batches(CROPS, 1, seed=1)[0].images, whole[0].images)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 16])
+def test_shares_of_a_batch_are_the_batch(count: int) -> None:
+    encoder = PairEncoder((32, 32), lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64))
+    pairs = open_stages(DATA, None)[0].train
+    shares = [
+        training_batches(
+            pairs, encoder._replace(augment=CROPS), 16, seed=0, start=2, share=Share(index, count)
+        )
+        for index in range(count)
+    ]
+    for whole in batches(CROPS, 4, start=2):
+        parts = [next(share) for share in shares]
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        assert sum((part.captions for part in parts), ()) == whole.captions
+
+
 def test_evaluation_is_never_varied() -> None:
     encoder = PairEncoder((32, 32), lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64))
     pairs = open_stages(DATA, None)[0].train
@@ -58,13 +80,13 @@ def test_evaluation_is_never_varied() -> None:
 
 def test_random_state_is_left_alone() -> None:
     before = torch.random.get_rng_state()
-    vary([Image.new("RGB", (20, 20))], (8, 8), CROPS, 0)
+    vary([Image.new("RGB", (20, 20))], (8, 8), CROPS, [0])
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_flip_alone_mirrors() -> None:
     image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
-    (mirrored,) = vary([image], (4, 4), AugmentConfig(flip=1.0), 0)
+    (mirrored,) = vary([image], (4, 4), AugmentConfig(flip=1.0), [0])
     assert np.array_equal(np.asarray(mirrored), np.asarray(image)[:, ::-1])
 
 
@@ -72,7 +94,7 @@ def test_crops_keep_their_share_of_the_area() -> None:
     """A ramp from left to right: the range of a crop's values is the width it kept."""
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
     images = [Image.fromarray(ramp)] * 64
-    crops = vary(images, (64, 64), AugmentConfig(crop_scale=0.5), 0)
+    crops = vary(images, (64, 64), AugmentConfig(crop_scale=0.5), range(64))
     kept = [(int(a.max()) - int(a.min())) / 255 for a in map(np.asarray, crops)]
     assert min(kept) >= np.sqrt(0.5 * 3 / 4) - 0.05
     assert len({round(share, 2) for share in kept}) > 10

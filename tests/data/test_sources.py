@@ -72,6 +72,16 @@ def test_order_depends_on_the_seed_alone(opened):
     assert len(orders) > 1
 
 
+@pytest.mark.parametrize("seed", [None, 7])
+def test_only_wanted_pairs_are_given_in_the_same_order(opened, seed):
+    pairs = opened("train", LARGE)
+    wanted = [
+        (np.asarray(pair.image).tobytes(), pair.caption)
+        for pair in pairs.epoch(seed, lambda place: place % 3 == 1)
+    ]
+    assert wanted == contents(pairs, seed)[1::3]
+
+
 def test_two_epochs_can_be_read_at_once(opened):
     pairs = opened("train", LARGE)
     both = list(zip(pairs.epoch(3), pairs.epoch(3), strict=True))

@@ -9,7 +9,7 @@ from open_clip.zero_shot_classifier import build_zero_shot_classifier
 from PIL import Image
 
 from nas_growclip.arch import ClipArch
-from nas_growclip.data.pairs import ManifestEntry, Pair
+from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.zero_shot import ZeroShotTask
 from nas_growclip.evaluation.embeddings import EmbeddedPairs, embed_pairs
 from nas_growclip.evaluation.metrics import METRICS, Measured, contrastive_loss, evaluate
@@ -46,7 +46,7 @@ class ColourPairs:
     num_pairs = 8
     manifest = (ManifestEntry("colours", 8, "0", {}),)
 
-    def epoch(self, seed: int | None):
+    def epoch(self, seed: int | None, wanted: IsWanted = every_pair):
         for name, colour in [*COLOURS.items(), *COLOURS.items()]:
             yield Pair(Image.new("RGB", (20, 16), colour), f"a {name} picture")
 
@@ -67,7 +67,7 @@ def random_embeddings(count: int, captions: tuple[str, ...]) -> EmbeddedPairs:
         torch.nn.functional.normalize(torch.randn(count, 64, generator=rng), dim=1)
         for _ in range(2)
     )
-    return EmbeddedPairs(images, texts, captions, 1.0)
+    return EmbeddedPairs(images, texts, captions, (1.0,))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -98,15 +98,15 @@ def test_random_model_is_near_chance(name: str, tiny_arch: ClipArch) -> None:
 def test_identical_captions_all_count_as_right() -> None:
     images = torch.eye(3)
     texts = torch.eye(3)[[1, 0, 2]]  # the first two are swapped
-    swapped = retrieval(EmbeddedPairs(images, texts, ("a", "a", "b"), 1.0))
+    swapped = retrieval(EmbeddedPairs(images, texts, ("a", "a", "b"), (1.0,)))
     assert swapped["i2t_recall@1"] == swapped["t2i_recall@1"] == 1.0
-    distinct = retrieval(EmbeddedPairs(images, texts, ("a", "c", "b"), 1.0))
+    distinct = retrieval(EmbeddedPairs(images, texts, ("a", "c", "b"), (1.0,)))
     assert distinct["i2t_recall@1"] == pytest.approx(1 / 3)
 
 
 def test_collapsed_model_scores_zero_not_one() -> None:
     same = torch.ones(4, 2) / math.sqrt(2)
-    values = retrieval(EmbeddedPairs(same, same, tuple("abcd"), 1.0))
+    values = retrieval(EmbeddedPairs(same, same, tuple("abcd"), (1.0,)))
     assert values["i2t_recall@1"] == values["t2i_recall@1"] == 0.0
 
 
@@ -152,7 +152,7 @@ def test_classifier_agrees_with_open_clip(tiny_parent: Clip) -> None:
 
 def test_loss_leaves_out_a_partial_batch() -> None:
     embedded = random_embeddings(10, tuple("abcdefghij"))
-    whole = EmbeddedPairs(*(e[:8] if not isinstance(e, float) else e for e in embedded))
+    whole = EmbeddedPairs(*(side[:8] for side in embedded))
     assert contrastive_loss(embedded, 4) == contrastive_loss(whole, 4)
     assert contrastive_loss(embedded, 64)["chance.loss"] == math.log(10)
 

@@ -63,6 +63,12 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
 
 def save_state(state: TrainState, path: Path) -> None:
     """Write a training state to one file."""
+    make_folder(path.parent)
+    _write_tensors(path, *pack_state(state))
+
+
+def pack_state(state: TrainState) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All of a training state as tensors and texts, as in its file."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     gates = {name: gate.num_steps for name, gate in gates_of(state.model).items()}
     metadata = {
@@ -73,8 +79,7 @@ def save_state(state: TrainState, path: Path) -> None:
     }
     tensors |= optimizer_tensors(state)
     tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
-    make_folder(path.parent)
-    _write_tensors(path, tensors, metadata)
+    return tensors, metadata
 
 
 def load_parent(folder: Path, device: str | torch.device = "cpu") -> Parent:
@@ -97,7 +102,21 @@ def load_state(path: Path, config: TrainConfig, device: torch.device) -> TrainSt
     Raises:
         ValueError: If the file is missing, truncated, or does not fit its own architecture.
     """
-    tensors, metadata = _read_tensors(path)
+    return unpack_state(*_read_tensors(path), config, path, device)
+
+
+def unpack_state(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    config: TrainConfig,
+    path: Path,
+    device: torch.device,
+) -> TrainState:
+    """The inverse of ``pack_state``; ``path`` is where the state came from, for messages.
+
+    Raises:
+        ValueError: If something is missing or does not fit the state's own architecture.
+    """
     try:
         arch = ClipArch.from_dict(json.loads(metadata["arch"]), str(path))
         step, curve = int(metadata["step"]), json.loads(metadata["curve"])

@@ -17,8 +17,8 @@ from nas_growclip.data.pairs import PairBatch
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
 from nas_growclip.models.gates import set_gates
-from nas_growclip.models.losses import backpropagate, make_loss
 from nas_growclip.optimizer import AgedAdamW
+from nas_growclip.team import ALONE, Team
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,8 @@ class TrainState:
     """Learning curve: (pairs seen, validation loss)."""
     ema: dict[str, Tensor] = field(default_factory=dict)
     """Moving average of the weights by parameter name; empty if none is kept."""
+    team: Team = ALONE
+    """The processes that train it together, each with its own copy of this state."""
 
 
 class DivergedError(ArithmeticError):
@@ -155,7 +157,9 @@ def train(
         DivergedError: If the loss is not finite.
     """
     device = state.model.logit_scale.device
-    loss_fn = make_loss(state.model.logit_bias is not None)
+    backpropagate = state.team.backpropagation(
+        state.model, config.micro_batch_size, lambda: autocast(device)
+    )
     state.model.train()
     while state.step < until_step:
         batch = next(batches).to(device)
@@ -163,19 +167,12 @@ def train(
             group["lr"] = learning_rate(state.step, total_steps, config)
         set_gates(state.model, state.step)
         state.optimizer.zero_grad(set_to_none=True)
-        loss = backpropagate(
-            state.model,
-            batch.images,
-            batch.tokens,
-            part=config.micro_batch_size,
-            loss_fn=loss_fn,
-            autocast=lambda: autocast(device),
-        )
+        loss = backpropagate(batch.images, batch.tokens)
         _optimizer_step(state, config.max_grad_norm)
         _average_weights(state, config.ema_decay)
         state.step += 1
         if state.step % 20 == 0 or state.step == until_step:
-            _check_finite(loss, state.step)
+            _check_finite(state.team.mean(loss), state.step)
         after_step(state)
     return state
 

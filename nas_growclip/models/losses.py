@@ -7,6 +7,8 @@ parameter of its own.
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -35,50 +37,58 @@ def guess_loss(has_bias: bool, num_pairs: int) -> float:
     return math.log(num_pairs) + (others if has_bias else 0.0)
 
 
-def backpropagate(
-    model: Clip,
-    images: Float[Tensor, "batch 3 height width"],
-    tokens: Int[Tensor, "batch context"],
-    *,
-    part: int = 0,
-    loss_fn: nn.Module | None = None,
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Tensor:
-    """Add the gradient of a batch's loss to the model's parameters.
+@dataclass(frozen=True)
+class Backpropagation:
+    """How a batch adds the gradient of its loss to a model's parameters.
 
     In parts, the whole batch is embedded without a graph, the loss's gradient is taken for the
     embeddings, and each part is embedded again to send its share on. The gradient is the whole
     batch's; memory is one part's; the towers run forward twice.
 
     Reference: GradCache, Gao et al., 2021 (arXiv 2101.06983), section 3.
-
-    Args:
-        model: Its parameters' ``grad`` is added to.
-        images: The batch's images.
-        tokens: The batch's texts.
-        part: Pairs embedded with a graph at a time; 0, or the batch or more: all at once.
-        loss_fn: As ``make_loss`` gives it, or one like it.
-        autocast: What the towers run under.
-
-    Returns:
-        The loss, in nats, detached.
     """
-    loss_fn = loss_fn or make_loss(model.logit_bias is not None)
-    if not 0 < part < len(images):
-        with autocast():
-            loss: Tensor = loss_fn(*model(images, tokens))
+
+    model: Clip
+    loss_fn: nn.Module
+    """As ``make_loss`` gives it, or one like it."""
+    part: int = 0
+    """Pairs embedded with a graph at a time; 0, or the batch or more: all at once."""
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """What the towers run under."""
+    replica: nn.Module | None = None
+    """The model as wrapped by what sums gradients over processes, if anything does."""
+    before_last: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """What keeps it from summing before the last part."""
+
+    def __call__(
+        self, images: Float[Tensor, "batch 3 height width"], tokens: Int[Tensor, "batch context"]
+    ) -> Tensor:
+        """Add the gradient; returns the loss, in nats, detached."""
+        if 0 < self.part < len(images):
+            return self._in_parts(images, tokens)
+        with self.autocast():
+            loss: Tensor = self.loss_fn(*self._forward(images, tokens))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-    parts = [slice(start, start + part) for start in range(0, len(images), part)]
-    with torch.no_grad(), autocast():
-        embedded = [model(images[p], tokens[p])[:2] for p in parts]
-    whole = [torch.cat(side).requires_grad_() for side in zip(*embedded, strict=True)]
-    with autocast():
-        loss = loss_fn(*whole, *model.scale_and_bias())
-    loss.backward()  # type: ignore[no-untyped-call]
-    gradients = [side.grad if side.grad is not None else torch.zeros_like(side) for side in whole]
-    for p in parts:
-        with autocast():
-            again = model(images[p], tokens[p])[:2]
-        torch.autograd.backward(again, [gradient[p] for gradient in gradients])
-    return loss.detach()
+
+    def _in_parts(self, images: Tensor, tokens: Tensor) -> Tensor:
+        parts = [slice(at, at + self.part) for at in range(0, len(images), self.part)]
+        with torch.no_grad(), self.autocast():
+            embedded = [self.model(images[p], tokens[p])[:2] for p in parts]
+        sides = [torch.cat(side).requires_grad_() for side in zip(*embedded, strict=True)]
+        with self.autocast():
+            loss: Tensor = self.loss_fn(*sides, *self.model.scale_and_bias())
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [torch.zeros_like(s) if s.grad is None else s.grad for s in sides]
+        for p in parts:
+            with nullcontext() if p is parts[-1] else self.before_last():
+                with self.autocast():
+                    outputs = self._forward(images[p], tokens[p])
+                # Scale and bias have their gradient already; zeros let them take part.
+                shares = [g[p] for g in gradients] + [torch.zeros_like(o) for o in outputs[2:]]
+                torch.autograd.backward(outputs, shares)
+        return loss.detach()
+
+    def _forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = (self.replica or self.model)(images, tokens)
+        return outputs

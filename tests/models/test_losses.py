@@ -13,7 +13,7 @@ from nas_growclip.evaluation.metrics import contrastive_loss
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.losses import backpropagate, guess_loss
+from nas_growclip.models.losses import Backpropagation, guess_loss, make_loss
 from nas_growclip.train import TrainConfig, start_training, train
 from tests.test_train import same_batch
 
@@ -25,6 +25,13 @@ def batch_of(model: Clip) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.randn(BATCH, 3, *model.arch.image.image_shape, generator=generator)
     tokens = model.tokenize([f"picture number {i}" for i in range(BATCH)])
     return images.to(model.logit_scale.dtype), tokens
+
+
+def backpropagate(
+    model: Clip, images: torch.Tensor, tokens: torch.Tensor, part: int = 0
+) -> torch.Tensor:
+    loss_fn = make_loss(model.logit_bias is not None)
+    return Backpropagation(model, loss_fn, part)(images, tokens)
 
 
 @pytest.fixture(params=[False, True], ids=["clip", "siglip"])

@@ -1,0 +1,166 @@
+"""The processes that train one model together: PyTorch's DistributedDataParallel under torchrun.
+
+One process, the leader, runs the experiment: it searches, grows, measures and writes. The others
+follow: they wait for orders to train, take the leader's training state, and train on their share
+of every batch. So what is on disk does not depend on how many processes there were.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from open_clip.loss import ClipLoss, SigLipLoss
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nas_growclip.data.pairs import Share
+from nas_growclip.models.clip import Clip
+from nas_growclip.models.losses import Backpropagation, make_loss
+
+PATIENCE = timedelta(days=7)
+"""How long followers wait for an order, such as while the leader measures."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process's place among those that train together; by default it is alone."""
+
+    rank: int = 0
+    size: int = 1
+    device: str | None = None
+    """The device that torchrun's place gives this process; None where it is alone."""
+    orders: Any = None
+    """The process group that orders go through, on the CPU."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process runs the experiment."""
+        return self.rank == 0
+
+    @property
+    def share(self) -> Share:
+        """The part of every batch that this process trains on."""
+        return Share(self.rank, self.size)
+
+    def check_batch(self, batch_size: int) -> None:
+        """Refuse a batch that cannot be shared out evenly.
+
+        Raises:
+            ValueError: If the number of processes does not divide it.
+        """
+        if batch_size % self.size:
+            raise ValueError(
+                f"train.batch_size must be divisible by the {self.size} processes that share it, "
+                f"but got {batch_size}."
+            )
+
+    def backpropagation(
+        self, model: Clip, part: int, autocast: Callable[[], AbstractContextManager[Any]]
+    ) -> Backpropagation:
+        """How this process's share of a batch becomes the gradient of the whole batch's loss.
+
+        Args:
+            model: The model; every process's has the same weights.
+            part: Pairs of the whole batch whose activations are held at a time; 0: all.
+            autocast: What the towers run under.
+        """
+        if self.size == 1:
+            return Backpropagation(model, make_loss(model.logit_bias is not None), part, autocast)
+        place = model.logit_scale.device
+        replica = DistributedDataParallel(
+            model, device_ids=None if place.type == "cpu" else [place]
+        )
+        share = -(-part // self.size)
+        return Backpropagation(
+            model, self._loss(model), share, autocast, replica, before_last=replica.no_sync
+        )
+
+    def _loss(self, model: Clip) -> nn.Module:
+        """open_clip's loss of the whole batch, each process for its own rows of it."""
+        place = {"rank": self.rank, "world_size": self.size}
+        loss: nn.Module = (
+            ClipLoss(local_loss=True, gather_with_grad=True, **place)
+            if model.logit_bias is None
+            else SigLipLoss(**place)
+        )
+        return loss
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of every process's value."""
+        if self.size > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+            value = value / self.size
+        return value
+
+    def tell(self, order: object) -> None:
+        """Give the followers an order."""
+        if self.size > 1:
+            distributed.broadcast_object_list([order], src=0, group=self.orders)
+
+    def hear(self) -> Any:
+        """Wait for the leader's next order."""
+        heard: list[Any] = [None]
+        distributed.broadcast_object_list(heard, src=0, group=self.orders)
+        return heard[0]
+
+    def send(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the followers tensors, which they ``receive``."""
+        if self.size == 1:
+            return
+        self.tell({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
+        for value in tensors.values():
+            distributed.broadcast(self._placed(value.detach()), src=0)
+
+    def receive(self) -> dict[str, Tensor]:
+        """Take the tensors that the leader sends."""
+        received = {}
+        for name, (shape, dtype) in self.hear().items():
+            value = self._placed(torch.empty(shape, dtype=dtype))
+            distributed.broadcast(value, src=0)
+            received[name] = value
+        return received
+
+    def _placed(self, value: Tensor) -> Tensor:
+        return value.to(self.device or "cpu").contiguous()
+
+    def leave(self) -> None:
+        """End the team; its followers stop waiting."""
+        if self.size > 1:
+            if self.is_leader:
+                self.tell(None)
+            distributed.destroy_process_group()
+
+
+ALONE = Team()
+
+
+def join_team(device: str | None = None) -> Team:
+    """Take this process's place among those that torchrun started; alone where it did not.
+
+    Args:
+        device: ``cpu`` or ``cuda``; by default CUDA where there is a GPU for each process.
+
+    Raises:
+        ValueError: If there are fewer GPUs than processes on this machine.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or not distributed.is_torchelastic_launched():
+        return ALONE
+    place = int(os.environ["LOCAL_RANK"])
+    uses_gpu = (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda")
+    if uses_gpu and place >= torch.cuda.device_count():
+        raise ValueError(
+            f"Each process on a machine must have a GPU, but there are "
+            f"{torch.cuda.device_count()}. Start fewer by --nproc-per-node, or add --device cpu."
+        )
+    if uses_gpu:
+        torch.cuda.set_device(place)
+    distributed.init_process_group("nccl" if uses_gpu else "gloo")
+    orders = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    name = f"cuda:{place}" if uses_gpu else "cpu"
+    return Team(distributed.get_rank(), size, name, orders)

@@ -92,11 +92,20 @@ def run(options: argparse.Namespace) -> None:
     read_mapping(options.experiment)  # a bad file is told before the slow imports
     from nas_growclip.config import load_config
     from nas_growclip.experiment import is_complete, run_experiment
+    from nas_growclip.following import check_team, follow
     from nas_growclip.report import print_summary
+    from nas_growclip.team import join_team
 
     config = load_config(options.experiment, options.seed)
+    team = join_team(options.device)
+    check_team(config, team)
+    if not team.is_leader:
+        follow(config, options.data, team)
+        return
     was_complete = is_complete(config, options.out)
-    records = run_experiment(config, options.out, data_folder=options.data, device=options.device)
+    device = team.device or options.device
+    records = run_experiment(config, options.out, data_folder=options.data, device=device)
+    team.leave()
     print_summary(records)
     if was_complete:
         print(f"The run in {options.out} was complete already; nothing was trained.")

@@ -32,6 +32,8 @@ QUIET_SECONDS = 3.0
 LINE_SECONDS = 10.0
 """Plain lines come at most this often."""
 
+_hushed: list[bool] = []
+
 
 def track(iterable: Iterable[T], *, total: int, label: str) -> Generator[T]:
     """Yield from an iterable and show on stderr how far it has come.
@@ -42,7 +44,7 @@ def track(iterable: Iterable[T], *, total: int, label: str) -> Generator[T]:
         label: What is being done, as in ``stage 2: train``.
     """
     console = Console(stderr=True)
-    bar = _start_bar(console, label, total) if console.is_terminal else None
+    bar = _start_bar(console, label, total) if console.is_terminal and not _hushed else None
     if bar is None:
         yield from _track_plain(iterable, total, label, shown=not console.is_terminal)
         return
@@ -57,7 +59,13 @@ def track(iterable: Iterable[T], *, total: int, label: str) -> Generator[T]:
 
 def say(message: str) -> None:
     """Print one plain line on stderr, at once."""
-    print(message, file=sys.stderr, flush=True)
+    if not _hushed:
+        print(message, file=sys.stderr, flush=True)
+
+
+def hush() -> None:
+    """Show nothing from now on: for a process beside which another one shows the same."""
+    _hushed.append(True)
 
 
 class _RateColumn(ProgressColumn):

@@ -21,6 +21,9 @@ from nas_growclip.data.pairs import Share
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.losses import Backpropagation, make_loss
 
+Order = Mapping[str, Any]
+"""What followers are to do, by name."""
+
 PATIENCE = timedelta(days=7)
 """How long followers wait for an order, such as while the leader measures."""
 
@@ -129,14 +132,25 @@ class Team:
         return value.to(self.device or "cpu").contiguous()
 
     def leave(self) -> None:
-        """End the team; its followers stop waiting."""
+        """End the team: its followers hear that there is nothing left to do.
+
+        Not for errors: followers may be in the middle of a step then, and torchrun ends them when
+        it sees the leader's exit code.
+        """
         if self.size > 1:
             if self.is_leader:
                 self.tell(None)
+            _joined.clear()
             distributed.destroy_process_group()
 
 
 ALONE = Team()
+_joined: list[Team] = []
+
+
+def current_team() -> Team:
+    """The team that this process has joined; alone if none."""
+    return _joined[-1] if _joined else ALONE
 
 
 def join_team(device: str | None = None) -> Team:
@@ -163,4 +177,5 @@ def join_team(device: str | None = None) -> Team:
     distributed.init_process_group("nccl" if uses_gpu else "gloo")
     orders = distributed.new_group(backend="gloo", timeout=PATIENCE)
     name = f"cuda:{place}" if uses_gpu else "cpu"
-    return Team(distributed.get_rank(), size, name, orders)
+    _joined.append(Team(distributed.get_rank(), size, name, orders))
+    return _joined[-1]

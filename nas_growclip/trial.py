@@ -7,8 +7,8 @@ not trained again, and what was interrupted goes on.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from nas_growclip.arch import ClipArch
-from nas_growclip.checkpoint import load_state, save_state
+from nas_growclip.checkpoint import load_state, pack_state, save_state
 from nas_growclip.config import ExperimentConfig
 from nas_growclip.data.pairs import (
     FirstPairs,
@@ -56,6 +56,7 @@ from nas_growclip.search.objective import OBJECTIVES, DataSize, Objective, Objec
 from nas_growclip.search.refit import finished_stages, refit
 from nas_growclip.search.trigger import TRIGGERS, Decision, Situation
 from nas_growclip.strict import from_mapping, read_mapping
+from nas_growclip.team import Team, current_team
 from nas_growclip.train import DivergedError, TrainState, train
 
 MAX_NAME = 120
@@ -87,6 +88,8 @@ class StageRun:
     """Where the data's relative paths start."""
     trials: Path | None = None
     """Where the trials' records and states are; in the stage's folder if not given."""
+    team: Team = field(default_factory=current_team)
+    """The processes that train each model together."""
 
     @property
     def parent(self) -> Clip:
@@ -126,7 +129,7 @@ class StageRun:
     @property
     def seed(self) -> int:
         """The stage's seed: for its fresh weights, its batches and its search."""
-        return epoch_seed(self.config.seed, self.data.index)
+        return stage_seed(self.config, self.data)
 
     @property
     def scheduled_sizes(self) -> Mapping[str, int] | None:
@@ -183,6 +186,11 @@ class StageRun:
     def trial_steps(self, arch: ClipArch) -> int:
         """Steps of a trial: the same share of the budget for every architecture."""
         return max(1, round(self.config.search.trial_share * self.stage_steps(arch)))
+
+
+def stage_seed(config: ExperimentConfig, data: DataStage) -> int:
+    """The seed of a stage of an experiment."""
+    return epoch_seed(config.seed, data.index)
 
 
 def scheduled(parent: ClipArch, sizes: Mapping[str, int]) -> Candidate:
@@ -249,6 +257,8 @@ def run_trial(stage: StageRun, number: int, candidate: Candidate, report: Report
     try:
         state = trained_trial(stage, candidate, steps, report)
     except (DivergedError, torch.OutOfMemoryError, MemoryError) as error:
+        if stage.team.size > 1 and not isinstance(error, DivergedError):
+            raise  # only this process failed: the others still wait for its gradients
         return replace(trial, state="failed", message=f"{type(error).__name__}: {error}")
     trial = replace(trial, metrics={"loss": state.curve[-1][1]}, curve=tuple(state.curve))
     if state.step < steps:
@@ -301,17 +311,16 @@ def evidence(stage: StageRun) -> Evidence:
     """What growing may look at: the validation loss, and the stage's batches."""
 
     def batches(child: Clip) -> Iterator[PairBatch]:
-        encoder = training_encoder(stage, child)
+        encoder = training_encoder(stage.config, child)
         batch_size = stage.config.train.batch_size
         return training_batches(stage.data.train, encoder, batch_size, seed=stage.seed)
 
     return Evidence(validation_loss=lambda model: validation_loss(stage, model), batches=batches)
 
 
-def training_encoder(stage: StageRun, model: Clip) -> PairEncoder:
-    """How the stage's training pairs become a model's batches."""
-    shape = model.arch.image.image_shape
-    return PairEncoder(shape, model.tokenize, stage.config.data.augment)
+def training_encoder(config: ExperimentConfig, model: Clip) -> PairEncoder:
+    """How training pairs become a model's batches."""
+    return PairEncoder(model.arch.image.image_shape, model.tokenize, config.data.augment)
 
 
 class TrainingFile(NamedTuple):
@@ -335,10 +344,9 @@ def train_through(
     if not points:
         return state
     config, model = stage.config.train, state.model
-    encoder = training_encoder(stage, model)
-    batches = training_batches(
-        stage.data.train, encoder, config.batch_size, seed=stage.seed, start=state.step
-    )
+    state.team = stage.team
+    start_followers(stage, state)
+    batches = shared_batches(stage.config, stage.data, state)
     batches = track(batches, total=max(points) - state.step, label=file.label)
 
     def save_between(state: TrainState) -> None:
@@ -349,6 +357,7 @@ def train_through(
     for number, point in enumerate(points, start=1):
         if point <= state.step:
             continue
+        stage.team.tell({"total_steps": total_steps, "until_step": point})
         train(
             state,
             batches,
@@ -366,6 +375,28 @@ def train_through(
             break
     batches.close()
     return state
+
+
+def shared_batches(
+    config: ExperimentConfig, data: DataStage, state: TrainState
+) -> Generator[PairBatch]:
+    """This process's share of a stage's batches, from a training state's step on."""
+    return training_batches(
+        data.train,
+        training_encoder(config, state.model),
+        config.train.batch_size,
+        seed=stage_seed(config, data),
+        start=state.step,
+        share=state.team.share,
+    )
+
+
+def start_followers(stage: StageRun, state: TrainState) -> None:
+    """Give the other processes of the team a copy of a training state to train on."""
+    if stage.team.size > 1:
+        tensors, metadata = pack_state(state)
+        stage.team.tell({"stage": stage.data.index, "metadata": metadata})
+        stage.team.send(tensors)
 
 
 def record_path(stage: StageRun, candidate: Candidate) -> Path:

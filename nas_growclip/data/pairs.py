@@ -7,7 +7,7 @@ the same batches.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -188,7 +188,7 @@ def training_batches(
     seed: int,
     start: int = 0,
     share: Share = WHOLE,
-) -> Iterator[PairBatch]:
+) -> Generator[PairBatch]:
     """Endless shuffled batches, epoch after epoch; an epoch's last partial batch is dropped.
 
     Args:

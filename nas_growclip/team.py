@@ -5,7 +5,10 @@ follow: they wait for orders to train, take the leader's training state, and tra
 of every batch. So what is on disk does not depend on how many processes there were.
 """
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -144,6 +147,9 @@ class Team:
             distributed.destroy_process_group()
 
 
+PR_SET_PDEATHSIG = 1
+"""From Linux's ``sys/prctl.h``."""
+
 ALONE = Team()
 _joined: list[Team] = []
 
@@ -151,6 +157,12 @@ _joined: list[Team] = []
 def current_team() -> Team:
     """The team that this process has joined; alone if none."""
     return _joined[-1] if _joined else ALONE
+
+
+def _end_with_parent() -> None:
+    """Let this process end when torchrun does, also when that is killed; on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def join_team(device: str | None = None) -> Team:
@@ -165,6 +177,7 @@ def join_team(device: str | None = None) -> Team:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or not distributed.is_torchelastic_launched():
         return ALONE
+    _end_with_parent()
     place = int(os.environ["LOCAL_RANK"])
     uses_gpu = (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda")
     if uses_gpu and place >= torch.cuda.device_count():

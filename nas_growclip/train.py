@@ -50,6 +50,8 @@ class TrainConfig:
     """Share of a stage's steps over which a constant rate falls linearly to zero."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
+    compile: bool = False
+    """Compile the model by torch.compile; every architecture that is tried compiles anew."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights for each step; 0 keeps none."""
     checkpoint_steps: int = 200
@@ -161,6 +163,8 @@ def train(
         state.model, config.micro_batch_size, lambda: autocast(device)
     )
     state.model.train()
+    if config.compile and state.model._compiled_call_impl is None:
+        state.model.compile(dynamic=False)
     while state.step < until_step:
         batch = next(batches).to(device)
         for group in state.optimizer.param_groups:

@@ -9,7 +9,7 @@ not trained again, and what was interrupted goes on.
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ import torch
 from nas_growclip.arch import ClipArch
 from nas_growclip.checkpoint import load_state, pack_state, save_state
 from nas_growclip.config import ExperimentConfig
+from nas_growclip.data.loading import BatchOrder, load_batches
 from nas_growclip.data.pairs import (
     FirstPairs,
     ImageTextPairs,
@@ -40,7 +41,7 @@ from nas_growclip.growth.space import (
     candidate_label,
     candidate_momentum,
 )
-from nas_growclip.models.clip import Clip
+from nas_growclip.models.clip import Clip, tokenized
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.progress import track
 from nas_growclip.records import (
@@ -320,7 +321,8 @@ def evidence(stage: StageRun) -> Evidence:
 
 def training_encoder(config: ExperimentConfig, model: Clip) -> PairEncoder:
     """How training pairs become a model's batches."""
-    return PairEncoder(model.arch.image.image_shape, model.tokenize, config.data.augment)
+    tokenize = partial(tokenized, context_length=model.arch.text.context_length)
+    return PairEncoder(model.arch.image.image_shape, tokenize, config.data.augment)
 
 
 class TrainingFile(NamedTuple):
@@ -381,13 +383,13 @@ def shared_batches(
     config: ExperimentConfig, data: DataStage, state: TrainState
 ) -> Generator[PairBatch]:
     """This process's share of a stage's batches, from a training state's step on."""
-    return training_batches(
+    batch_size, seed = config.train.batch_size, stage_seed(config, data)
+    return load_batches(
         data.train,
         training_encoder(config, state.model),
-        config.train.batch_size,
-        seed=stage_seed(config, data),
-        start=state.step,
-        share=state.team.share,
+        BatchOrder(batch_size, seed, start=state.step, share=state.team.share),
+        config.data.workers,
+        pin_memory=state.model.logit_scale.device.type == "cuda",
     )
 
 

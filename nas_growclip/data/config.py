@@ -47,6 +47,8 @@ class DataConfig:
     """Pairs held to shuffle a stream of shards."""
     in_memory: bool = False
     """Decode every pair once and hold it: for sets that fit (a 64-pixel image takes 12 kB)."""
+    workers: int = 0
+    """Processes that read, decode and vary training images ahead; the batches stay the same."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random crops and flips of training images."""
     test_by_stage: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ class DataConfig:
         for name in ("image_size", "shuffle_buffer"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be 1 or more, but got {getattr(self, name)}.")
-        for name in ("validation_pairs", "test_pairs"):
+        for name in ("validation_pairs", "test_pairs", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: must be 0 or more, but got {getattr(self, name)}.")
 

@@ -54,6 +54,10 @@ class PairBatch:
             self.captions,
         )
 
+    def pin_memory(self) -> "PairBatch":
+        """The same batch in memory that a GPU can copy from on its own."""
+        return PairBatch(self.images.pin_memory(), self.tokens.pin_memory(), self.captions)
+
 
 @dataclass(frozen=True)
 class ManifestEntry:
@@ -114,10 +118,14 @@ class FirstPairs:
 
 @dataclass(frozen=True)
 class Share:
-    """A part of every batch: what one of several processes trains on."""
+    """A part of every batch, or of every so many batches: what one of several processes makes."""
 
     index: int = 0
     count: int = 1
+    """Parts of a batch."""
+    turn: int = 0
+    turns: int = 1
+    """Of every so many batches, counted from the first one asked for, only that at ``turn``."""
 
     def places(self, batch_size: int) -> range:
         """Places of a batch that are this share's."""
@@ -211,13 +219,15 @@ def training_batches(
     first_epoch, skip = divmod(start, steps_per_epoch)
     places = share.places(batch_size)
     for epoch in itertools.count(first_epoch):
+        turn = (start + share.turn - epoch * steps_per_epoch) % share.turns
+        numbers = [n for n in range(skip, steps_per_epoch) if n % share.turns == turn]
 
-        def wanted(place: int, skip: int = skip) -> bool:
+        def wanted(place: int, numbers: frozenset[int] = frozenset(numbers)) -> bool:
             number, within = divmod(place, batch_size)
-            return skip <= number < steps_per_epoch and within in places
+            return within in places and number in numbers
 
         stream = pairs.epoch(epoch_seed(seed, epoch), wanted)
-        for number, batch in enumerate(_batched(stream, len(places)), start=skip):
+        for number, batch in zip(numbers, _batched(stream, len(places)), strict=True):
             first = (epoch * steps_per_epoch + number) * batch_size
             varied = places if encoder.augment.changes_images else ()
             yield encoder.batch(batch, [epoch_seed(seed, first + place) for place in varied])

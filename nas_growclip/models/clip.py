@@ -80,13 +80,17 @@ class Clip(nn.Module):
 
     def tokenize(self, texts: list[str]) -> Int[Tensor, "batch context"]:
         """CLIP's byte-pair tokens, cut or padded to the context length."""
-        context_length = self.arch.text.context_length
-        return torch.stack([_tokens(text, context_length) for text in texts])
+        return tokenized(texts, self.arch.text.context_length)
 
     @property
     def num_params(self) -> int:
         """Number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def tokenized(texts: list[str], context_length: int) -> Int[Tensor, "batch context"]:
+    """CLIP's byte-pair tokens, cut or padded to a context length."""
+    return torch.stack([_tokens(text, context_length) for text in texts])
 
 
 @functools.cache

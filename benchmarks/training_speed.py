@@ -1,0 +1,247 @@
+"""Samples per second of our training loop and of OpenCLIP's own, side by side.
+
+Both train the same model (exported by us, loaded by stock open_clip) on the same batches with the
+same number of threads and the same precision: OpenCLIP by its ``train_one_epoch``, its AdamW and
+its scheduler; we by ``nas_growclip.train.train``. The two take turns, and the ratio of each pair of
+turns is taken, so that a machine that slows down slows both.
+
+With ``--data`` each also reads the shards there by its own loader.
+
+Command: python -m benchmarks.training_speed [--data SHARDS] [--model tiny|vit_b_32] [--device cuda]
+"""
+
+import argparse
+import itertools
+import logging
+import statistics
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.loss import ClipLoss
+from open_clip_train.data import get_wds_dataset
+from open_clip_train.scheduler import cosine_lr
+from open_clip_train.train import train_one_epoch
+
+from nas_growclip.arch import ClipArch
+from nas_growclip.data.config import DataConfig
+from nas_growclip.data.loading import BatchOrder, load_batches
+from nas_growclip.data.pairs import ImageTextPairs, PairBatch, PairEncoder
+from nas_growclip.data.shards import shard_pairs
+from nas_growclip.interop.exporting import export_open_clip
+from nas_growclip.models.clip import Clip
+from nas_growclip.train import TrainConfig, start_training, train
+
+MODELS = {
+    "tiny": ClipArch.preset("tiny").with_sizes({"shared.depth": 0}),
+    "vit_b_32": ClipArch.preset("vit_b_32"),
+    "vit_b_16": ClipArch.preset("vit_b_16"),
+}
+
+
+class OurLoop:
+    """Our training, ``steps`` at a time."""
+
+    def __init__(self, arch: ClipArch, batches: Iterator[PairBatch], options: Namespace) -> None:
+        self.config = TrainConfig(
+            batch_size=options.batch, warmup_steps=100, schedule="cosine", compile=options.compile
+        )
+        self.state = start_training(Clip(arch).to(options.device), self.config)
+        self.batches = batches
+
+    def run(self, steps: int) -> None:
+        """Train so many steps on."""
+        until = self.state.step + steps
+        train(self.state, self.batches, self.config, total_steps=100_000, until_step=until)
+
+
+class TheirLoop:
+    """OpenCLIP's training, ``steps`` at a time: an epoch of so many batches."""
+
+    def __init__(self, model: Any, batches: Iterator[Any], options: Namespace) -> None:
+        self.model = model.to(options.device)
+        if options.compile:
+            self.model = torch.compile(self.model)
+        named = list(model.named_parameters())
+        plain = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n]
+        rest = [p for _, p in named if not any(p is other for other in plain)]
+        groups = [{"params": plain, "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.1}]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
+        self.scheduler = cosine_lr(self.optimizer, 1e-3, 100, 100_000)
+        self.args = SimpleNamespace(
+            device=options.device,
+            precision="amp_bf16" if options.device == "cuda" else "fp32",
+            distill=False,
+            accum_freq=1,
+            skip_scheduler=False,
+            grad_clip_norm=1.0,
+            horovod=False,
+            distributed=False,
+            rank=0,
+            local_rank=0,
+            world_size=1,
+            log_every_n_steps=100,
+            batch_size=options.batch,
+            wandb=False,
+            tensorboard=False,
+        )
+        self.batches = batches
+
+    def run(self, steps: int) -> None:
+        """Train an epoch of so many steps."""
+        loader = _Epoch(itertools.islice(self.batches, steps), steps, self.args.batch_size)
+        data = {"train": SimpleNamespace(dataloader=loader, set_epoch=lambda epoch: None)}
+        loss = ClipLoss(cache_labels=True)
+        train_one_epoch(
+            self.model, data, loss, 0, self.optimizer, None, self.scheduler, None, self.args
+        )
+
+
+class _Epoch:
+    """What ``train_one_epoch`` asks of a loader."""
+
+    def __init__(self, batches: Iterator[Any], steps: int, batch_size: int) -> None:
+        self.batches, self.num_batches, self.num_samples = batches, steps, steps * batch_size
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
+def stock_model(arch: ClipArch) -> Any:
+    """Our architecture as open_clip's own model, with the output that its trainer wants."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_open_clip(Clip(arch), Path(folder))
+        return open_clip.create_model(f"local-dir:{folder}", output_dict=True)
+
+
+def made_batches(model: Clip, options: Namespace) -> list[PairBatch]:
+    """A few batches of random pixels, made once: the loops alone are compared."""
+    generator = torch.Generator().manual_seed(0)
+    captions = tuple(f"picture number {number}" for number in range(options.batch))
+    height, width = model.arch.image.image_shape
+    return [
+        PairBatch(
+            torch.randn(options.batch, 3, height, width, generator=generator),
+            model.tokenize(list(captions)),
+            captions,
+        )
+        for _ in range(4)
+    ]
+
+
+def our_shards(folder: str) -> ImageTextPairs:
+    config = DataConfig(source="webdataset", stages=(1,), train=folder, shuffle_buffer=1000)
+    count = len(sorted(Path(folder).glob("*.tar")))
+    return shard_pairs(config, Path(), "train", count)
+
+
+def their_loader(folder: str, model: Any, arch: ClipArch, options: Namespace) -> Iterator[Any]:
+    shards = sorted(str(path) for path in Path(folder).glob("*.tar"))
+    args = SimpleNamespace(
+        train_data="::".join(shards),
+        train_data_upsampling_factors=None,
+        train_num_samples=1000 * len(shards),
+        dataset_resampled=False,
+        seed=0,
+        batch_size=options.batch,
+        workers=options.workers,
+        world_size=1,
+    )
+    preprocess = open_clip.image_transform(arch.image.image_shape, is_train=False)
+    context = arch.text.context_length
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=context)
+    info = get_wds_dataset(args, preprocess, is_train=True, tokenizer=tokenizer)
+    for epoch in itertools.count():
+        info.set_epoch(epoch)
+        yield from info.dataloader
+
+
+def our_loader(pairs: ImageTextPairs, model: Clip, options: Namespace) -> Iterator[PairBatch]:
+    encoder = PairEncoder(model.arch.image.image_shape, model.tokenize)
+    return load_batches(pairs, encoder, BatchOrder(options.batch, seed=0), options.workers)
+
+
+def compare(
+    name: str, ours: Callable[[int], object], theirs: Callable[[int], object], options: Namespace
+) -> None:
+    """Let both take turns and print a row: samples per second, ratio and its spread."""
+    rates: dict[str, list[float]] = {"ours": [], "theirs": []}
+    runs = {"ours": ours, "theirs": theirs}
+    for run in runs.values():
+        run(options.warmup)
+    for turn in range(options.turns):
+        order = ("ours", "theirs") if turn % 2 else ("theirs", "ours")
+        for side in order:
+            _synchronize(options.device)
+            started = time.perf_counter()
+            runs[side](options.steps)
+            _synchronize(options.device)
+            seconds = time.perf_counter() - started
+            rates[side].append(options.steps * options.batch / seconds)
+    ratios = [a / b for a, b in zip(rates["ours"], rates["theirs"], strict=True)]
+    low, high = min(ratios), max(ratios)
+    print(
+        f"| {name} | {options.batch} | {statistics.median(rates['ours']):.1f} | "
+        f"{statistics.median(rates['theirs']):.1f} | {statistics.median(ratios):.2f} "
+        f"({low:.2f} to {high:.2f}) |",
+        flush=True,
+    )
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _drain(batches: Iterator[Any]) -> Callable[[int], object]:
+    return lambda steps: list(itertools.islice(batches, steps))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny", choices=sorted(MODELS))
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=20, help="steps of a turn")
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0, help="loading processes of each side")
+    parser.add_argument("--data", help="a folder of shards, to compare with loading too")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("high" if options.device == "cuda" else "highest")
+    logging.disable(logging.INFO)
+    arch = MODELS[options.model]
+    model = Clip(arch)  # gives tokens and the size of images; each loop trains its own
+    if options.data is None:
+        made = made_batches(model, options)
+        ours = itertools.cycle(made)
+        theirs = itertools.cycle([(batch.images, batch.tokens) for batch in made])
+    else:
+        pairs, stock = our_shards(options.data), stock_model(arch)
+        ours = our_loader(pairs, model, options)
+        theirs = their_loader(options.data, stock, arch, options)
+    words = f"{options.threads} threads, {options.workers} loading processes, {options.device}"
+    print(f"{words}; torch {torch.__version__}, open_clip {open_clip.__version__}\n")
+    print("| what | batch | ours, pairs/s | open_clip, pairs/s | ratio: median (range) |")
+    print("|---|---|---|---|---|")
+    if options.data is not None:
+        compare("loading alone", _drain(ours), _drain(theirs), options)
+    compare(
+        f"{options.model}, training" + (" with loading" if options.data else ""),
+        OurLoop(arch, ours, options).run,
+        TheirLoop(stock_model(arch), theirs, options).run,
+        options,
+    )
+
+
+if __name__ == "__main__":
+    main()

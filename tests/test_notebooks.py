@@ -61,6 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "m_0.5": momentum(0.5),
         "m_1": momentum(1.0),
         "months": monthly(),
+        "none": tiny(schedule=({}, {})),
     }
     for name, config in configs.items():
         run_experiment(config, root / name, data_folder=root / "shards", with_report=False)
@@ -71,6 +72,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "pim_momentum.ipynb": both,
         "search_regret.ipynb": [root / "oracle"],
         "forgetting.ipynb": [root / "months"],
+        "dimensions.ipynb": [root / "none", root / "m_1"],
     }
 
 

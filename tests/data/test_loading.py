@@ -24,7 +24,7 @@ def pairs() -> ImageTextPairs:
 
 
 @pytest.mark.parametrize("share", [Share(), Share(1, 2)])
-@pytest.mark.parametrize(("workers", "start"), [(1, 0), (2, 0), (2, 3), (3, 7)])
+@pytest.mark.parametrize(("workers", "start"), [(1, 0), (2, 0), (2, 3), (2, 9)])
 def test_workers_make_the_same_batches(
     pairs: ImageTextPairs, workers: int, start: int, share: Share
 ) -> None:

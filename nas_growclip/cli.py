@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int | None] = options.command
     try:
+        check_launcher(command)
         return command(options) or 0
     except (ValueError, OSError) as error:
         print(f"growclip: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -36,6 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("growclip: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def check_launcher(command: Callable[[argparse.Namespace], int | None]) -> None:
+    """Refuse to do several times at once what one process does alone.
+
+    Raises:
+        ValueError: If torchrun starts a command that is not ``run``.
+    """
+    is_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if command is not run and is_torchrun and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("torchrun can start `growclip run` only. Start this command by itself.")
 
 
 def make_parser() -> argparse.ArgumentParser:

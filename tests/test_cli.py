@@ -258,3 +258,14 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert error.startswith("growclip: error: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "c").exists()
+
+
+def test_torchrun_starts_nothing_but_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert main(["flops", "tiny"]) == 2
+    assert capsys.readouterr().err == (
+        "growclip: error: torchrun can start `growclip run` only. Start this command by itself.\n"
+    )

@@ -1,6 +1,9 @@
 """Training: the schedule by formula, decay on matrices only, divergence, and learning at all."""
 
 import math
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,3 +111,44 @@ def test_divergence_is_told(tiny_arch: ClipArch) -> None:
 def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**setting)
+
+
+COMPILED = """
+import torch
+from nas_growclip.arch import ClipArch
+from nas_growclip.data.pairs import PairBatch
+from nas_growclip.growth.inherit import inherit
+from nas_growclip.models.clip import Clip
+from nas_growclip.train import TrainConfig, start_training, train
+
+arch = ClipArch.preset("tiny").with_sizes({"image.depth": 1, "text.depth": 1, "shared.depth": 0})
+
+def batches(model):
+    captions = tuple(f"picture number {i}" for i in range(6))
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    while True:
+        yield PairBatch(images, model.tokenize(list(captions)), captions)
+
+def trained(compiles):
+    config, model = TrainConfig(warmup_steps=2, compile=compiles), Clip(arch)
+    for width in (300, 400):
+        state = start_training(model, config)
+        for step in (2, 4):
+            train(state, batches(state.model), config, total_steps=4, until_step=step)
+        assert (state.model._compiled_call_impl is not None) == compiles
+        model = inherit(state.model, state.model.arch.with_size("text.mlp_width", width))
+    return model
+
+plain, compiled = trained(False), trained(True)
+print(max((a - b).abs().max().item() for a, b in zip(plain.parameters(), compiled.parameters())))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_training_is_the_same_and_survives_growth() -> None:
+    """In a process of its own: PyTorch cannot compile functions whose types are checked."""
+    command = [sys.executable, "-c", COMPILED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5

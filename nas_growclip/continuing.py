@@ -18,7 +18,7 @@ from nas_growclip.data.decoding import file_name
 from nas_growclip.data.shards import SHARD_SUFFIXES, held_out_paths, train_paths
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment import load_run_config, run_experiment
-from nas_growclip.files import write_atomically
+from nas_growclip.files import owned, write_atomically
 from nas_growclip.progress import say
 from nas_growclip.records import CONFIG_FILE, Run, noted_data_folder, read_stages
 from nas_growclip.strict import read_mapping
@@ -67,21 +67,22 @@ def continue_run(
         ValueError: If the run cannot be continued, its data changed, or the new data is bad.
     """
     config = load_run_config(run)
-    _check_source(config, run)
-    folder = _find_data(run, old_data)
-    finished = len(read_stages(run))
-    if finished < len(config.data.stages):
-        plan = _go_on(config, run, shards, folder, flops)
-    else:
-        plan = _plan_stage(config, run, shards, folder, flops)
-    if plan.stages is not None:
-        check_same_data(run, plan.stages[len(plan.config.data.stages) - 2])
-        write_atomically(run / CONFIG_FILE, plan.config.to_yaml().encode())
-        say(plan.what)
-    records = run_experiment(
-        plan.config, run, data_folder=folder, device=device, stages=plan.stages
-    )
-    return Continued(records, plan.what)
+    with owned(run):
+        _check_source(config, run)
+        folder = _find_data(run, old_data)
+        finished = len(read_stages(run))
+        if finished < len(config.data.stages):
+            plan = _go_on(config, run, shards, folder, flops)
+        else:
+            plan = _plan_stage(config, run, shards, folder, flops)
+        if plan.stages is not None:
+            check_same_data(run, plan.stages[len(plan.config.data.stages) - 2])
+            write_atomically(run / CONFIG_FILE, plan.config.to_yaml().encode())
+            say(plan.what)
+        records = run_experiment(
+            plan.config, run, data_folder=folder, device=device, stages=plan.stages
+        )
+        return Continued(records, plan.what)
 
 
 def new_shards(config: DataConfig, folder: Path, shards: Path) -> AddedShards | None:

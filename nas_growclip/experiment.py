@@ -16,7 +16,7 @@ from nas_growclip.checkpoint import (
 )
 from nas_growclip.config import ExperimentConfig, load_config
 from nas_growclip.data.stages import DataStage, open_stages, stage_manifest
-from nas_growclip.files import make_folder, write_atomically
+from nas_growclip.files import OWNER_FILE, make_folder, owned, write_atomically
 from nas_growclip.growing import Parent
 from nas_growclip.interop.importing import open_checkpoint
 from nas_growclip.models.clip import Clip
@@ -70,22 +70,26 @@ def run_experiment(
         The run's records.
 
     Raises:
-        ValueError: If the folder cannot be written or holds another experiment, or data is bad.
+        ValueError: If the folder cannot be written, holds another experiment or is worked on by
+            another process, or data is bad.
     """
     run = Path(out)
-    prepare_folder(config, run)
     folder = Path(data_folder) if data_folder is not None else None
-    if folder is not None:
-        note_data_folder(run, folder)
-    finished = list(read_stages(run))
-    if len(finished) < len(config.data.stages):
-        stages = open_stages(config.data, folder) if stages is None else stages
-        for data in stages[len(finished) :]:
-            stage = make_stage(config, run, data, finished, _device(device))
-            finished.append(_run_stage(replace(stage, data_folder=folder)))
-    records = load_run(run)
-    if with_report:
-        write_report([records], run / "report")
+    _refuse_foreign(run)
+    make_folder(run)
+    with owned(run):
+        prepare_folder(config, run)
+        if folder is not None:
+            note_data_folder(run, folder)
+        finished = list(read_stages(run))
+        if len(finished) < len(config.data.stages):
+            stages = open_stages(config.data, folder) if stages is None else stages
+            for data in stages[len(finished) :]:
+                stage = make_stage(config, run, data, finished, _device(device))
+                finished.append(_run_stage(replace(stage, data_folder=folder)))
+        records = load_run(run)
+        if with_report:
+            write_report([records], run / "report")
     return records
 
 
@@ -106,13 +110,20 @@ def prepare_folder(config: ExperimentConfig, run: Path) -> None:
         for file in (TRIALS_FILE, STAGES_FILE, TIMINGS_FILE):
             drop_torn_line(run / file)
         return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    _refuse_foreign(run)
+    make_folder(run)
+    write_atomically(path, config.to_yaml().encode())
+
+
+def _refuse_foreign(run: Path) -> None:
+    """Refuse what is neither a run folder nor new nor empty."""
+    if not run.exists() or (run / CONFIG_FILE).exists():
+        return
+    if not run.is_dir() or any(path.name != OWNER_FILE for path in run.iterdir()):
         raise ValueError(
             f"{run}: must be a new or empty folder or a run folder, but is neither. "
             "Choose another --out."
         )
-    make_folder(run)
-    write_atomically(path, config.to_yaml().encode())
 
 
 def _check_same_experiment(config: ExperimentConfig, path: Path) -> None:

@@ -2,9 +2,16 @@
 
 import fcntl
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+OWNER_FILE = ".owner"
+"""In a folder that one process works on: which one; it is locked while that process lives."""
+
+_owned: set[Path] = set()
+"""Notes of the folders that this process works on."""
 
 
 def make_folder(path: Path) -> None:
@@ -60,6 +67,34 @@ def try_locked(path: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Work on a folder that nobody else works on; the owner's death gives it free.
+
+    An owner may ask again.
+
+    Raises:
+        ValueError: If another process does, on this or another machine.
+    """
+    note = folder.resolve() / OWNER_FILE
+    if note in _owned:
+        yield
+        return
+    with try_locked(note) as is_mine:
+        if not is_mine:
+            owner = note.read_text(encoding="utf-8").strip() or "another process"
+            raise ValueError(
+                f"{folder}: is worked on by {owner}. Wait for it, or stop it; then the same "
+                "command goes on."
+            )
+        note.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        _owned.add(note)
+        try:
+            yield
+        finally:
+            _owned.discard(note)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Whole runs: repeatable, complete, resumable after a kill at any point, safe from mix-ups."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from nas_growclip.checkpoint import load_model
 from nas_growclip.config import load_config
 from nas_growclip.data.config import DataConfig
 from nas_growclip.experiment import is_complete, run_experiment
+from nas_growclip.files import owned
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.records import Run, load_run
@@ -318,3 +320,33 @@ def test_ligo_and_a_budget_run_as_an_experiment(tmp_path: Path) -> None:
         config = replace(config, space=replace(config.space, momenta=()))
         run = run_experiment(config, tmp_path / next(iter(growth)))
         assert [trial.state for trial in run.trials] == ["complete"] * len(run.trials)
+
+
+def test_a_run_that_another_process_works_on_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    holding = "import sys, pathlib, time; from nas_growclip.files import owned\n"
+    holding += "with owned(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", holding, str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        message = rf"is worked on by process {other.pid} on .*\. Wait for it, or stop it"
+        with pytest.raises(ValueError, match=message):
+            run_experiment(smoke_config(), out)
+        other.kill()
+    assert not (out / "config.yaml").exists()
+    with owned(out), owned(out):
+        assert f"process {os.getpid()} on " in (out / ".owner").read_text()
+
+
+def test_a_dead_process_leaves_its_run_to_the_next_one(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    dying = "import os, sys, pathlib; from nas_growclip.files import owned; "
+    dying += "owned(pathlib.Path(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", dying, str(out)], check=False)
+    assert killed.returncode == -9
+    assert (out / ".owner").read_text().startswith("process ")
+    with owned(out):
+        assert f"process {os.getpid()}" in (out / ".owner").read_text()

@@ -68,10 +68,13 @@ class TheirLoop:
         self.model = model.to(options.device)
         if options.compile:
             self.model = torch.compile(self.model)
-        named = list(model.named_parameters())
-        plain = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n]
-        rest = [p for _, p in named if not any(p is other for other in plain)]
-        groups = [{"params": plain, "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.1}]
+        sides: dict[bool, list[Any]] = {False: [], True: []}
+        for name, p in model.named_parameters():
+            is_plain = p.ndim < 2 or any(part in name for part in ("bn", "ln", "bias"))
+            sides[is_plain].append(p)
+        groups = [
+            {"params": sides[plain], "weight_decay": 0.0 if plain else 0.1} for plain in sides
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
         self.scheduler = cosine_lr(self.optimizer, 1e-3, 100, 100_000)
         self.args = SimpleNamespace(
@@ -141,7 +144,7 @@ def our_shards(folder: str) -> ImageTextPairs:
     return shard_pairs(config, Path(), "train", count)
 
 
-def their_loader(folder: str, model: Any, arch: ClipArch, options: Namespace) -> Iterator[Any]:
+def their_loader(folder: str, arch: ClipArch, options: Namespace) -> Iterator[Any]:
     shards = sorted(str(path) for path in Path(folder).glob("*.tar"))
     args = SimpleNamespace(
         train_data="::".join(shards),
@@ -226,9 +229,8 @@ def main() -> None:
         ours = itertools.cycle(made)
         theirs = itertools.cycle([(batch.images, batch.tokens) for batch in made])
     else:
-        pairs, stock = our_shards(options.data), stock_model(arch)
-        ours = our_loader(pairs, model, options)
-        theirs = their_loader(options.data, stock, arch, options)
+        ours = our_loader(our_shards(options.data), model, options)
+        theirs = their_loader(options.data, arch, options)
     words = f"{options.threads} threads, {options.workers} loading processes, {options.device}"
     print(f"{words}; torch {torch.__version__}, open_clip {open_clip.__version__}\n")
     print("| what | batch | ours, pairs/s | open_clip, pairs/s | ratio: median (range) |")

@@ -16,8 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from open_clip.loss import ClipLoss, SigLipLoss
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from nas_growclip.data.pairs import Share
@@ -74,26 +73,17 @@ class Team:
             part: Pairs of the whole batch whose activations are held at a time; 0: all.
             autocast: What the towers run under.
         """
+        loss_fn = make_loss(model.logit_bias is not None, self.rank, self.size)
         if self.size == 1:
-            return Backpropagation(model, make_loss(model.logit_bias is not None), part, autocast)
+            return Backpropagation(model, loss_fn, part, autocast)
         place = model.logit_scale.device
         replica = DistributedDataParallel(
             model, device_ids=None if place.type == "cpu" else [place]
         )
         share = -(-part // self.size)
         return Backpropagation(
-            model, self._loss(model), share, autocast, replica, before_last=replica.no_sync
+            model, loss_fn, share, autocast, replica, before_last=replica.no_sync
         )
-
-    def _loss(self, model: Clip) -> nn.Module:
-        """open_clip's loss of the whole batch, each process for its own rows of it."""
-        place = {"rank": self.rank, "world_size": self.size}
-        loss: nn.Module = (
-            ClipLoss(local_loss=True, gather_with_grad=True, **place)
-            if model.logit_bias is None
-            else SigLipLoss(**place)
-        )
-        return loss
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of every process's value."""

@@ -1,6 +1,5 @@
 """Several processes under torchrun give what one process gives, and either goes on after a kill."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,10 +13,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from nas_growclip.config import ExperimentConfig, load_config
+from nas_growclip.config import load_config
 from nas_growclip.experiment import is_complete, run_experiment
 from nas_growclip.following import check_team
 from nas_growclip.records import read_stages, read_trials
+from nas_growclip.search.config import SearchConfig
 from nas_growclip.team import ALONE, Team, join_team
 from tests.runs import ROOT, SMOKE, smoke_config
 
@@ -134,9 +134,7 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_trials_in_processes_of_their_own_are_refused() -> None:
-    config: ExperimentConfig = smoke_config()
-    nni = json.loads(json.dumps({"backend": "nni"}))
-    search = type(config.search)(**nni)
+    search = SearchConfig(backend="nni")
     with pytest.raises(ValueError, match="'nni' starts trials as processes of their own"):
         check_team(smoke_config(search=search), Team(rank=0, size=2))
     check_team(smoke_config(search=search), ALONE)

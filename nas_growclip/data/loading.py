@@ -1,7 +1,6 @@
 """Batches made ahead by processes of their own, in the order that one process would give them."""
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +40,7 @@ class _WorkerBatches(IterableDataset[Any]):
         turns = {} if worker is None else {"turn": worker.id, "turns": worker.num_workers}
         order = replace(self.order, share=replace(self.order.share, **turns))
         try:
-            yield from _made_here(self.pairs, self.encoder, order)
+            yield from load_batches(self.pairs, self.encoder, order)
         except (ValueError, OSError) as error:
             yield error  # as it is: DataLoader would wrap it in its traceback
 
@@ -67,7 +66,14 @@ def load_batches(
         ValueError: As ``training_batches``.
     """
     if not workers:
-        yield from _made_here(pairs, encoder, order)
+        yield from training_batches(
+            pairs,
+            encoder,
+            order.batch_size,
+            seed=order.seed,
+            start=order.start,
+            share=order.share,
+        )
         return
     loader = DataLoader(
         _WorkerBatches(pairs, encoder, order),
@@ -80,19 +86,3 @@ def load_batches(
         if isinstance(batch, Exception):
             raise batch
         yield batch
-
-
-def _made_here(
-    pairs: ImageTextPairs, encoder: PairEncoder, order: BatchOrder
-) -> Generator[PairBatch]:
-    with closing(
-        training_batches(
-            pairs,
-            encoder,
-            order.batch_size,
-            seed=order.seed,
-            start=order.start,
-            share=order.share,
-        )
-    ) as batches:
-        yield from batches

@@ -18,12 +18,19 @@ from torch import Tensor, nn
 from nas_growclip.models.clip import Clip
 
 
-def make_loss(has_bias: bool) -> nn.Module:
+def make_loss(has_bias: bool, rank: int = 0, size: int = 1) -> nn.Module:
     """SigLIP's loss for a model with a logit bias, else CLIP's.
+
+    Of several processes each takes the whole batch's loss for its own rows of it.
 
     Reference: Zhai et al., 2023 (arXiv 2303.15343), algorithm 1; Radford et al., 2021, figure 3.
     """
-    loss: nn.Module = SigLipLoss() if has_bias else ClipLoss()
+    place, is_shared = {"rank": rank, "world_size": size}, size > 1
+    loss: nn.Module = (
+        SigLipLoss(**place)
+        if has_bias
+        else ClipLoss(local_loss=is_shared, gather_with_grad=is_shared, **place)
+    )
     return loss
 
 

@@ -3,12 +3,17 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 OWNER_FILE = ".owner"
 """In a folder that one process works on: which one; it is locked while that process lives."""
+
+OWNER_DIES_IN_S = 10.0
+"""How long a folder's owner that was killed a moment ago may take to be gone, in seconds."""
 
 _owned: set[Path] = set()
 """Notes of the folders that this process works on."""
@@ -61,12 +66,19 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def try_locked(path: Path) -> Iterator[bool]:
     """Hold a file's lock if nobody else does; whether it is held."""
     with path.open("a") as file:
-        try:
+        yield _lock(file)
+
+
+def _lock(file: IO[str], patience_s: float = 0.0) -> bool:
+    """Take an open file's lock; False if another holds it still when the time is over."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -82,8 +94,8 @@ def owned(folder: Path) -> Iterator[None]:
     if note in _owned:
         yield
         return
-    with try_locked(note) as is_mine:
-        if not is_mine:
+    with note.open("a") as file:
+        if not _lock(file, OWNER_DIES_IN_S):
             owner = note.read_text(encoding="utf-8").strip() or "another process"
             raise ValueError(
                 f"{folder}: is worked on by {owner}. Wait for it, or stop it; then the same "

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.loop_profile import values_read
 from nas_growclip.arch import ClipArch
 from nas_growclip.data.pairs import PairBatch
 from nas_growclip.models.axes import param_axes
@@ -80,6 +82,16 @@ def test_callback_sees_every_step(tiny_arch: ClipArch) -> None:
 
     train(state, same_batch(state.model), config, total_steps=9, until_step=4, after_step=note)
     assert seen == [1, 2, 3, 4]
+
+
+def test_the_loop_reads_no_value_from_the_device_in_most_steps(tiny_arch: ClipArch) -> None:
+    """Reading one would make a GPU wait; the loss is looked at every 20 steps."""
+    config = TrainConfig(ema_decay=0.9, micro_batch_size=4)
+    state = start_training(Clip(tiny_arch), config)
+    train(state, same_batch(state.model), config, total_steps=99, until_step=2)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        train(state, same_batch(state.model), config, total_steps=99, until_step=19)
+    assert values_read(profiled) == 1  # at the end
 
 
 def test_logit_scale_is_clamped(tiny_arch: ClipArch) -> None:

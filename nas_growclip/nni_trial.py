@@ -208,13 +208,29 @@ def take_own_row(channel: str) -> Mapping[str, Any]:
     import nni.trial
     import requests
 
-    server = channel.rpartition("/env/")[0]
+    server = manager_address(channel)
     answer = requests.get(f"{server}/api/v1/nni/trial-jobs/{nni.get_trial_id()}", timeout=20)
     answer.raise_for_status()
     row: dict[str, Any] = json.loads(answer.json()["hyperParameters"][0])
     nni.trial._params = row
     sample: Mapping[str, Any] = row["parameters"]
     return sample
+
+
+def manager_address(channel: str) -> str:
+    """Where NNI's server answers.
+
+    A trial of the local service talks to the server itself. One of the remote service talks to a
+    keeper on its own machine, which has the server's address in a file beside the trials.
+    """
+    output = os.environ.get("NNI_OUTPUT_DIR")
+    keeper = (
+        Path(output).parents[1] / "trial_keeper" / "trial_keeper_config.json" if output else None
+    )
+    if keeper is None or not keeper.is_file():
+        return channel.rpartition("/env/")[0]
+    address: str = json.loads(keeper.read_text(encoding="utf-8"))["managerCommandChannel"]
+    return address.partition("/platform/")[0].replace("ws", "http", 1)
 
 
 def print_result(result: dict[str, float]) -> None:

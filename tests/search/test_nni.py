@@ -226,8 +226,9 @@ def test_ended_experiment_is_told(
     assert "NNI's experiment must be running, but has ended." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("service", ["local", "remote"])
 def test_trial_takes_the_row_that_nni_shows_for_it(
-    fake_nni: FakeNni, monkeypatch: pytest.MonkeyPatch
+    service: str, fake_nni: FakeNni, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     row = {"parameter_id": 7, "parameters": {"grow": {"_name": "none"}}}
     asked: list[str] = []
@@ -248,7 +249,15 @@ def test_trial_takes_the_row_that_nni_shows_for_it(
     monkeypatch.setitem(sys.modules, "nni.trial", trial_module)
     with HTTPServer(("localhost", 0), Server) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        channel = f"http://localhost:{server.server_port}/env/local-env/abc12"
+        address = f"localhost:{server.server_port}"
+        if service == "remote":  # the channel is a keeper's, which has no table
+            keeper = tmp_path / "trial_keeper" / "trial_keeper_config.json"
+            keeper.parent.mkdir()
+            told = {"managerCommandChannel": f"ws://{address}/platform/remote/1"}
+            keeper.write_text(json.dumps(told))
+            monkeypatch.setenv("NNI_OUTPUT_DIR", str(tmp_path / "trials" / "abc12"))
+            address = "localhost:9"
+        channel = f"http://{address}/env/an-env/abc12"
         monkeypatch.setenv("NNI_TRIAL_COMMAND_CHANNEL", channel)
         sample, _ = nni_trial.ask_nni()
     assert sample == row["parameters"]
@@ -330,6 +339,34 @@ def test_assessor_stops_the_worse_and_spares_the_better(name: str) -> None:
     assert not stops("same", good)
     assert not stops("better", better)
     assert stops("bad", bad)
+
+
+@needs_nni
+def test_config_of_the_remote_service_is_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "experiments" / "nni" / "remote.yml").read_text()
+    path, shared, home = tmp_path / "nni" / "remote.yml", tmp_path / "shared", tmp_path / "home"
+    (shared / "runs" / "demo" / "stage_02").mkdir(parents=True)
+    (shared / "runs" / "demo" / "stage_02" / "search_space.json").write_text("{}")
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".ssh" / "id_ed25519").write_text("a key")
+    path.parent.mkdir()
+    path.write_text(text.replace("/SHARED", str(shared)))
+    monkeypatch.setenv("HOME", str(home))
+    config = import_module("nni.experiment").ExperimentConfig.load(path)
+    config.validate()
+    assert config.training_service.platform == "remote"
+    assert [machine.host for machine in config.training_service.machine_list] == [
+        "10.0.0.2",
+        "10.0.0.3",
+    ]
+    program, module, *options = shlex.split(config.trial_command.replace(" -m ", " "))
+    folders = {str(machine.python_path) for machine in config.training_service.machine_list}
+    assert (folders, module) == ({str(Path(program).parent)}, "nas_growclip.nni_trial")
+    given = make_parser().parse_args(options)
+    assert given.run == shared / "runs" / "demo"
+    assert "without a login" in text
 
 
 @needs_nni

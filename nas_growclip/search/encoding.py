@@ -33,12 +33,12 @@ class ConditionalEncoding:
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = tuple(candidates)
-        self._sizes = {
-            step.dimension: _sizes(self.candidates, step.dimension)
-            for candidate in self.candidates
-            for step in candidate
-        }
+        dimensions = _unique(step.dimension for c in self.candidates for step in c)
+        self._sizes = {name: _sizes(self.candidates, name) for name in dimensions}
         self._momenta = _momenta(self.candidates)
+        self._by_dimensions: dict[str, list[Candidate]] = {}
+        for candidate in self.candidates:
+            self._by_dimensions.setdefault(dimensions_label(candidate), []).append(candidate)
 
     def suggest(self, trial: BaseTrial) -> Candidate:
         """Draw a candidate's parameters in a trial, one after the other."""
@@ -76,9 +76,8 @@ class ConditionalEncoding:
 
     def walk(self, choose: Choose) -> Candidate:
         """Let ``choose`` answer one question after the other until one candidate is left."""
-        grow = choose(GROW, _unique(dimensions_label(c) for c in self.candidates))
-        left = [c for c in self.candidates if dimensions_label(c) == grow]
-        before = f"{grow}"
+        before = grow = str(choose(GROW, tuple(self._by_dimensions)))
+        left = self._by_dimensions[grow]
         for place in range(len(left[0])):
             dimension = left[0][place].dimension
             sizes = _unique(c[place].new for c in left)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := nas_growclip tests benchmarks analysis
 
-.PHONY: venv demo test lint format clean
+.PHONY: venv demo test lint audit format clean
 
 venv: $(INSTALLED)
 
@@ -28,6 +28,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Needs the network: asks for known vulnerabilities of every pinned version.
+audit: $(INSTALLED)
+	$(BIN)/uvx pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 format: $(INSTALLED)
 	$(BIN)/ruff format $(SOURCES)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from nas_growclip.data.augment import AugmentConfig
 
+MAX_BAD_SHARE = 0.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class AddedShards:
@@ -41,6 +43,8 @@ class DataConfig:
     """Zero-shot tasks: ``scenes``, ``digits``, or folders in the CLIP_benchmark layout."""
     seed: int = 0
     """Seed of rendered scenes."""
+    max_bad_share: float = MAX_BAD_SHARE
+    """Share of a split's pairs, and of its shards, that may be bad: with more the run stops."""
     image_size: int = 32
     """Pixels on a side of rendered scenes."""
     shuffle_buffer: int = 2000
@@ -73,6 +77,11 @@ class DataConfig:
                 )
         self._check_added()
         self._check_test_by_stage()
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share: must be in [0, 1], but got {self.max_bad_share}.")
         for name in ("image_size", "shuffle_buffer"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be 1 or more, but got {getattr(self, name)}.")

@@ -4,16 +4,20 @@ Rows are checked once, in stored order and only as far as they are used; an epoc
 of the usable ones. Captions and paths are in memory, images are not.
 """
 
+import csv
 import functools
 import hashlib
+import io
+import reprlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
-import pandas as pd
 
+from nas_growclip.data.archives import MAX_FILE_BYTES
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.decoding import (
     Split,
@@ -21,10 +25,10 @@ from nas_growclip.data.decoding import (
     decode_pair,
     file_name,
     pair_limit,
-    require_pairs,
     split_setting,
 )
 from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
+from nas_growclip.data.usable import Found, require_pairs
 from nas_growclip.progress import track
 
 
@@ -33,7 +37,7 @@ class _Table:
     path: Path
     sha256: str
     num_malformed: int
-    """Rows with more fields than there are columns."""
+    """Rows with more fields than there are columns, or that are none."""
     images: tuple[str, ...]
     captions: tuple[str, ...]
     reasons: list[str] = field(default_factory=list)
@@ -44,12 +48,9 @@ class _Table:
         name = self.images[row].strip()
         if not name:
             return "missing image"
-        try:
-            image = (self.path.parent / name).read_bytes()
-        except FileNotFoundError:
-            return "missing image"
-        except (OSError, ValueError):
-            return "unreadable image"
+        image = _file_bytes(self.path.parent / name)
+        if isinstance(image, str):
+            return image
         return decode_pair(image, self.captions[row].encode("utf-8", "surrogateescape"))
 
 
@@ -97,7 +98,7 @@ def csv_pairs(config: DataConfig, folder: Path | None, split: Split, size: int |
         size: Rows to use, the first so many; None means all.
 
     Raises:
-        ValueError: If the file is no such table, has fewer rows, or no usable pair.
+        ValueError: If the file is no such table, has fewer rows, or too few usable pairs.
     """
     folder = data_folder(folder, config.source)
     setting = split_setting(config, split)
@@ -115,8 +116,21 @@ def csv_pairs(config: DataConfig, folder: Path | None, split: Split, size: int |
         )
     stop = num_rows if size is None else size
     rows, skipped = _usable_rows(table, stop, pair_limit(config, split), f"checking {split} rows")
-    require_pairs(len(rows), split, setting, skipped)
+    require_pairs(config, split, len(rows), Found(skipped))
     return CsvPairs(table, rows, file_name(path, folder), skipped)
+
+
+def _file_bytes(path: Path) -> bytes | str:
+    """A file's content; the reason, as text, if it has none that is worth reading."""
+    try:
+        stat = path.stat()
+        if not S_ISREG(stat.st_mode):
+            return "link or device" if not path.is_dir() else "unreadable image"
+        return path.read_bytes() if stat.st_size <= MAX_FILE_BYTES else "oversized file"
+    except FileNotFoundError:
+        return "missing image"
+    except (OSError, ValueError):
+        return "unreadable image"
 
 
 @functools.lru_cache(maxsize=8)
@@ -124,32 +138,58 @@ def _read_table(
     path: Path, separator: str, columns: tuple[str, str], version: tuple[int, int]
 ) -> _Table:
     """Size and time of the file, its version, are part of the key of the cache."""
-    malformed: list[list[str]] = []
+    if len(separator) != 1 or separator in '\r\n"':
+        raise ValueError(f"data.csv_separator must be one character, but got {separator!r}.")
     try:
-        frame = pd.read_csv(
-            path,
-            sep=separator,
-            dtype=object,
-            keep_default_na=False,  # "null" and "NA" are words in a caption
-            index_col=False,
-            encoding_errors="surrogateescape",
-            engine="python",  # the only one that hands over malformed rows
-            on_bad_lines=lambda fields: malformed.append(fields),
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
-        raise ValueError(
-            f"{path} must be a table with the separator {separator!r}, but: {error}. "
-            "Set data.csv_separator or mend the file."
-        ) from None
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: must be readable, but: {error}. Check the disk.") from None
+    text = data.decode("utf-8-sig", "surrogateescape")
+    records = _records(io.StringIO(text, newline="").readlines(), separator)
+    header = next(records, None) or []
     for column in columns:
-        if column not in frame.columns:
+        if column not in header:
             raise ValueError(
-                f"{path} must have a column {column!r}, but has {list(frame.columns)}. Set "
-                "data.csv_image_key, data.csv_caption_key or data.csv_separator."
+                f"{path} must be a table with the separator {separator!r} and have a column "
+                f"{column!r}, but has {reprlib.repr(header)}. Set data.csv_image_key, "
+                "data.csv_caption_key or data.csv_separator."
             )
-    images, captions = (tuple(frame[column].fillna("").astype(str)) for column in columns)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _Table(path, sha256, len(malformed), images, captions)
+    places = [header.index(column) for column in columns]
+    rows, num_malformed = [], 0
+    for record in records:
+        if record is None or len(record) > len(header):
+            num_malformed += 1
+        else:
+            rows.append([record[place] if place < len(record) else "" for place in places])
+    images, captions = zip(*rows, strict=True) if rows else ((), ())
+    return _Table(path, hashlib.sha256(data).hexdigest(), num_malformed, images, captions)
+
+
+def _records(lines: Sequence[str], separator: str) -> Iterator[list[str] | None]:
+    """Fields of every row; None for a line that begins none.
+
+    A quote that is never closed takes its own line with it, not all those that follow.
+    """
+    start = 0
+    while start < len(lines):
+        record, num_lines = _record(lines, start, separator, strict=False)
+        if num_lines > 1:
+            record, num_lines = _record(lines, start, separator, strict=True)
+        if record != []:
+            yield record
+        start += num_lines
+
+
+def _record(
+    lines: Sequence[str], start: int, separator: str, *, strict: bool
+) -> tuple[list[str] | None, int]:
+    """The row that begins at a line, and of how many lines it is; None where it is malformed."""
+    following = (lines[number] for number in range(start, len(lines)))
+    reader = csv.reader(following, delimiter=separator, strict=strict)
+    try:
+        return next(reader), reader.line_num
+    except csv.Error:  # also of a field of more than csv.field_size_limit()
+        return None, 1
 
 
 def _usable_rows(

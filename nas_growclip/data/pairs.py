@@ -7,7 +7,7 @@ the same batches.
 """
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -145,14 +145,19 @@ class PairEncoder(NamedTuple):
     augment: AugmentConfig = AugmentConfig()
     """How training images vary; evaluation takes them as they are."""
 
-    def batch(self, pairs: list[Pair], seeds: Sequence[int] = ()) -> PairBatch:
-        """Resize, stack and tokenize pairs; with a seed for each, vary the images first."""
-        pictures = [pair.image for pair in pairs]
-        if seeds:
-            pictures = vary(pictures, self.image_shape, self.augment, seeds)
-        images = np.stack([resize(picture, self.image_shape) for picture in pictures])
-        captions = tuple(pair.caption for pair in pairs)
-        return PairBatch(normalise(images), self.tokenize(list(captions)), captions)
+    def batch(self, pairs: Iterable[Pair], seeds: Sequence[int] = ()) -> PairBatch:
+        """Resize, stack and tokenize pairs; with a seed for each, vary the images first.
+
+        Pairs are taken one by one, so that no two whole images need memory at a time.
+        """
+        pixels, captions = [], []
+        for seed, pair in zip(seeds or itertools.repeat(None), pairs, strict=False):
+            image = pair.image
+            if seed is not None:
+                (image,) = vary([image], self.image_shape, self.augment, [seed])
+            pixels.append(resize(image, self.image_shape))
+            captions.append(pair.caption)
+        return PairBatch(normalise(np.stack(pixels)), self.tokenize(captions), tuple(captions))
 
 
 def resize(image: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
@@ -247,6 +252,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
-def _batched(stream: Iterator[Pair], batch_size: int) -> Iterator[list[Pair]]:
-    while batch := list(itertools.islice(stream, batch_size)):
-        yield batch
+def _batched(stream: Iterator[Pair], batch_size: int) -> Iterator[Iterator[Pair]]:
+    """Batches, each to be taken whole before the next one."""
+    for first in stream:
+        yield itertools.chain((first,), itertools.islice(stream, batch_size - 1))

@@ -8,23 +8,20 @@ Pairs of stages that were added to a finished run are left out where the run has
 """
 
 import functools
-import gzip
 import hashlib
-import io
 import itertools
 import random
-import tarfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import webdataset as wds
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import base_plus_ext
 
+from nas_growclip.data.archives import Member, read_members
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.decoding import (
     Split,
@@ -32,18 +29,17 @@ from nas_growclip.data.decoding import (
     decode_pair,
     file_name,
     pair_limit,
-    require_pairs,
     split_setting,
 )
 from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.seen import SeenPairs, pair_identity
+from nas_growclip.data.usable import Found, require_pairs
 from nas_growclip.progress import track
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
-_READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
-_ZERO_BLOCK = bytes(tarfile.BLOCKSIZE)
+DUPLICATE_KEY = "duplicate key"
 
 
 class Sample(NamedTuple):
@@ -53,6 +49,8 @@ class Sample(NamedTuple):
     text: bytes | None
     """Caption or class label."""
     key: str
+    fault: str = ""
+    """Why a member was not read; empty if all were."""
 
 
 class ShardScan(NamedTuple):
@@ -124,7 +122,7 @@ def shard_pairs(
         size: Shards to use, the first so many; None means all.
 
     Raises:
-        ValueError: If there are fewer shards, or no usable pair in them.
+        ValueError: If there are fewer shards, or too few usable pairs in them.
     """
     folder = data_folder(folder, config.source)
     setting = split_setting(config, split)
@@ -141,7 +139,8 @@ def shard_pairs(
     found = _parts(paths[:size], limit, f"checking {split} shards", identify=bool(config.added))
     parts = tuple(_new_pairs(found, config, folder) if is_train and config.added else found)
     skipped = sum((Counter(part.scan.skipped) for part in parts), Counter())
-    require_pairs(sum(part.num_pairs for part in parts), split, setting, dict(skipped))
+    num_pairs = sum(part.num_pairs for part in parts)
+    require_pairs(config, split, num_pairs, Found(skipped, len(parts)))
     return ShardPairs(parts, folder, config.shuffle_buffer)
 
 
@@ -202,32 +201,39 @@ def shard_paths(folder: Path, setting: str, where: str) -> tuple[Path, ...]:
 
 
 def read_samples(
-    path: Path, text: str = "txt", on_error: Callable[[Exception], object] = lambda _: None
+    path: Path, text: str = "txt", faults: Counter[str] | None = None
 ) -> Iterator[Sample]:
     """Every key of a shard, in stored order, as far as the shard can be read.
 
     Args:
         path: A tar file, plain or gzipped.
         text: Suffix of the member beside the image: ``txt`` for captions, ``cls`` for labels.
-        on_error: Told of each error; reading goes on after it where it can.
+        faults: Counts what is wrong with the shard, and images beyond the first of a key.
     """
+    faults = Counter() if faults is None else faults
     suffixes = (*IMAGE_SUFFIXES, text)
+    current, files = "", dict[str, Member]()
+    for member in read_members(path, faults):
+        key, suffix = base_plus_ext(member.name)
+        if key is None or (suffix := suffix.lower()) not in suffixes:
+            continue
+        if files and key != current:
+            yield _sample(current, files, text)
+            files = {}
+        current = key
+        if suffix in files:
+            faults[DUPLICATE_KEY] += suffix in IMAGE_SUFFIXES
+        else:
+            files[suffix] = member
+    if files:
+        yield _sample(current, files, text)
 
-    def go_on(error: Exception) -> bool:
-        on_error(error)
-        return True
 
-    def is_wanted(name: str) -> bool:
-        return name.rpartition(".")[2].lower() in suffixes
-
-    with _open_shard(path) as stream:
-        # WebDataset's own opener leaves files open and takes '#' in a path for a fragment.
-        files = tar_file_expander(
-            iter([{"url": str(path), "stream": stream}]), handler=go_on, select_files=is_wanted
-        )
-        for members in group_by_keys(files, handler=go_on):
-            image = next((members[key] for key in IMAGE_SUFFIXES if key in members), None)
-            yield Sample(image, members.get(text), members["__key__"])
+def _sample(key: str, files: Mapping[str, Member], text: str) -> Sample:
+    data = {suffix: member.data for suffix, member in files.items()}
+    image = next((data[suffix] for suffix in IMAGE_SUFFIXES if suffix in data), None)
+    fault = next((member.fault for member in files.values() if member.fault), "")
+    return Sample(image, data.get(text), key, fault)
 
 
 def scan_shard(path: Path, *, identify: bool = False) -> ShardScan:
@@ -242,31 +248,6 @@ def scan_shard(path: Path, *, identify: bool = False) -> ShardScan:
     """
     stat = path.stat()
     return _scan(path, stat.st_size, stat.st_mtime_ns, identify)
-
-
-def shard_damage(path: Path) -> str | None:
-    """What is wrong with a tar file as a whole, or None.
-
-    A tar reader takes a broken header, or the end of the file, for the end of the archive. So
-    this looks for the block of zeros that must follow the last member.
-    """
-    with _open_shard(path) as file:
-        try:
-            archive: Any = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
-        except _READ_ERRORS:
-            return "unreadable shard"
-        num_members = 0
-        try:
-            while archive.next() is not None:
-                num_members += 1
-                archive.members.clear()
-            file.seek(archive.offset)
-            complete = file.read(tarfile.BLOCKSIZE) == _ZERO_BLOCK
-        except _READ_ERRORS:
-            complete = False
-    if not complete:
-        return "truncated shard"
-    return None if num_members else "empty shard"
 
 
 def _paths_of(folder: Path, name: str) -> list[Path]:
@@ -333,21 +314,19 @@ def _scan(path: Path, size: int, mtime_ns: int, identify: bool) -> ShardScan:
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        skipped = Counter[str]()
-        if (damage := shard_damage(path)) is not None:
-            skipped[damage] += 1
-
-        def count_duplicate(error: Exception) -> None:
-            skipped["duplicate key"] += _is_duplicate_image(error)
-
-        unusable, identities, folder = set(), bytearray(), path.parent.resolve()
+        skipped, unusable, keys = Counter[str](), set[int](), set[str]()
+        identities, folder = bytearray(), path.parent.resolve()
         position = -1
-        for position, sample in enumerate(read_samples(path, on_error=count_duplicate)):
-            pair = decode_pair(sample.image, sample.text)
+        for position, sample in enumerate(read_samples(path, faults=skipped)):
+            pair = _pair_of(sample)
+            if not isinstance(pair, str) and sample.key in keys:
+                pair = DUPLICATE_KEY
             if isinstance(pair, str):
                 skipped[pair] += 1
                 unusable.add(position)
-            elif identify and sample.image is not None:
+                continue
+            keys.add(sample.key)
+            if identify and sample.image is not None:
                 identities += pair_identity(folder, sample.key, sample.image, pair.caption)
     except OSError as error:
         raise ValueError(f"{path}: must be readable, but: {error}. Check the disk.") from None
@@ -368,22 +347,15 @@ def _usable_samples(parts: Iterable[_Part]) -> Iterator[Sample]:
 
 
 def _decode(sample: Sample) -> Pair:
-    pair = decode_pair(sample.image, sample.text)
+    pair = _pair_of(sample)
     if isinstance(pair, str):
         raise _changed(f"A pair that was usable must stay so, but got {pair!r}")
     return pair
 
 
+def _pair_of(sample: Sample) -> Pair | str:
+    return sample.fault or decode_pair(sample.image, sample.text)
+
+
 def _changed(what: str) -> ValueError:
     return ValueError(f"{what}: a shard changed since it was checked. Start again.")
-
-
-def _open_shard(path: Path) -> io.BufferedIOBase:
-    with path.open("rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-    return gzip.GzipFile(path) if is_gzip else path.open("rb")
-
-
-def _is_duplicate_image(error: Exception) -> bool:
-    name, found, _ = str(error.args[0] if error.args else "").partition(": duplicate file name")
-    return bool(found) and name.lower().endswith(IMAGE_SUFFIXES)

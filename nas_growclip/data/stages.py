@@ -122,7 +122,7 @@ def _tasks_of(entry: str, config: DataConfig, folder: Path | None) -> Iterator[Z
         yield digits_task()
     else:
         for path in _task_folders(data_folder(folder, "data.zero_shot"), entry):
-            yield folder_task(path)
+            yield folder_task(path, config.max_bad_share)
 
 
 def _task_folders(folder: Path, entry: str) -> list[Path]:

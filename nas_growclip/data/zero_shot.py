@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from nas_growclip.data.config import MAX_BAD_SHARE
 from nas_growclip.data.decoding import decode_image
-from nas_growclip.data.shards import read_samples, shard_damage
+from nas_growclip.data.shards import DUPLICATE_KEY, Sample, read_samples
+from nas_growclip.data.usable import Found, check_bad_share
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGIT_TEMPLATES = (
@@ -64,11 +66,15 @@ def digits_task() -> ZeroShotTask:
     )
 
 
-def folder_task(path: Path) -> ZeroShotTask:
+def folder_task(path: Path, max_bad_share: float = MAX_BAD_SHARE) -> ZeroShotTask:
     """Read a folder in the CLIP_benchmark WebDataset layout, its test split.
 
+    Args:
+        path: The folder.
+        max_bad_share: Share of the images, and of the shards, that may be bad.
+
     Raises:
-        ValueError: If a file is missing or malformed, or no image is usable.
+        ValueError: If a file is missing or malformed, or too few images are usable.
     """
     class_names = _lines(path / "classnames.txt")
     templates = _lines(path / "zeroshot_classification_templates.txt")
@@ -80,13 +86,15 @@ def folder_task(path: Path) -> ZeroShotTask:
             )
     skipped = Counter[str]()
     labelled = []
-    for shard in _test_shards(path):
+    shards = _test_shards(path)
+    for shard in shards:
         labelled += _read_shard(shard, len(class_names), skipped)
     if not labelled:
         raise ValueError(
             f"{path} must hold one usable image or more, but has none (skipped: {dict(skipped)}). "
             "Check that its shards hold KEY.cls and KEY.png, KEY.webp or KEY.jpg."
         )
+    check_bad_share(str(path), len(labelled), Found(skipped, len(shards)), max_bad_share)
     images, labels = zip(*labelled, strict=True)
     name = path.resolve().name.removeprefix("wds_")
     return ZeroShotTask(name, class_names, templates, images, labels, dict(skipped))
@@ -111,29 +119,39 @@ def _test_shards(path: Path) -> list[Path]:
     lines = _lines(counted)
     if len(lines) != 1 or not lines[0].isdecimal() or int(lines[0]) < 1:
         raise ValueError(f"{counted} must hold one count, 1 or more, but got {lines!r}. Mend it.")
-    shards = [path / "test" / f"{number}.tar" for number in range(int(lines[0]))]
-    for shard in shards:
-        if not shard.is_file():
-            raise ValueError(f"{shard}: no such file, but {counted} counts it. Restore it.")
+    shards = []
+    for number in range(int(lines[0])):
+        shards.append(path / "test" / f"{number}.tar")
+        if not shards[-1].is_file():
+            raise ValueError(f"{shards[-1]}: no such file, but {counted} counts it. Restore it.")
     return shards
 
 
 def _read_shard(
     shard: Path, num_classes: int, skipped: Counter[str]
 ) -> list[tuple[Image.Image, int]]:
-    if (damage := shard_damage(shard)) is not None:
-        skipped[damage] += 1
     labelled = []
-    for data, text, _ in read_samples(shard, text="cls"):
-        image = None if data is None else decode_image(data)
-        label = _label(text, num_classes)
-        if isinstance(label, str):
-            skipped[label] += 1
-        elif image is None:
-            skipped["missing image" if data is None else "unreadable image"] += 1
+    keys = set[str]()
+    for sample in read_samples(shard, text="cls", faults=skipped):
+        found = _labelled_image(sample, num_classes)
+        if not isinstance(found, str) and sample.key in keys:
+            found = DUPLICATE_KEY
+        if isinstance(found, str):
+            skipped[found] += 1
         else:
-            labelled.append((image, label))
+            keys.add(sample.key)
+            labelled.append(found)
     return labelled
+
+
+def _labelled_image(sample: Sample, num_classes: int) -> tuple[Image.Image, int] | str:
+    if sample.fault:
+        return sample.fault
+    label = _label(sample.text, num_classes)
+    if isinstance(label, str):
+        return label
+    image = "missing image" if sample.image is None else decode_image(sample.image)
+    return image if isinstance(image, str) else (image, label)
 
 
 def _label(text: bytes | None, num_classes: int) -> int | str:

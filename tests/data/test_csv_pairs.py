@@ -10,7 +10,7 @@ from nas_growclip.data.csv_pairs import csv_pairs
 
 
 def config(**kwargs):
-    settings = {"train": "train.csv", "stages": (1,)} | kwargs
+    settings = {"train": "train.csv", "stages": (1,), "max_bad_share": 1.0} | kwargs
     return DataConfig(source="csv", **settings)
 
 

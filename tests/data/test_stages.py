@@ -57,6 +57,7 @@ def config(**kwargs):
         "validation": "validation",
         "test": "test/*.tar",
         "zero_shot": ("digits", "zeroshot/wds_*"),
+        "max_bad_share": 0.5,
     }
     return DataConfig(**(settings | kwargs))
 

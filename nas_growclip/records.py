@@ -184,7 +184,7 @@ def read_outcomes(folder: Path) -> dict[str, NDArray[np.bool_]]:
     """
     path = folder / OUTCOMES_FILE
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path}: must hold a stage's outcomes, but: {error}.") from None

@@ -7,8 +7,11 @@ read.
 
 import io
 import struct
+import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -115,9 +118,8 @@ def decode_caption(data: bytes) -> str | None:
 def decode_image(data: bytes) -> Image.Image | str:
     """Decode an image to RGB, transparent ones on white; the reason, as text, if that fails."""
     try:
-        # Pillow warns of large images, which have their own limit here, and of odd metadata.
         with (
-            warnings.catch_warnings(action="ignore"),
+            _without_warnings(),
             Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image,
         ):
             if reason := _size_fault(*image.size):
@@ -128,6 +130,30 @@ def decode_image(data: bytes) -> Image.Image | str:
         return "oversized image"
     except _DECODE_ERRORS:
         return "unreadable image"
+
+
+_decoding: list[AbstractContextManager[object]] = []
+_counting = threading.Lock()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Hear nothing of what Pillow warns of: large images, which have a limit here, odd metadata.
+
+    Python's filters belong to all threads: the first to come sets them, the last to go puts them
+    back.
+    """
+    with _counting:
+        _decoding.append(_decoding[0] if _decoding else warnings.catch_warnings(action="ignore"))
+        if len(_decoding) == 1:
+            _decoding[0].__enter__()
+    try:
+        yield
+    finally:
+        with _counting:
+            filters = _decoding.pop()
+            if not _decoding:
+                filters.__exit__(None, None, None)
 
 
 def _size_fault(width: int, height: int) -> str:

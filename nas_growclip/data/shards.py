@@ -1,7 +1,7 @@
 """Pairs from WebDataset shards, as img2dataset writes them: KEY.jpg (png, webp) and KEY.txt.
 
-Every shard is scanned once: each image is decoded, and what is unusable is remembered by its
-position. So the number of pairs is known before training, and an epoch yields exactly as many.
+Every shard is scanned once a machine: each image is decoded, and what is unusable is remembered by
+its position. So the number of pairs is known before training, and an epoch yields exactly as many.
 An epoch is a stream: memory holds the shuffle buffer, of bytes that are not decoded yet.
 
 Pairs of stages that were added to a finished run are left out where the run has them already.
@@ -14,6 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from nas_growclip.data.decoding import (
     split_setting,
 )
 from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
+from nas_growclip.data.scans import ShardScan, kept_scan, scan_in_order
 from nas_growclip.data.seen import SeenPairs, pair_identity
 from nas_growclip.data.usable import Found, require_pairs
 from nas_growclip.progress import track
@@ -51,18 +53,6 @@ class Sample(NamedTuple):
     key: str
     fault: str = ""
     """Why a member was not read; empty if all were."""
-
-
-class ShardScan(NamedTuple):
-    """What one pass over a shard found."""
-
-    num_pairs: int
-    unusable: frozenset[int]
-    """Positions of the samples to leave out."""
-    sha256: str
-    skipped: dict[str, int]
-    identities: bytes = b""
-    """Of its usable pairs, one after the other, where they were asked for."""
 
 
 class _Part(NamedTuple):
@@ -250,6 +240,12 @@ def scan_shard(path: Path, *, identify: bool = False) -> ShardScan:
     return _scan(path, stat.st_size, stat.st_mtime_ns, identify)
 
 
+@functools.cache
+def _scan(path: Path, size: int, mtime_ns: int, identify: bool) -> ShardScan:
+    """Size and time are the key of the cache, beside the path."""
+    return kept_scan(path, identify, _read_through)
+
+
 def _paths_of(folder: Path, name: str) -> list[Path]:
     path = folder / name
     if path.is_dir():
@@ -265,8 +261,8 @@ def _parts(
     paths: tuple[Path, ...], limit: int | None, label: str, *, identify: bool
 ) -> Iterator[_Part]:
     left = limit
-    for path in track(paths, total=len(paths), label=label):
-        scan = scan_shard(path, identify=identify)
+    scans = scan_in_order(paths, partial(scan_shard, identify=identify))
+    for path, scan in zip(paths, track(scans, total=len(paths), label=label), strict=False):
         num_pairs = scan.num_pairs if left is None else min(left, scan.num_pairs)
         yield _Part(path, num_pairs, scan)
         if left is not None:
@@ -308,9 +304,7 @@ def _without_seen(scan: ShardScan, seen: SeenPairs) -> ShardScan:
     )
 
 
-@functools.cache
-def _scan(path: Path, size: int, mtime_ns: int, identify: bool) -> ShardScan:
-    """Size and time are the key of the cache, beside the path."""
+def _read_through(path: Path, identify: bool) -> ShardScan:
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -58,6 +58,12 @@ FIXED_TRAITS = (
 )
 """What an architecture has beside its dimensions; a child has its parent's."""
 
+MAX_DEPTH = 1024
+"""Blocks of an encoder, at most."""
+
+MAX_SIZE = 2**20
+"""Every other size, at most: beyond it a number is a slip, and would fill any memory."""
+
 TOKENIZER_VOCAB_SIZE = 49408
 """Tokens of CLIP's byte-pair encoding, start and end of text included."""
 
@@ -186,7 +192,10 @@ class ClipArch:
 
     def __post_init__(self) -> None:
         if not _is_size(self.embed_dim):
-            raise ValueError(f"embed_dim must be a whole number above 0, got {self.embed_dim!r}.")
+            raise ValueError(
+                f"embed_dim must be a whole number above 0 and at most {MAX_SIZE}, "
+                f"but got {self.embed_dim!r}."
+            )
         if self.shared.depth:
             _require_heads("shared", "embed_dim", self.embed_dim, self.shared)
 
@@ -341,20 +350,22 @@ def _known_dimension(dimension: str) -> str:
     raise ValueError(f"Unknown dimension {dimension!r}. {hint}")
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_size(value: object, most: int = MAX_SIZE) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
 
 
 def _require_positive(encoder: str, arch: Any) -> None:
     for field in dataclasses.fields(arch):
         value = getattr(arch, field.name)
-        if field.name == "norm_eps" and not value > 0:
-            raise ValueError(f"{encoder}.norm_eps must be above 0, but got {value!r}.")
+        if field.name == "norm_eps" and not 0 < value < 1:
+            raise ValueError(f"{encoder}.norm_eps must be between 0 and 1, but got {value!r}.")
         if value is None or (encoder, field.name) in FIXED_TRAITS:
             continue
-        if not _is_size(value):
+        most = MAX_DEPTH if field.name == "depth" else MAX_SIZE
+        if not _is_size(value, most):
             raise ValueError(
-                f"{encoder}.{field.name} must be a whole number above 0, but got {value!r}."
+                f"{encoder}.{field.name} must be a whole number above 0 and at most {most}, "
+                f"but got {value!r}."
             )
 
 

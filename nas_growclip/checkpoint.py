@@ -7,6 +7,7 @@ are written under a temporary name, synced and renamed.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from nas_growclip.files import make_folder, replace_atomically, write_atomically
 from nas_growclip.growing import Parent
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import folded_state, gates_of, install_gates, set_gates
+from nas_growclip.strict import from_mapping
 from nas_growclip.train import (
     TrainConfig,
     TrainState,
@@ -31,6 +33,12 @@ WEIGHTS_FILE = "model.safetensors"
 ARCH_FILE = "arch.json"
 STATE_FILE = "state.safetensors"
 """What a finished stage's training leaves to the next one, where growing makes use of it."""
+
+WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored as."""
+
+MAX_STEPS = 2**48
+"""Optimizer steps, at most: beyond it a number is damage."""
 
 
 def save_model(model: Clip, path: str | Path) -> None:
@@ -58,7 +66,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
         raise ValueError(f"{folder}: not a checkpoint: it has no {ARCH_FILE}. Check the path.")
     arch = ClipArch.load(folder / ARCH_FILE)
     tensors, _ = _read_tensors(folder / WEIGHTS_FILE)
-    return fill_model(Clip(arch), tensors, folder / WEIGHTS_FILE).to(device)
+    return _filled(arch, tensors, folder / WEIGHTS_FILE).to(device)
 
 
 def save_state(state: TrainState, path: Path) -> None:
@@ -119,24 +127,43 @@ def unpack_state(
     """
     try:
         arch = ClipArch.from_dict(json.loads(metadata["arch"]), str(path))
-        step, curve = int(metadata["step"]), json.loads(metadata["curve"])
-        gates = json.loads(metadata["gates"])
-    except (KeyError, ValueError) as error:
+        progress = from_mapping(
+            _Progress, {name: json.loads(metadata[name]) for name in ("step", "curve", "gates")}, ""
+        )
+    except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a training state: {error}. Delete it to start over."
         ) from None
-    model = fill_model(Clip(arch), _with_prefix(tensors, "model."), path).to(device)
+    model = _filled(arch, _with_prefix(tensors, "model."), path).to(device)
     state = start_training(model, config)
-    for name, num_steps in gates.items():
-        install_gates(model, [name], int(num_steps))
-    if step:
-        set_gates(model, step - 1)
-    state.step = step
-    state.curve = [(int(pairs), float(loss)) for pairs, loss in curve]
+    blocks = {n.removesuffix(".ls1") for n, _ in model.named_modules() if n.endswith(".ls1")}
+    for name, num_steps in progress.gates.items():
+        if name not in blocks:
+            raise ValueError(f"{path}: gates: {name!r} must be a block of the model, but is none.")
+        install_gates(model, [name], num_steps)
+    if progress.step:
+        set_gates(model, progress.step - 1)
+    state.step, state.curve = progress.step, list(progress.curve)
     if state.ema:
         state.ema = _averages(tensors, model, path)
     restore_optimizer(state, tensors)
     return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Progress:
+    """How far a training is, beside its tensors."""
+
+    step: int
+    curve: tuple[tuple[int, float], ...]
+    gates: Mapping[str, int]
+    """Steps over which each gate opens, by name."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.step <= MAX_STEPS:
+            raise ValueError(f"step: must be from 0 to {MAX_STEPS}, but got {self.step:#x}.")
+        if any(not 1 <= num_steps <= MAX_STEPS for num_steps in self.gates.values()):
+            raise ValueError(f"gates: must be from 1 to {MAX_STEPS} steps.")
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -179,11 +206,31 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         ) from None
 
 
+def _filled(arch: ClipArch, tensors: Mapping[str, Tensor], path: Path) -> Clip:
+    """A model with these weights, made only if they are all of it: a file may claim any size."""
+    with torch.device("meta"):
+        check_weights(Clip(arch), tensors, path)
+    return fill_model(Clip(arch), tensors, path)
+
+
 def fill_model(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Clip:
     """Put weights into a model, strictly: every parameter, in its shape, and nothing else.
 
     Raises:
-        ValueError: If one is missing, has another shape, or has no place; ``path`` is named.
+        ValueError: As ``check_weights``.
+    """
+    check_weights(model, tensors, path)
+    model = model.to(next(iter(tensors.values())).dtype)
+    model.load_state_dict(dict(tensors))
+    return model
+
+
+def check_weights(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Check that weights are a model's: every parameter, in its shape, and nothing else.
+
+    Raises:
+        ValueError: If one is missing, has another shape or no place, or is of another type;
+            ``path`` is named.
     """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name, shape in expected.items():
@@ -202,6 +249,7 @@ def fill_model(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Clip:
             f"{path}: holds {extra[0]!r}, which the architecture has no place for. "
             "Is it this architecture's file?"
         )
-    model = model.to(next(iter(tensors.values())).dtype)
-    model.load_state_dict(dict(tensors))
-    return model
+    for name, value in tensors.items():
+        if value.dtype not in WEIGHT_TYPES:
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in WEIGHT_TYPES)
+            raise ValueError(f"{path}: {name!r} must be one of {kinds}, but is {value.dtype}.")

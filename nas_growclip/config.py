@@ -27,6 +27,9 @@ from nas_growclip.search.trigger import TRIGGERS, TriggerConfig
 from nas_growclip.strict import from_mapping, read_mapping, to_mapping
 from nas_growclip.train import TrainConfig
 
+MAX_COUNT = 2**32 - 1
+"""Largest whole number that a setting may be; also the largest seed of NumPy's generators."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
@@ -65,6 +68,7 @@ class ExperimentConfig:
     """Metrics on ``test`` after each stage; the search always measures ``loss``."""
 
     def __post_init__(self) -> None:
+        _check_numbers(to_mapping(self), "")
         if not self.passes > 0:
             raise ValueError(f"passes: must be above 0, but got {self.passes}.")
         self._check_stages()
@@ -153,6 +157,20 @@ def with_files(data: Mapping[str, Any], file: Path) -> dict[str, Any]:
         read["parent"] = checkpoint_arch(places[0]).to_dict()
         read["parent_checkpoint"] = str(places[0].resolve())
     return read
+
+
+def _check_numbers(value: object, key: str) -> None:
+    """Refuse numbers that no setting can have, wherever they stand."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_numbers(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_numbers(item, f"{key}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key}: must be a finite number, but got {value}.")
+    elif isinstance(value, int) and not 0 <= value <= MAX_COUNT:
+        raise ValueError(f"{key}: must be from 0 to {MAX_COUNT}, but got {value:#x}.")
 
 
 def _check_names(key: str, names: tuple[str, ...], table: object) -> None:

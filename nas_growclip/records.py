@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from nas_growclip.arch import ClipArch
 from nas_growclip.files import replace_atomically, write_atomically
 from nas_growclip.growth.space import Candidate, candidate_label, candidate_momentum
-from nas_growclip.strict import from_mapping, read_mapping, to_mapping
+from nas_growclip.strict import from_mapping, read_mapping, read_text, to_mapping
 
 CONFIG_FILE = "config.yaml"
 TRIALS_FILE = "trials.jsonl"
@@ -32,6 +32,9 @@ DATA_FOLDER_FILE = "data_folder.txt"
 """Where the data lay when the run was last worked on: apart, since it is no part of the result."""
 OUTCOMES_FILE = "outcomes.npz"
 """In a stage's folder: which test items its model got right, by metric."""
+
+MAX_RECORDS_BYTES = 2**30
+"""Largest file of records that is read."""
 
 TRAIN_FLOPS_PER_FORWARD = 3
 """Forward once, backward twice: the usual count for training."""
@@ -147,12 +150,24 @@ def append_timing(folder: Path, stage: int, what: str, seconds: float) -> None:
 
 
 def read_timings(folder: Path) -> dict[str, float]:
-    """Seconds that a run's parts took, as in ``{"stage 0, training": 12.3}``; repeats add up."""
+    """Seconds that a run's parts took, as in ``{"stage 0, training": 12.3}``; repeats add up.
+
+    Raises:
+        ValueError: If a line is damaged.
+    """
     seconds: dict[str, float] = {}
-    for timing, _ in _lines(folder / TIMINGS_FILE):
-        name = f"stage {timing['stage']}, {timing['what']}"
-        seconds[name] = seconds.get(name, 0.0) + float(timing["seconds"])
+    for data, where in _lines(folder / TIMINGS_FILE):
+        timing = from_mapping(_Timing, data, where)
+        name = f"stage {timing.stage}, {timing.what}"
+        seconds[name] = seconds.get(name, 0.0) + timing.seconds
     return seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timing:
+    stage: int
+    what: str
+    seconds: float
 
 
 def note_data_folder(run: Path, folder: Path) -> None:
@@ -201,15 +216,26 @@ def read_stages(run: Path) -> tuple[StageResult, ...]:
 
 
 def stage_lines(path: Path, num_stages: int) -> list[str]:
-    """A record file's lines of the first stages, as they stand there."""
-    return [f"{line}\n" for line in _whole_lines(path) if json.loads(line)["stage"] < num_stages]
+    """A record file's lines of the first stages, as they stand there.
+
+    Raises:
+        ValueError: If a line is damaged.
+    """
+    kept = []
+    for line, (data, where) in zip(_whole_lines(path), _lines(path), strict=True):
+        stage = data.get("stage") if isinstance(data, Mapping) else None
+        if not isinstance(stage, int):
+            raise ValueError(f"{where}: must be a record with its stage. Restore the file.")
+        if stage < num_stages:
+            kept.append(f"{line}\n")
+    return kept
 
 
 def _whole_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return text[: text.rfind("\n") + 1].splitlines()  # a line without its end was never finished
+    text = read_text(path, MAX_RECORDS_BYTES)
+    return text.split("\n")[:-1]  # a line without its end was never finished
 
 
 def _lines(path: Path) -> Iterator[tuple[Any, str]]:
@@ -217,7 +243,7 @@ def _lines(path: Path) -> Iterator[tuple[Any, str]]:
         where = f"{path}: line {number}"
         try:
             yield json.loads(line), where
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not valid JSON: {error}. Restore the file.") from None
 
 

@@ -191,7 +191,12 @@ def proposed_by_nni(stage: StageRun) -> tuple[Candidate, ...]:
                 write_record(stage, unmeasured(stage, candidate, end))
         labels = [candidate_label(candidate) for candidate in reversed(proposed)]
         write_atomically(kept, (json.dumps(labels) + "\n").encode())
-    return tuple(by_label[label] for label in json.loads(kept.read_text(encoding="utf-8")))
+    try:
+        return tuple(by_label[label] for label in json.loads(kept.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ValueError(
+            f"{kept}: must list candidates of the stage, but: {error}. Delete it to search anew."
+        ) from None
 
 
 def nni_experiment(stage: StageRun, candidates: Sequence[Candidate]) -> NniExperiment:

@@ -9,9 +9,10 @@ import dataclasses
 import difflib
 import json
 import re
+import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,28 @@ import yaml
 
 T = TypeVar("T")
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
+
+MAX_YAML_BYTES = 2**22
+"""Largest YAML file that is read: it is written by hand, and PyYAML takes seconds a megabyte."""
+
+MAX_JSON_BYTES = 2**28
+"""Largest JSON file that is read: a manifest may name 100,000 shards and more."""
+
+MAX_YAML_NODES = 200_000
+"""Values a YAML document may stand for, with all that its aliases repeat."""
+
+_YAML_ERRORS = (
+    yaml.YAMLError,
+    ValueError,
+    RecursionError,
+    # What PyYAML itself stumbles over where a tag does not fit its value:
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+)
 _NUMBER_AS_TEXT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
@@ -28,20 +51,74 @@ def read_mapping(path: Path) -> Mapping[str, Any]:
     Raises:
         ValueError: If the file is missing, unreadable, not valid YAML, or not a mapping.
     """
+    is_json = path.suffix == ".json"
+    text = read_text(path, MAX_JSON_BYTES if is_json else MAX_YAML_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file. Check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as text: {error}.") from None
-    try:
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        data = json.loads(text) if is_json else _yaml_value(text)
+    except _YAML_ERRORS as error:
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path}: not valid {path.suffix[1:] or 'YAML'}: {reason}.") from None
     if not isinstance(data, Mapping):
         raise ValueError(f"{path}: must be a mapping of keys to values, but got {_kind(data)}.")
     return data
+
+
+def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
+    """Read a text file of UTF-8.
+
+    Raises:
+        ValueError: If the file is missing, unreadable or larger than it can be.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise ValueError(f"{path}: must have at most {max_bytes} bytes, but has more.")
+        return data.decode("utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file. Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as text: {error}.") from None
+
+
+def _yaml_value(text: str) -> Any:
+    """Plain values only, none repeated without end by aliases, no key given twice."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _num_nodes(node, {}) > MAX_YAML_NODES:
+            raise ValueError(f"its aliases stand for more than {MAX_YAML_NODES} values")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _num_nodes(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
+    """Values below a node, every alias counted as what it stands for; long text counts more."""
+    if node not in counted:
+        counted[node] = MAX_YAML_NODES + 1  # of itself, if it is met again before it is counted
+        counted[node] = _own_size(node) + sum(_num_nodes(n, counted) for n in _children(node))
+    return counted[node]
+
+
+def _own_size(node: yaml.Node) -> int:
+    return 1 + (len(node.value) // 100 if isinstance(node, yaml.ScalarNode) else 0)
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    elif isinstance(node, yaml.MappingNode):
+        keys = set[tuple[str, str]]()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in keys:
+                    line = key.start_mark.line + 1
+                    raise ValueError(f"line {line}: the key {_short(key.value)!r} stands twice")
+                keys.add((key.tag, key.value))
+            yield from (key, value)
 
 
 def from_mapping(cls: type[T], data: object, where: str) -> T:
@@ -60,7 +137,8 @@ def from_mapping(cls: type[T], data: object, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     for key in data:
         if key not in fields:
-            raise ValueError(f"{where}: {key}: unknown key. {_suggest(str(key), list(fields))}")
+            name = _short(key)
+            raise ValueError(f"{where}: {name}: unknown key. {_suggest(name, list(fields))}")
     hints = typing.get_type_hints(cls)
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     for name, field in fields.items():
@@ -96,7 +174,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         choices = [str(choice) for choice in typing.get_args(hint)]
         if value in typing.get_args(hint):
             return value
-        raise ValueError(f"{where}: must be one of {choices}. {_suggest(str(value), choices)}")
+        raise ValueError(f"{where}: must be one of {choices}. {_suggest(_short(value), choices)}")
     if origin is tuple:
         return _convert_tuple(hint, value, where)
     if origin is not None and issubclass(origin, Mapping):
@@ -104,7 +182,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where}: must be a mapping, but got {_kind(value)}.")
         key_hint, item_hint = typing.get_args(hint)
         return {
-            _convert(key_hint, key, f"{where}: key"): _convert(item_hint, item, f"{where}: {key}")
+            _convert(key_hint, key, f"{where}: key"): _convert(
+                item_hint, item, f"{where}: {_short(key)}"
+            )
             for key, item in value.items()
         }
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -146,7 +226,10 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{where}: must be a number up to 1.0e308, but is larger.") from None
     if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
     message = f"{where}: must be {hint.__name__}, but got {_kind(value)}."
@@ -156,7 +239,17 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
 
 
 def _kind(value: object) -> str:
-    return f"{type(value).__name__} {str(value)[:60]!r}"
+    return f"{type(value).__name__} {_short(value)!r}"
+
+
+def _short(value: object) -> str:
+    """The beginning of a value as text, however large or deep it is."""
+    if isinstance(value, str):
+        return value[:60]
+    try:
+        return _BRIEF.repr(value)[:60]
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _suggest(word: str, known: list[str]) -> str:

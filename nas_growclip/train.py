@@ -228,7 +228,7 @@ def restore_optimizer(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
     Parameters without moments start afresh.
 
     Raises:
-        ValueError: If a moment has another shape than its parameter, or belongs to none.
+        ValueError: If a moment is missing, belongs to no parameter, or is of another shape or kind.
     """
     parameters = dict(state.model.named_parameters())
     for key in tensors:
@@ -237,6 +237,9 @@ def restore_optimizer(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{key!r} must belong to a parameter of the model, which has none.")
     for name, parameter in parameters.items():
         if f"exp_avg.{name}" in tensors:
+            missing = [k for k in ("exp_avg_sq", "age") if f"{k}.{name}" not in tensors]
+            if missing:
+                raise ValueError(f"{f'{missing[0]}.{name}'!r} must stand beside 'exp_avg.{name}'.")
             moments = {k: tensors[f"{k}.{name}"] for k in ("exp_avg", "exp_avg_sq", "age")}
             _check_shapes(name, parameter, moments)
             age = moments.pop("age")
@@ -253,3 +256,5 @@ def _check_shapes(name: str, parameter: Tensor, moments: Mapping[str, Tensor]) -
                 f"{tuple(parameter.shape)}, but got {tuple(value.shape)}. "
                 "Grow moments with the model (growth.moments)."
             )
+        if key != "age" and not value.is_floating_point():
+            raise ValueError(f"{key + '.' + name!r} must hold fractions, but is {value.dtype}.")

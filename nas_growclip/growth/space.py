@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from nas_growclip.arch import DIMENSIONS, FOLLOWING, ClipArch, dimension_steps
+from nas_growclip.arch import DIMENSIONS, FOLLOWING, MAX_SIZE, ClipArch, dimension_steps
 
 SHRINKABLE = frozenset({"image.patch_size"})
 """Dimensions that may also become smaller: smaller patches are more tokens."""
+
+MAX_CANDIDATES = 100_000
+"""A space with more is refused: it is listed, and searches try few of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,12 +99,16 @@ class SizeChoices:
         if not (self.sizes or self.ratios or self.add):
             raise ValueError("must give sizes, ratios or add. Add one of them.")
         for ratio in self.ratios:
-            if not ratio > 1:
-                raise ValueError(f"ratios: must be above 1, but got {ratio}.")
+            if not 1 < ratio <= MAX_SIZE:
+                raise ValueError(
+                    f"ratios: must be above 1 and at most {MAX_SIZE}, but got {ratio}."
+                )
         for name in ("sizes", "add"):
             for value in getattr(self, name):
-                if value < 1:
-                    raise ValueError(f"{name}: must be 1 or more, but got {value}.")
+                if not 1 <= value <= MAX_SIZE:
+                    raise ValueError(
+                        f"{name}: must be 1 or more and at most {MAX_SIZE}, but got {value:#x}."
+                    )
 
     def new_sizes(self, old: int, unit: int, *, may_shrink: bool = False) -> tuple[int, ...]:
         """Legal new sizes in rising order; ``unit`` divides every legal size."""
@@ -189,10 +196,26 @@ class GrowthSpace:
         self, growths: Sequence[tuple[Candidate, ...]], num_pairs: int
     ) -> Iterator[Candidate]:
         reached = [c.num_dimensions for c in self.combine if num_pairs >= c.from_pairs]
-        for count in range(1, (reached[-1] if reached else 1) + 1):
+        most = min(reached[-1] if reached else 1, len(growths))
+        _check_count([len(growth) for growth in growths], most, max(1, len(self.momenta)))
+        for count in range(1, most + 1):
             for chosen in itertools.combinations(growths, count):
                 for parts in itertools.product(*chosen):
                     yield tuple(step for part in parts for step in part)
+
+
+def _check_count(num_growths: Sequence[int], most: int, num_momenta: int) -> None:
+    """Refuse a space before it is spelled out: combined, a few sizes are soon billions."""
+    ways = [1] + [0] * most  # to grow so many dimensions together
+    for number in num_growths:
+        for count in range(most, 0, -1):
+            ways[count] += ways[count - 1] * number
+    num_candidates = sum(ways[1:]) * num_momenta
+    if num_candidates > MAX_CANDIDATES:
+        raise ValueError(
+            f"space: must have at most {MAX_CANDIDATES} candidates, but has {num_candidates:.3g}. "
+            "Give fewer sizes, or let fewer dimensions grow together (combine)."
+        )
 
 
 def _steps(parent: ClipArch, dimension: str, choices: SizeChoices) -> tuple[GrowthStep, ...]:

@@ -57,7 +57,11 @@ def read_config(name: str) -> ForeignConfig:
     if path.is_dir():
         path = next((path / n for n in (OPEN_CLIP_CONFIG, HF_CONFIG) if (path / n).exists()), path)
     if path.is_file():
-        return _parsed(read_mapping(path), str(path))
+        data = read_mapping(path)
+        try:
+            return _parsed(data, str(path))
+        except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"{path}: must be a CLIP model's config, but: {error}.") from None
     if name.startswith(HUB):
         return _parsed({"model_cfg": open_clip.get_model_config(name)}, name)
     known = open_clip.list_models()

@@ -6,6 +6,7 @@ here, so a file cannot make this program run code.
 """
 
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -34,6 +35,9 @@ _READ_ERRORS = (
     ImportError,
     UnicodeDecodeError,
     AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
 )
 
 
@@ -84,11 +88,19 @@ def _unpickled(path: Path) -> object:
 
 
 def _is_torchscript(path: Path) -> bool:
+    """Whether it is a program.
+
+    Raises:
+        ValueError: If it is an archive that would unpack to more than it is; PyTorch packs nothing.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+            members = archive.infolist()
+    except _READ_ERRORS:  # no archive, or one whose directory is damaged
         return False
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError(f"{path}: must hold tensors as PyTorch writes them, but is compressed.")
+    return any(member.filename.endswith("/constants.pkl") for member in members)
 
 
 def _state_dict(data: object, path: Path) -> dict[str, Tensor]:
@@ -104,4 +116,12 @@ def _state_dict(data: object, path: Path) -> dict[str, Tensor]:
     }
     if not tensors:
         raise ValueError(f"{path}: must hold tensors by name, but holds none.")
+    for name, value in tensors.items():
+        if value.numel() * value.element_size() > _stored_bytes(value):
+            raise ValueError(f"{path}: {name[:60]!r} must hold all of its {value.numel()} numbers.")
     return tensors
+
+
+def _stored_bytes(tensor: Tensor) -> int:
+    """Bytes behind a tensor; a view may repeat a few of them without end."""
+    return tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else 0

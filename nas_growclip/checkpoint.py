@@ -20,7 +20,8 @@ from nas_growclip.files import make_folder, replace_atomically, write_atomically
 from nas_growclip.growing import Parent
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import folded_state, gates_of, install_gates, set_gates
-from nas_growclip.strict import from_mapping
+from nas_growclip.records import Setback
+from nas_growclip.strict import from_mapping, to_mapping
 from nas_growclip.train import (
     TrainConfig,
     TrainState,
@@ -39,6 +40,9 @@ WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 MAX_STEPS = 2**48
 """Optimizer steps, at most: beyond it a number is damage."""
+
+PROGRESS = ("step", "curve", "gates", "setbacks")
+"""What a training state's file says in words, beside its architecture."""
 
 
 def save_model(model: Clip, path: str | Path) -> None:
@@ -84,6 +88,7 @@ def pack_state(state: TrainState) -> tuple[dict[str, Tensor], dict[str, str]]:
         "step": str(state.step),
         "curve": json.dumps(state.curve),
         "gates": json.dumps(gates),
+        "setbacks": json.dumps(to_mapping(state.setbacks)),
     }
     tensors |= optimizer_tensors(state)
     tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
@@ -127,9 +132,8 @@ def unpack_state(
     """
     try:
         arch = ClipArch.from_dict(json.loads(metadata["arch"]), str(path))
-        progress = from_mapping(
-            _Progress, {name: json.loads(metadata[name]) for name in ("step", "curve", "gates")}, ""
-        )
+        told = {name: json.loads(metadata[name]) for name in PROGRESS}
+        progress = from_mapping(_Progress, told, "")
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a training state: {error}. Delete it to start over."
@@ -144,6 +148,7 @@ def unpack_state(
     if progress.step:
         set_gates(model, progress.step - 1)
     state.step, state.curve = progress.step, list(progress.curve)
+    state.setbacks = progress.setbacks
     if state.ema:
         state.ema = _averages(tensors, model, path)
     restore_optimizer(state, tensors)
@@ -158,6 +163,8 @@ class _Progress:
     curve: tuple[tuple[int, float], ...]
     gates: Mapping[str, int]
     """Steps over which each gate opens, by name."""
+    setbacks: tuple[Setback, ...]
+    """Where the training diverged."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.step <= MAX_STEPS:

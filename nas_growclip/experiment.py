@@ -41,8 +41,14 @@ from nas_growclip.report import write_report
 from nas_growclip.stage import TRAINING_FILE, run_stage
 from nas_growclip.strict import to_mapping
 from nas_growclip.train import start_training
-from nas_growclip.trial import StageRun, stage_folder, trial_path
+from nas_growclip.trial import StageFailedError, StageRun, stage_folder, trial_path
 
+STOPPED_FILE = "stopped.json"
+"""In a run folder whose last start ended since a stage failed: the stage and the reason."""
+CURES = frozenset(
+    ("learning_rate", "warmup_steps", "max_grad_norm", "micro_batch_size", "divergence_retries")
+)
+"""Keys of ``train`` that may be changed in a run whose stage failed."""
 PARENT_FOLDER = "parent"
 """In a run folder: the checkpoint that it started from, if it did not start afresh."""
 
@@ -71,7 +77,8 @@ def run_experiment(
 
     Raises:
         ValueError: If the folder cannot be written, holds another experiment or is worked on by
-            another process, or data is bad.
+            another process, data is bad, or a stage's training fails: it goes on from there with
+            another ``train.learning_rate``, see ``CURES``.
     """
     run = Path(out)
     folder = Path(data_folder) if data_folder is not None else None
@@ -106,7 +113,8 @@ def prepare_folder(config: ExperimentConfig, run: Path) -> None:
     """
     path = run / CONFIG_FILE
     if path.exists():
-        _check_same_experiment(config, path)
+        if not _takes_cure(config, run):
+            _check_same_experiment(config, path)
         for file in (TRIALS_FILE, STAGES_FILE, TIMINGS_FILE):
             drop_torn_line(run / file)
         return
@@ -124,6 +132,21 @@ def _refuse_foreign(run: Path) -> None:
             f"{run}: must be a new or empty folder or a run folder, but is neither. "
             "Choose another --out."
         )
+
+
+def _takes_cure(config: ExperimentConfig, run: Path) -> bool:
+    """Whether the experiment is a failed run's with another rate or the like; it is kept then."""
+    if not (run / STOPPED_FILE).exists():
+        return False
+    held = load_config(run / CONFIG_FILE)
+    before, now = to_mapping(held.train), to_mapping(config.train)
+    changed = {key for key in now if now[key] != before[key]}
+    if not changed or changed - CURES or replace(held, train=config.train) != config:
+        return False
+    write_atomically(run / CONFIG_FILE, config.to_yaml().encode())
+    words = (f"train.{key} from {before[key]:g} to {now[key]:g}" for key in sorted(changed))
+    say(f"{run}: goes on with other settings: {', '.join(words)}")
+    return True
 
 
 def _check_same_experiment(config: ExperimentConfig, path: Path) -> None:
@@ -149,7 +172,12 @@ def _run_stage(stage: StageRun) -> StageResult:
         f"stage {stage.data.index}: {stage.data.num_pairs} pairs, {stage.budget:.3g} training "
         f"FLOPs, {how}"
     )
-    model, result = run_stage(stage)
+    try:
+        model, result = run_stage(stage)
+    except StageFailedError as error:
+        stopped = json.dumps({"stage": stage.data.index, "reason": str(error)})
+        write_atomically(stage.run / STOPPED_FILE, f"{stopped}\n".encode())
+        raise
     finish_stage(stage, model, result)
     return result
 
@@ -235,7 +263,7 @@ def finish_stage(stage: StageRun, model: Clip, result: StageResult) -> None:
         stage.folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode()
     )
     append_line(stage.run / STAGES_FILE, to_line(result))
-    for leftover in (training, *stage.folder.glob("trials/*")):
+    for leftover in (training, *stage.folder.glob("trials/*"), stage.run / STOPPED_FILE):
         leftover.unlink(missing_ok=True)
 
 

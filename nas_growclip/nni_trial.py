@@ -126,8 +126,11 @@ def try_candidate(
         return False
 
     control = measure_candidate(stage, 0, ()) if candidate else None
-    if control is not None:
-        scored_trial(stage, control, control)
+    if control is not None and control.state != "complete":
+        raise ValueError(
+            f"The control trial of stage {stage.data.index} must complete, but {control.state}: "
+            f"{control.message}"
+        )
     trial = measure_candidate(stage, number, candidate, report)
     for point, (_, loss) in enumerate(trial.curve):
         if point > len(points):

@@ -73,6 +73,22 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Setback:
+    """A stage's training that diverged and went back to its last good state."""
+
+    step: int
+    """The step at which it was seen."""
+    back_to: int
+    """The step of the state that it went back to."""
+    learning_rate: float
+    """``train.learning_rate`` at that time, before it was lowered."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"diverged at step {self.step} and went back to step {self.back_to}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageResult:
     """One finished stage: what was chosen, what it cost, how good it is on ``test``."""
 
@@ -101,11 +117,13 @@ class StageResult:
     search_flops: int
     """Training FLOPs of the trials that were not continued."""
     train_flops: int
-    """Training FLOPs of the continued trial and the rest of the stage."""
+    """Training FLOPs of the continued trial and the rest of the stage, repeated steps included."""
     cumulative_flops: int
     """Training FLOPs of the whole run up to here, search included."""
     coefficients: Mapping[str, float] = field(default_factory=dict)
     """The objective's coefficients in this stage, as refitted from the stages before."""
+    setbacks: tuple[Setback, ...] = ()
+    """Where its training diverged; each halved the learning rate from there on."""
 
 
 def to_line(record: Trial | StageResult) -> str:

@@ -30,11 +30,11 @@ from nas_growclip.search.encoding import candidate_from_nni, nni_space
 from nas_growclip.search.knowledge import promising
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.nni_experiment import NniExperiment, NniTrial, run_nni_experiment
+from nas_growclip.search.objective import explain
 from nas_growclip.search.optuna_search import study_name
 from nas_growclip.search.protocol import Question, StageSearch
 from nas_growclip.search.storage import open_storage
 from nas_growclip.trial import (
-    StageFailedError,
     StageRun,
     curve_steps,
     held_record,
@@ -98,21 +98,10 @@ def join_search(stage: StageRun, *, keeps_records: bool = False) -> None:
 
 
 def follow_schedule(stage: StageRun) -> None:
-    """Train the scheduled growth as the stage's only trial; it is its own control.
-
-    Raises:
-        StageFailedError: If that trial fails: there is nothing else to choose.
-    """
-    if recorded_trials(stage):
-        return
-    trial = measure_candidate(stage, 0, stage.candidates[0])
-    if trial.state != "complete":
-        raise StageFailedError(
-            f"The scheduled growth of stage {stage.data.index} must complete, but {trial.state}: "
-            f"{trial.message}"
-        )
-    score = stage.objective.score(trial, trial, stage.data_size, stage.coefficients)
-    record_trial(stage, [], replace(trial, score=score.value, terms=score.terms))
+    """Train the scheduled growth as the stage's only trial; it is its own control."""
+    if not recorded_trials(stage):
+        trial = measure_candidate(stage, 0, stage.candidates[0])
+        record_trial(stage, [], scored_trial(stage, trial, trial))
 
 
 def stage_search(stage: StageRun) -> StageSearch:
@@ -161,12 +150,15 @@ def describe_choice(
 def search_with_nni(stage: StageRun) -> None:
     """Search the stage by one NNI experiment, whose trials are processes of their own.
 
-    The control is tried here first. NNI's tuners may propose a candidate again; it is tried once.
+    The control is tried here first; where it fails nothing could be compared, and NNI is not
+    started. NNI's tuners may propose a candidate again; it is tried once.
     """
     recorded = list(recorded_trials(stage))
     if not recorded:
         measure_candidate(stage, 0, ())
         record_trial(stage, recorded, finished_trial(stage, ()))
+    if recorded[0].state != "complete":
+        return
     tried = {trial.candidate for trial in recorded}
     for candidate in proposed_by_nni(stage):
         if candidate not in tried:
@@ -250,8 +242,34 @@ def record_trial(stage: StageRun, recorded: list[Trial], trial: Trial) -> None:
     append_line(stage.run / TRIALS_FILE, to_line(trial))
     recorded.append(trial)
     keep_best_state(stage, recorded)
-    score = f"score {trial.score:+.4g}" if trial.score is not None else trial.message
+    score = f"score {trial.score:+.4g}" if trial.score is not None else _unscored(trial)
     say(f"stage {stage.data.index}, trial {trial.number}: {trial.label}: {score}")
+
+
+def _unscored(trial: Trial) -> str:
+    return trial.message or "no score, since the control failed"
+
+
+def choose_trial(stage: StageRun, trials: Sequence[Trial]) -> tuple[Trial, str]:
+    """The trial that the stage goes on with, and why.
+
+    Without any score nothing can be compared: the stage keeps its parent, or grows as scheduled.
+    """
+    is_scheduled = stage.scheduled_sizes is not None
+    if any(trial.score is not None for trial in trials):
+        best = stage.objective.choose(trials)
+        if not is_scheduled:
+            return best, f"{explain(best, trials)} Searched because {stage.trigger.reason}."
+        return best, f"{', '.join(map(str, best.candidate)) or 'no growth'}, as scheduled."
+    first = trials[0]
+    if is_scheduled:
+        what = f"{', '.join(map(str, first.candidate)) or 'no growth'}, as scheduled"
+        return first, f"{what}, though its trial failed: {first.message}"
+    failed = sum(trial.state == "failed" for trial in trials)
+    return first, (
+        f"no growth: the parent is kept, since {failed} of {len(trials)} trials failed, the "
+        f"control among them: {first.message}"
+    )
 
 
 def finished_trial(stage: StageRun, candidate: Candidate) -> Trial:
@@ -270,25 +288,20 @@ def finished_trial(stage: StageRun, candidate: Candidate) -> Trial:
 
 
 def scored_trial(stage: StageRun, control: Trial, trial: Trial) -> Trial:
-    """A trial with its score against the control.
-
-    Raises:
-        StageFailedError: If the control itself failed: then nothing can be compared.
-    """
-    if control.state == "failed":
-        raise StageFailedError(
-            f"The control trial of stage {stage.data.index} must complete, but failed: "
-            f"{control.message}"
-        )
-    if trial.state != "complete":
+    """A trial with its score against the control; without one if either did not complete."""
+    if trial.state != "complete" or control.state != "complete":
         return trial
     score = stage.objective.score(trial, control, stage.data_size, stage.coefficients)
     return replace(trial, score=score.value, terms=score.terms)
 
 
 def keep_best_state(stage: StageRun, trials: Sequence[Trial]) -> None:
-    """Delete the training states of all trials but those that may still be chosen."""
-    kept = {trial.label for trial in stage.objective.contenders(trials)}
+    """Delete the training states of all trials but those that may still be chosen.
+
+    While no trial has a score there are none.
+    """
+    has_score = any(trial.score is not None for trial in trials)
+    kept = {trial.label for trial in stage.objective.contenders(trials)} if has_score else set()
     for trial in trials:
         if trial.label not in kept:
             trial_path(stage, trial.candidate).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ the winner of a search just goes on from where its trial ended.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,7 +18,14 @@ from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
 from nas_growclip.models.gates import set_gates
 from nas_growclip.optimizer import AgedAdamW
+from nas_growclip.records import Setback
 from nas_growclip.team import ALONE, Team
+
+CHECK_STEPS = 20
+"""The loss and the state are looked at every so many steps: each look waits for the device."""
+REMEDY = "Lower train.learning_rate or raise train.warmup_steps."
+RATE_CUT = 0.5
+"""What a setback leaves of the learning rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,9 @@ class TrainConfig:
     """Decay of the moving average of the weights for each step; 0 keeps none."""
     checkpoint_steps: int = 200
     """Steps between two saved training states."""
+    divergence_retries: int = 3
+    """How often a stage's training that diverges goes back to its last saved state, each time with
+    half the learning rate; a trial that diverges has failed."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -71,6 +81,7 @@ class TrainConfig:
             "cooldown_share": (0 <= self.cooldown_share < 1, "in [0, 1)"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
+            "divergence_retries": (self.divergence_retries >= 0, "0 or more"),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
@@ -89,12 +100,23 @@ class TrainState:
     """Learning curve: (pairs seen, validation loss)."""
     ema: dict[str, Tensor] = field(default_factory=dict)
     """Moving average of the weights by parameter name; empty if none is kept."""
+    setbacks: tuple[Setback, ...] = ()
+    """Where this stage's training diverged so far."""
     team: Team = ALONE
     """The processes that train it together, each with its own copy of this state."""
 
 
 class DivergedError(ArithmeticError):
-    """The loss is no longer a finite number."""
+    """The loss or the training state is no longer finite.
+
+    Args:
+        message: What is not.
+        step: The step at which that was seen.
+    """
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 def start_training(model: Clip, config: TrainConfig) -> TrainState:
@@ -136,6 +158,11 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
     return config.learning_rate * max(0.0, min(1.0, (total_steps - step) / cooldown))
 
 
+def count_setbacks(setbacks: Sequence[Setback], config: TrainConfig) -> int:
+    """How often the training went back under the configured rate; another rate begins anew."""
+    return sum(setback.learning_rate == config.learning_rate for setback in setbacks)
+
+
 def train(
     state: TrainState,
     batches: Iterator[PairBatch],
@@ -156,7 +183,8 @@ def train(
         after_step: Called after each step, to measure or to save.
 
     Raises:
-        DivergedError: If the loss is not finite.
+        DivergedError: If the loss or the state is not finite: in all processes at the same step,
+            and before ``after_step`` sees a state that it may save.
     """
     device = state.model.logit_scale.device
     backpropagate = state.team.backpropagation(
@@ -165,18 +193,19 @@ def train(
     state.model.train()
     if config.compile and state.model._compiled_call_impl is None:
         state.model.compile(dynamic=False)
+    lowered = RATE_CUT ** count_setbacks(state.setbacks, config)
     while state.step < until_step:
         batch = next(batches).to(device)
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, total_steps, config)
+            group["lr"] = lowered * learning_rate(state.step, total_steps, config)
         set_gates(state.model, state.step)
         state.optimizer.zero_grad(set_to_none=True)
         loss = backpropagate(batch.images, batch.tokens)
         _optimizer_step(state, config.max_grad_norm)
         _average_weights(state, config.ema_decay)
         state.step += 1
-        if state.step % 20 == 0 or state.step == until_step:
-            _check_finite(state.team.mean(loss), state.step)
+        if _is_looked_at(state.step, config) or state.step == until_step:
+            _check_finite(state, loss)
         after_step(state)
     return state
 
@@ -202,13 +231,40 @@ def _average_weights(state: TrainState, decay: float) -> None:
         torch._foreach_lerp_(list(state.ema.values()), weights, 1 - decay)
 
 
-def _check_finite(loss: Tensor, step: int) -> None:
-    value = loss.item()
-    if not math.isfinite(value):
+def _is_looked_at(step: int, config: TrainConfig) -> bool:
+    return step % CHECK_STEPS == 0 or step % config.checkpoint_steps == 0
+
+
+def _check_finite(state: TrainState, loss: Tensor) -> None:
+    """Check the mean loss of all processes, and their states, which no finite loss vouches for."""
+    values = torch.stack([loss.float(), _largest_entry(state)])
+    value, largest = state.team.mean(values).tolist()
+    check_loss(value, state.step)
+    if not math.isfinite(largest):
         raise DivergedError(
-            f"The loss must stay finite, but is {value} at step {step}. "
-            "Lower train.learning_rate or raise train.warmup_steps."
+            f"Weights and moments must stay finite, but do not at step {state.step}. {REMEDY}",
+            state.step,
         )
+
+
+def check_loss(loss: float, step: int) -> None:
+    """Refuse a loss that is not finite.
+
+    Raises:
+        DivergedError: If it is not.
+    """
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"The loss must stay finite, but is {loss} at step {step}. {REMEDY}", step
+        )
+
+
+def _largest_entry(state: TrainState) -> Tensor:
+    """The largest absolute value of a state; nan where an entry is."""
+    tensors = [p.detach() for p in state.model.parameters()]
+    for moments in state.optimizer.state.values():
+        tensors += [moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments]
+    return torch.stack(torch._foreach_norm(tensors, ord=math.inf)).max().float()
 
 
 def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ not trained again, and what was interrupted goes on.
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from hashlib import sha256
@@ -58,8 +59,10 @@ from nas_growclip.search.refit import finished_stages, refit
 from nas_growclip.search.trigger import TRIGGERS, Decision, Situation
 from nas_growclip.strict import from_mapping, read_mapping
 from nas_growclip.team import Team, current_team
-from nas_growclip.train import DivergedError, TrainState, train
+from nas_growclip.train import DivergedError, TrainState, check_loss, train
 
+NO_ROOM = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+"""In the messages of a RuntimeError for want of memory: of the CPU's allocator, CUDA, cuBLAS."""
 MAX_NAME = 120
 """Characters of a candidate's label in a file's name; longer ones are hashed."""
 
@@ -257,16 +260,28 @@ def run_trial(stage: StageRun, number: int, candidate: Candidate, report: Report
     arch, steps = trial.arch, stage.trial_steps(trial.arch)
     try:
         state = trained_trial(stage, candidate, steps, report)
-    except (DivergedError, torch.OutOfMemoryError, MemoryError) as error:
+    except (DivergedError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, DivergedError) and not is_out_of_memory(error):
+            raise
+        failed = replace(trial, state="failed", message=f"{type(error).__name__}: {error}")
         if stage.team.size > 1 and not isinstance(error, DivergedError):
-            raise  # only this process failed: the others still wait for its gradients
-        return replace(trial, state="failed", message=f"{type(error).__name__}: {error}")
+            write_record(stage, failed)
+            raise  # the others still wait for its gradients; the next start finds the record
+        return failed
     trial = replace(trial, metrics={"loss": state.curve[-1][1]}, curve=tuple(state.curve))
     if state.step < steps:
         spent = stage.train_flops(arch, state.step)
         message = f"stopped after {state.step} of {steps} steps"
         return replace(trial, state="pruned", train_flops=spent, message=message)
     return trial
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no room: PyTorch's CPU allocator has no type for it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    words = str(error)
+    return isinstance(error, RuntimeError) and any(part in words for part in NO_ROOM)
 
 
 def planned_trial(stage: StageRun, number: int, candidate: Candidate) -> Trial:
@@ -288,24 +303,34 @@ def planned_trial(stage: StageRun, number: int, candidate: Candidate) -> Trial:
 def trained_trial(stage: StageRun, candidate: Candidate, steps: int, report: Report) -> TrainState:
     """The candidate's training state at the end of its trial, from disk as far as it got."""
     path = trial_path(stage, candidate)
-    if path.exists():
-        state = load_state(path, stage.config.train, stage.parent.logit_scale.device)
-    else:
-        arch = apply_steps(stage.parent.arch, candidate)
-        momentum = candidate_momentum(candidate)
-        growth = stage.config.growth
-        if momentum is not None:
-            growth = replace(growth, momentum=momentum)
-        state = grow_training(
-            stage.trained, arch, growth, stage.config.train, stage.seed, evidence(stage)
-        )
-        state.curve.append((0, validation_loss(stage, state.model)))
+    state = trial_state(stage, candidate)
     label = f"stage {stage.data.index}, trial of {candidate_label(candidate)}"
     points = curve_steps(0, steps, stage.config.search.curve_points)
     stops = [report(point, loss) for point, (_, loss) in enumerate(state.curve) if point]
     if any(stops):
         return state
     return train_through(stage, state, points, TrainingFile(path, label), report)
+
+
+def trial_state(stage: StageRun, candidate: Candidate) -> TrainState:
+    """The candidate's last saved training state; where there is none, it is grown.
+
+    Raises:
+        DivergedError: If its loss is not finite before any training.
+    """
+    path = trial_path(stage, candidate)
+    if path.exists():
+        return load_state(path, stage.config.train, stage.parent.logit_scale.device)
+    arch = apply_steps(stage.parent.arch, candidate)
+    momentum = candidate_momentum(candidate)
+    growth = stage.config.growth
+    if momentum is not None:
+        growth = replace(growth, momentum=momentum)
+    state = grow_training(
+        stage.trained, arch, growth, stage.config.train, stage.seed, evidence(stage)
+    )
+    state.curve.append((0, finite_loss(stage, state)))
+    return state
 
 
 def evidence(stage: StageRun) -> Evidence:
@@ -342,23 +367,37 @@ def train_through(
     """Train through steps in rising order, measuring at each; save now and then and at the end.
 
     Ends early where ``report`` says so.
+
+    Raises:
+        DivergedError: If a loss or the state is not finite; what is saved always is.
     """
+    points = [point for point in points if point > state.step]
     if not points:
         return state
-    config, model = stage.config.train, state.model
     state.team = stage.team
     start_followers(stage, state)
     batches = shared_batches(stage.config, stage.data, state)
-    batches = track(batches, total=max(points) - state.step, label=file.label)
+    with closing(track(batches, total=points[-1] - state.step, label=file.label)) as tracked:
+        _train_to_points(stage, state, tracked, points, file, report)
+    return state
+
+
+def _train_to_points(
+    stage: StageRun,
+    state: TrainState,
+    batches: Iterator[PairBatch],
+    points: Sequence[int],
+    file: TrainingFile,
+    report: Report,
+) -> None:
+    config = stage.config.train
 
     def save_between(state: TrainState) -> None:
         if state.step % config.checkpoint_steps == 0 and state.step not in points:
             save_state(state, file.path)
 
-    total_steps = stage.stage_steps(model.arch)
-    for number, point in enumerate(points, start=1):
-        if point <= state.step:
-            continue
+    total_steps = stage.stage_steps(state.model.arch)
+    for point in points:
         stage.team.tell({"total_steps": total_steps, "until_step": point})
         train(
             state,
@@ -368,15 +407,13 @@ def train_through(
             until_step=point,
             after_step=save_between,
         )
-        loss = validation_loss(stage, model)
+        loss = finite_loss(stage, state)
         state.curve.append((point * config.batch_size, loss))
-        stops = report(number, loss)
+        stops = report(len(state.curve) - 1, loss)
         if stops or point == points[-1] or point % config.checkpoint_steps == 0:
             save_state(state, file.path)
         if stops:
-            break
-    batches.close()
-    return state
+            return
 
 
 def shared_batches(
@@ -421,6 +458,17 @@ def _file_name(candidate: Candidate) -> str:
 def validation_loss(stage: StageRun, model: Clip) -> float:
     """Contrastive loss on ``validation``, in batches of the training size."""
     return loss_on(stage, model, stage.data.validation)
+
+
+def finite_loss(stage: StageRun, state: TrainState) -> float:
+    """A training state's loss on ``validation``.
+
+    Raises:
+        DivergedError: If it is not finite. Only the leader measures; others are not in a step then.
+    """
+    loss = validation_loss(stage, state.model)
+    check_loss(loss, state.step)
+    return loss
 
 
 def parent_losses(stage: StageRun) -> tuple[float, float]:

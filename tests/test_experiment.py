@@ -213,9 +213,9 @@ def test_trial_that_runs_out_of_memory_is_recorded_as_failed(
     assert run.stages[0].chosen_trial != 1
 
 
-def test_diverging_control_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+def test_divergence_at_every_rate_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     config = smoke_config(train=TrainConfig(batch_size=32, learning_rate=1e30, warmup_steps=0))
-    with pytest.raises(ValueError, match=r"control trial of stage 0 must complete, but failed"):
+    with pytest.raises(ValueError, match=r"stage 0 must not diverge, but did 4 times.*Lower train"):
         run_experiment(config, tmp_path / "run")
 
 

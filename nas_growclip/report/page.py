@@ -10,7 +10,7 @@ from html import escape
 import yaml
 
 from nas_growclip.records import Run, StageResult
-from nas_growclip.report.reasons import choice_table, coefficient_words
+from nas_growclip.report.reasons import choice_table, coefficient_words, setback_lines
 from nas_growclip.report.tables import (
     ACCURACIES,
     FLOPS_NOTE,
@@ -132,10 +132,9 @@ def _candidates(run: Run) -> str:
 
 
 def _reason(run: Run, stage: StageResult) -> str:
-    return (
-        f'<p class="reason">{escape(stage.reason)}</p>'
-        f'<p class="note">{escape(coefficient_words(run, stage))}</p>'
-    )
+    lines = (stage.reason, *setback_lines(stage))
+    reasons = "".join(f'<p class="reason">{escape(line)}</p>' for line in lines)
+    return reasons + f'<p class="note">{escape(coefficient_words(run, stage))}</p>'
 
 
 def _choices(run: Run, stage: StageResult) -> str:

@@ -60,6 +60,14 @@ def choice_table(run: Run, stage: StageResult) -> Table:
     )
 
 
+def setback_lines(stage: StageResult) -> tuple[str, ...]:
+    """A sentence a setback of a stage's training."""
+    return tuple(
+        f"The training of stage {stage.stage} {setback} Half the learning rate from there on."
+        for setback in stage.setbacks
+    )
+
+
 def coefficient_words(run: Run, stage: StageResult) -> str:
     """The objective and its coefficients in a stage; those that were refitted say so."""
     if not stage.coefficients:

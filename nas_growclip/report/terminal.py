@@ -10,7 +10,7 @@ from rich.text import Text
 
 from nas_growclip.growth.space import candidate_label
 from nas_growclip.records import Run, Trial
-from nas_growclip.report.reasons import changed_words, choice_lines
+from nas_growclip.report.reasons import changed_words, choice_lines, setback_lines
 from nas_growclip.report.rescoring import Rescoring, recorded_scores
 from nas_growclip.report.tables import (
     ACCURACIES,
@@ -53,6 +53,9 @@ def print_summary(run: Run) -> None:
         )
         _add_row(table, cells)
     console.print(table)
+    for stage in run.stages:
+        for line in setback_lines(stage):
+            console.print(line, markup=False)
     console.print(
         f"Top-1 and recalls in percent. {CHANCE_NOTE}\n"
         "FLOPs a pair, forward; the search's part of the stage's training FLOPs; training FLOPs so "

@@ -57,8 +57,10 @@ def refit(config: ObjectiveConfig, finished: Sequence[FinishedStage]) -> Objecti
     """The coefficients, with those replaced that the finished stages can tell.
 
     What fewer pairs cost is scaled to what they did cost in the finished stages; the supported
-    FLOPs are moved to where the finished searches' candidates promised most.
+    FLOPs are moved to where the finished searches' candidates promised most. Stages whose control
+    failed tell nothing.
     """
+    finished = [stage for stage in finished if stage.trials[0].state == "complete"]
     return _refit_headroom(_refit_cost(config, finished), finished)
 
 

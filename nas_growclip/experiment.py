@@ -16,7 +16,13 @@ from nas_growclip.checkpoint import (
 )
 from nas_growclip.config import ExperimentConfig, load_config
 from nas_growclip.data.stages import DataStage, open_stages, stage_manifest
-from nas_growclip.files import OWNER_FILE, make_folder, owned, write_atomically
+from nas_growclip.files import (
+    OWNER_FILE,
+    make_folder,
+    owned,
+    remove_abandoned,
+    write_atomically,
+)
 from nas_growclip.growing import Parent
 from nas_growclip.interop.importing import open_checkpoint
 from nas_growclip.models.clip import Clip
@@ -44,7 +50,7 @@ from nas_growclip.train import start_training
 from nas_growclip.trial import StageFailedError, StageRun, stage_folder, trial_path
 
 STOPPED_FILE = "stopped.json"
-"""In a run folder whose last start ended since a stage failed: the stage and the reason."""
+"""In the folder of a stage whose training failed: why."""
 CURES = frozenset(
     ("learning_rate", "warmup_steps", "max_grad_norm", "micro_batch_size", "divergence_retries")
 )
@@ -89,6 +95,7 @@ def run_experiment(
         if folder is not None:
             note_data_folder(run, folder)
         finished = list(read_stages(run))
+        _clear(run, finished)
         if len(finished) < len(config.data.stages):
             stages = open_stages(config.data, folder) if stages is None else stages
             for data in stages[len(finished) :]:
@@ -136,7 +143,7 @@ def _refuse_foreign(run: Path) -> None:
 
 def _takes_cure(config: ExperimentConfig, run: Path) -> bool:
     """Whether the experiment is a failed run's with another rate or the like; it is kept then."""
-    if not (run / STOPPED_FILE).exists():
+    if not (stage_folder(run, len(read_stages(run))) / STOPPED_FILE).exists():
         return False
     held = load_config(run / CONFIG_FILE)
     before, now = to_mapping(held.train), to_mapping(config.train)
@@ -175,8 +182,8 @@ def _run_stage(stage: StageRun) -> StageResult:
     try:
         model, result = run_stage(stage)
     except StageFailedError as error:
-        stopped = json.dumps({"stage": stage.data.index, "reason": str(error)})
-        write_atomically(stage.run / STOPPED_FILE, f"{stopped}\n".encode())
+        reason = json.dumps({"reason": str(error)}) + "\n"
+        write_atomically(stage.folder / STOPPED_FILE, reason.encode())
         raise
     finish_stage(stage, model, result)
     return result
@@ -263,7 +270,19 @@ def finish_stage(stage: StageRun, model: Clip, result: StageResult) -> None:
         stage.folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode()
     )
     append_line(stage.run / STAGES_FILE, to_line(result))
-    for leftover in (training, *stage.folder.glob("trials/*"), stage.run / STOPPED_FILE):
+    _clear_stage(stage.run, result)
+
+
+def _clear(run: Path, finished: Sequence[StageResult]) -> None:
+    """Delete what a killed process left: half-written files, a finished stage's trials."""
+    remove_abandoned(run)
+    for result in finished:
+        _clear_stage(run, result)
+
+
+def _clear_stage(run: Path, result: StageResult) -> None:
+    folder = stage_folder(run, result.stage)
+    for leftover in (folder / TRAINING_FILE, folder / STOPPED_FILE, *folder.glob("trials/*")):
         leftover.unlink(missing_ok=True)
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -48,25 +49,84 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         ValueError: If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}{temporary_suffix()}")
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with writing(path):
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except ValueError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Write a file in here; what the system refuses becomes a clear error.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    try:
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ValueError(
-            f"{path}: cannot be written: {error.strerror or error}. "
-            "Free space or choose another folder."
+            f"{path}: cannot be written: {error.strerror or error}. Free space, allow writing or "
+            "choose another folder; then the same command goes on."
         ) from None
+
+
+def temporary_suffix() -> str:
+    """How the temporary names that this process writes under end, after a dot at the beginning."""
+    return f".{socket.gethostname()}.{os.getpid()}.tmp"
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete what writers on this machine left under temporary names when they were killed.
+
+    Another machine's are left alone: whether their writers live is not known here.
+    """
+    for path in folder.rglob(".*.tmp"):
+        rest, _, process = path.name.removesuffix(".tmp").rpartition(".")
+        is_ours = rest.endswith(f".{socket.gethostname()}") and process.isdigit()
+        if is_ours and not _lives(process):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _lives(process: str) -> bool:
+    """Whether another process of this number is there."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return int(process) != os.getpid()
 
 
 @contextmanager
 def try_locked(path: Path) -> Iterator[bool]:
-    """Hold a file's lock if nobody else does; whether it is held."""
-    with path.open("a") as file:
+    """Hold a file's lock if nobody else does; whether it is held.
+
+    Raises:
+        ValueError: If the file cannot be made.
+    """
+    with _opened(path) as file:
         yield _lock(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """A file to lock, made if it is not there; errors of the caller's pass as they are."""
+    with writing(path):
+        file = path.open("a", encoding="utf-8")
+    with file:
+        yield file
 
 
 def _lock(file: IO[str], patience_s: float = 0.0) -> bool:
@@ -88,20 +148,21 @@ def owned(folder: Path) -> Iterator[None]:
     An owner may ask again.
 
     Raises:
-        ValueError: If another process does, on this or another machine.
+        ValueError: If another process does, on this or another machine, or it cannot be written.
     """
     note = folder.resolve() / OWNER_FILE
     if note in _owned:
         yield
         return
-    with note.open("a") as file:
+    with _opened(note) as file:
         if not _lock(file, OWNER_DIES_IN_S):
             owner = note.read_text(encoding="utf-8").strip() or "another process"
             raise ValueError(
                 f"{folder}: is worked on by {owner}. Wait for it, or stop it; then the same "
                 "command goes on."
             )
-        note.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        with writing(note):
+            note.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         _owned.add(note)
         try:
             yield
@@ -111,7 +172,11 @@ def owned(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, waiting for whoever holds it; a process that dies lets go of it."""
-    with path.open("a") as file:
+    """Hold a file's lock, waiting for whoever holds it; a process that dies lets go of it.
+
+    Raises:
+        ValueError: If the file cannot be made.
+    """
+    with _opened(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

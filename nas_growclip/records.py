@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nas_growclip.arch import ClipArch
-from nas_growclip.files import replace_atomically, write_atomically
+from nas_growclip.files import replace_atomically, write_atomically, writing
 from nas_growclip.growth.space import Candidate, candidate_label, candidate_momentum
 from nas_growclip.strict import from_mapping, read_mapping, read_text, to_mapping
 
@@ -135,8 +135,11 @@ def append_line(path: Path, line: str) -> None:
     """Append one line and force it to the disk; several processes may append to one file.
 
     A last line without its newline (a process killed while writing) is dropped first.
+
+    Raises:
+        ValueError: If it cannot be written; what is there of it is a line without its newline.
     """
-    with path.open("ab+") as file:
+    with writing(path), path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         _drop_torn_line(file)
         file.write(line.encode() + b"\n")
@@ -145,9 +148,13 @@ def append_line(path: Path, line: str) -> None:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut an unfinished last line off a JSON-lines file."""
+    """Cut an unfinished last line off a JSON-lines file.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
     if path.exists():
-        with path.open("ab+") as file:
+        with writing(path), path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             _drop_torn_line(file)
 

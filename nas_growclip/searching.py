@@ -141,7 +141,7 @@ def describe_choice(
     with decoration(f"stage {stage.data.index}, choice"):
         study = optuna.load_study(
             study_name=study_name(stage.run, stage.data.index),
-            storage=open_storage(stage.config.search.storage, stage.run),
+            storage=open_storage(stage.config.search.storage, stage.run, waits=True),
         )
         story = StageStory(trials=trials, best=best, reason=reason, history=history)
         describe_stage(study, story)

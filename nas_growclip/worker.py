@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from nas_growclip.experiment import load_run_config, open_stage
+from nas_growclip.files import remove_abandoned
 from nas_growclip.progress import say
 from nas_growclip.records import read_stages
 from nas_growclip.search.optuna_search import is_open
@@ -41,6 +42,7 @@ def work(
             f"{run}: search.backend must be 'optuna' for workers to join, but is "
             f"{config.search.backend!r}. Its other backends run in one process or start their own."
         )
+    remove_abandoned(run)
     storage = open_storage(config.search.storage, run)
     joined, idle_since = -1, time.monotonic()
     while (index := len(read_stages(run))) < len(config.data.stages):

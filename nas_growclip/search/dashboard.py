@@ -20,6 +20,7 @@ from matplotlib.ticker import EngFormatter
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.study import Study
 
+from nas_growclip.files import temporary_suffix
 from nas_growclip.growth.space import candidate_label
 from nas_growclip.progress import say
 from nas_growclip.records import StageResult, Trial, read_stages
@@ -141,7 +142,7 @@ def upload_curve(asked: optuna.Trial, trial: Trial, control: Curve, folder: Path
         OSError: If the folder cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as drawn:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=temporary_suffix()) as drawn:
         path = Path(drawn) / CURVE_FILE
         draw_curve(trial, control).savefig(path, dpi=DPI, facecolor="white")
         store = FileSystemArtifactStore(folder)

@@ -41,7 +41,7 @@ from nas_growclip.search.samplers import (
     SAMPLERS,
     experimental,
 )
-from nas_growclip.search.storage import LOCK_FILE, open_storage
+from nas_growclip.search.storage import LOCK_FILE, impatient, open_storage
 from nas_growclip.search.workers import Watch, identity, is_gone
 
 CONTROL = candidate_label(())
@@ -68,7 +68,8 @@ class OptunaSearch:
         self.by_label = {candidate_label(c): c for c in search.candidates}
         encode = OrdinalEncoding if self.config.sampler in NUMBERS_ONLY else ConditionalEncoding
         self.encoding = encode(search.candidates)
-        self.storage = open_storage(self.config.storage, search.run)
+        was_there = search.stage > 0 or bool(search.recorded)
+        self.storage = open_storage(self.config.storage, search.run, waits=was_there)
         self.study = self._study(self.storage)
         self._open: dict[int, optuna.Trial] = {}
         self._lock = threading.Lock()
@@ -316,14 +317,14 @@ class OptunaSearch:
 
     def _give_signs(self) -> None:
         """Show that this worker lives, in every trial that it holds."""
-        count = 0
+        count, storage = 0, impatient(self.storage)
         while not self._closed.wait(self.config.grace_seconds / SIGNS_A_GRACE):
             count += 1
             with self._lock:
                 for asked in self._open.values():
                     try:
-                        asked.set_user_attr("sign", count)
-                    except optuna.exceptions.OptunaError:
+                        storage.set_trial_user_attr(asked._trial_id, "sign", count)
+                    except (optuna.exceptions.OptunaError, OSError):
                         continue  # the storage is away; the next sign may reach it
 
     def _may_start_more(self, trials: list[FrozenTrial]) -> bool:

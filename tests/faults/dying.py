@@ -2,16 +2,20 @@
 
 import os
 import signal
+import sys
+import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 
-def forked(work: Callable[[], object]) -> int:
+def forked(work: Callable[[], object], said: Path | None = None) -> int:
     """Start some work in a forked child; the child's process number.
 
-    The child ends with 0, or with 1 and a traceback if the work fails.
+    The child ends with what the work returns if that is a number, else with 0; with 1 if it fails.
+    What it writes on stderr goes to ``said``.
     """
     torch.set_num_threads(1)
     with warnings.catch_warnings():
@@ -21,9 +25,14 @@ def forked(work: Callable[[], object]) -> int:
         return child
     status = 1
     try:
-        work()
-        status = 0
+        if said is not None:
+            sys.stderr = said.open("w", buffering=1)
+        result = work()
+        status = result if isinstance(result, int) else 0
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(status)
 
 

@@ -259,7 +259,8 @@ def test_a_stage_that_keeps_diverging_ends_and_goes_on_with_another_rate(tmp_pat
     for _ in range(2):  # the same command again ends the same way
         with pytest.raises(StageFailedError, match=r"did 3 times, the last time at 0\.25 of train"):
             run_experiment(bad, out, with_report=False)
-        assert json.loads((out / STOPPED_FILE).read_text())["stage"] == 0
+        reason = json.loads((out / "stage_00" / STOPPED_FILE).read_text())["reason"]
+        assert "must not diverge" in reason
     good = small(1e-3, divergence_retries=2)
     with pytest.raises(ValueError, match="holds another experiment: it differs in passes"):
         run_experiment(replace(bad, passes=5.0), out)
@@ -268,7 +269,7 @@ def test_a_stage_that_keeps_diverging_ends_and_goes_on_with_another_rate(tmp_pat
     run = run_experiment(good, out, with_report=False)
     assert [setback.learning_rate for setback in run.stages[0].setbacks] == [TOO_HIGH] * 2
     assert yaml.safe_load((out / "config.yaml").read_text())["train"]["learning_rate"] == 1e-3
-    assert not (out / STOPPED_FILE).exists()
+    assert not (out / "stage_00" / STOPPED_FILE).exists()
     with pytest.raises(ValueError, match="holds another experiment: it differs in train"):
         run_experiment(bad, out)
 

@@ -107,6 +107,7 @@ def run(options: argparse.Namespace) -> None:
     from nas_growclip.experiment import is_complete, run_experiment
     from nas_growclip.following import check_team, follow
     from nas_growclip.report import print_summary
+    from nas_growclip.sharding import state_device
     from nas_growclip.team import join_team
 
     config = load_config(options.experiment, options.seed)
@@ -116,7 +117,7 @@ def run(options: argparse.Namespace) -> None:
         follow(config, options.data, team)
         return
     was_complete = is_complete(config, options.out)
-    device = team.device or options.device
+    device = state_device(config.train, team) or options.device
     records = run_experiment(config, options.out, data_folder=options.data, device=device)
     team.leave()
     print_summary(records)

@@ -12,6 +12,7 @@ from nas_growclip.data.pairs import PairBatch
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.progress import hush
 from nas_growclip.search.backends import EXPERIMENT_BACKENDS
+from nas_growclip.sharding import gather, share_out, state_device
 from nas_growclip.team import Order, Team
 from nas_growclip.train import DivergedError, TrainState, train
 from nas_growclip.trial import shared_batches
@@ -68,13 +69,17 @@ class Follower:
                     total_steps=order["total_steps"],
                     until_step=order["until_step"],
                 )
+                gather(self.state)
             except DivergedError:
                 self.state = None  # the leader sees the same, and says what comes next
 
     def _take(self, order: Order) -> None:
-        device = torch.device(self.team.device or "cpu")
+        config = self.config.train
+        self.state = self.batches = None  # makes room for the next ones
+        device = torch.device(state_device(config, self.team) or "cpu")
         source = Path("the leader's training state")
-        tensors, metadata = self.team.receive(), order["metadata"]
-        self.state = unpack_state(tensors, metadata, self.config.train, source, device)
-        self.state.team = self.team
+        tensors, metadata = self.team.receive(device), order["metadata"]
+        state = unpack_state(tensors, metadata, config, source, device)
+        state.team = self.team
+        self.state = share_out(state, config)
         self.batches = shared_batches(self.config, self.stages[order["stage"]], self.state)

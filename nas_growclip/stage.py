@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from nas_growclip.checkpoint import load_state, save_state
 from nas_growclip.data.stages import skipped_counts
 from nas_growclip.evaluation.metrics import Outcomes, evaluate
-from nas_growclip.models.clip import Clip
+from nas_growclip.models.clip import Clip, placed
 from nas_growclip.models.flops import flops_by_encoder
 from nas_growclip.progress import say
 from nas_growclip.records import (
@@ -53,7 +53,8 @@ def run_stage(stage: StageRun) -> tuple[Clip, StageResult]:
     describe_choice(stage, trials, best, reason)
     started = time.monotonic()
     state = continue_training(stage, best)
-    result = measure_stage(stage, state, trials, best, reason)
+    with placed(state.model, stage.team.device):
+        result = measure_stage(stage, state, trials, best, reason)
     describe_choice(stage, trials, best, reason, result)
     append_timing(stage.run, stage.data.index, "training", time.monotonic() - started)
     return state.model, result

@@ -1,15 +1,16 @@
-"""The processes that train one model together: PyTorch's DistributedDataParallel under torchrun.
+"""The processes that train one model together under torchrun.
 
 One process, the leader, runs the experiment: it searches, grows, measures and writes. The others
 follow: they wait for orders to train, take the leader's training state, and train on their share
-of every batch. So what is on disk does not depend on how many processes there were.
+of every batch, with all of the model (DistributedDataParallel) or a share of it (``sharding``).
+So what is on disk does not depend on how many processes there were.
 """
 
 import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nas_growclip.data.pairs import Share
@@ -69,18 +71,22 @@ class Team:
         """How this process's share of a batch becomes the gradient of the whole batch's loss.
 
         Args:
-            model: The model; every process's has the same weights.
+            model: The model; every process's has the same weights, or its share of them.
             part: Pairs of the whole batch whose activations are held at a time; 0: all.
             autocast: What the towers run under.
         """
         loss_fn = make_loss(model.logit_bias is not None, self.rank, self.size)
         if self.size == 1:
             return Backpropagation(model, loss_fn, part, autocast)
+        share = -(-part // self.size)
+        if isinstance(model, FSDPModule):
+            return Backpropagation(
+                model, loss_fn, share, autocast, after_last=lambda: self._average(model.scalars())
+            )
         place = model.logit_scale.device
         replica = DistributedDataParallel(
             model, device_ids=None if place.type == "cpu" else [place]
         )
-        share = -(-part // self.size)
         return Backpropagation(
             model, loss_fn, share, autocast, replica, before_last=replica.no_sync
         )
@@ -92,6 +98,11 @@ class Team:
             distributed.all_reduce(value)
             value = value / self.size
         return value
+
+    def _average(self, parameters: Iterable[Tensor]) -> None:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = self.mean(parameter.grad)
 
     def tell(self, order: object) -> None:
         """Give the followers an order."""
@@ -112,13 +123,13 @@ class Team:
         for value in tensors.values():
             distributed.broadcast(self._placed(value.detach()), src=0)
 
-    def receive(self) -> dict[str, Tensor]:
-        """Take the tensors that the leader sends."""
+    def receive(self, device: torch.device) -> dict[str, Tensor]:
+        """Take the tensors that the leader sends, and put each on a device."""
         received = {}
         for name, (shape, dtype) in self.hear().items():
             value = self._placed(torch.empty(shape, dtype=dtype))
             distributed.broadcast(value, src=0)
-            received[name] = value
+            received[name] = value.to(device)
         return received
 
     def _placed(self, value: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from nas_growclip.data.pairs import PairBatch
 from nas_growclip.models.axes import param_axes
@@ -59,6 +60,8 @@ class TrainConfig:
     """Gradients are clipped to this norm."""
     compile: bool = False
     """Compile the model by torch.compile; every architecture that is tried compiles anew."""
+    shard: bool = False
+    """Share weights, gradients and AdamW's moments out over the processes of torchrun (FSDP2)."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights for each step; 0 keeps none."""
     checkpoint_steps: int = 200
@@ -79,6 +82,7 @@ class TrainConfig:
             "beta2": (0 <= self.beta2 < 1, "in [0, 1)"),
             "ema_decay": (0 <= self.ema_decay < 1, "in [0, 1)"),
             "cooldown_share": (0 <= self.cooldown_share < 1, "in [0, 1)"),
+            "shard": (not (self.shard and self.compile), "false where train.compile is true"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
             "divergence_retries": (self.divergence_retries >= 0, "0 or more"),
@@ -103,7 +107,7 @@ class TrainState:
     setbacks: tuple[Setback, ...] = ()
     """Where this stage's training diverged so far."""
     team: Team = ALONE
-    """The processes that train it together, each with its own copy of this state."""
+    """The processes that train it together, each with its own copy of this state or its share."""
 
 
 class DivergedError(ArithmeticError):
@@ -260,11 +264,13 @@ def check_loss(loss: float, step: int) -> None:
 
 
 def _largest_entry(state: TrainState) -> Tensor:
-    """The largest absolute value of a state; nan where an entry is."""
+    """The largest absolute value of this process's state; nan where an entry is."""
     tensors = [p.detach() for p in state.model.parameters()]
     for moments in state.optimizer.state.values():
         tensors += [moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments]
-    return torch.stack(torch._foreach_norm(tensors, ord=math.inf)).max().float()
+    own = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
+    filled = [t for t in own if t.numel()]  # of few rows some processes have none
+    return torch.stack(torch._foreach_norm(filled, ord=math.inf)).max().float()
 
 
 def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:

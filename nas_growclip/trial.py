@@ -42,7 +42,7 @@ from nas_growclip.growth.space import (
     candidate_label,
     candidate_momentum,
 )
-from nas_growclip.models.clip import Clip, tokenized
+from nas_growclip.models.clip import Clip, placed, tokenized
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.progress import track
 from nas_growclip.records import (
@@ -57,6 +57,7 @@ from nas_growclip.search.loop import Report
 from nas_growclip.search.objective import OBJECTIVES, DataSize, Objective, ObjectiveConfig
 from nas_growclip.search.refit import finished_stages, refit
 from nas_growclip.search.trigger import TRIGGERS, Decision, Situation
+from nas_growclip.sharding import gather, share_out
 from nas_growclip.strict import from_mapping, read_mapping
 from nas_growclip.team import Team, current_team
 from nas_growclip.train import DivergedError, TrainState, check_loss, train
@@ -376,44 +377,31 @@ def train_through(
         return state
     state.team = stage.team
     start_followers(stage, state)
-    batches = shared_batches(stage.config, stage.data, state)
+    config = stage.config.train
+    shares = share_out(state, config)
+    batches = shared_batches(stage.config, stage.data, shares)
+    total_steps = stage.stage_steps(state.model.arch)
     with closing(track(batches, total=points[-1] - state.step, label=file.label)) as tracked:
-        _train_to_points(stage, state, tracked, points, file, report)
+        for step in _stops(state.step, points, config.checkpoint_steps):
+            stage.team.tell({"total_steps": total_steps, "until_step": step})
+            train(shares, tracked, config, total_steps=total_steps, until_step=step)
+            gather(shares, state)
+            ends = step == points[-1]
+            if step in points:
+                loss = finite_loss(stage, state)
+                state.curve.append((step * config.batch_size, loss))
+                ends = report(len(state.curve) - 1, loss) or ends
+            if ends or step % config.checkpoint_steps == 0:
+                save_state(state, file.path)
+            if ends:
+                break
     return state
 
 
-def _train_to_points(
-    stage: StageRun,
-    state: TrainState,
-    batches: Iterator[PairBatch],
-    points: Sequence[int],
-    file: TrainingFile,
-    report: Report,
-) -> None:
-    config = stage.config.train
-
-    def save_between(state: TrainState) -> None:
-        if state.step % config.checkpoint_steps == 0 and state.step not in points:
-            save_state(state, file.path)
-
-    total_steps = stage.stage_steps(state.model.arch)
-    for point in points:
-        stage.team.tell({"total_steps": total_steps, "until_step": point})
-        train(
-            state,
-            batches,
-            config,
-            total_steps=total_steps,
-            until_step=point,
-            after_step=save_between,
-        )
-        loss = finite_loss(stage, state)
-        state.curve.append((point * config.batch_size, loss))
-        stops = report(len(state.curve) - 1, loss)
-        if stops or point == points[-1] or point % config.checkpoint_steps == 0:
-            save_state(state, file.path)
-        if stops:
-            return
+def _stops(start: int, points: Sequence[int], checkpoint_steps: int) -> list[int]:
+    """The steps after ``start`` at which training stops to be measured or saved."""
+    checkpoints = range(0, points[-1], checkpoint_steps)
+    return sorted(step for step in {*points, *checkpoints} if step > start)
 
 
 def shared_batches(
@@ -481,7 +469,8 @@ def parent_losses(stage: StageRun) -> tuple[float, float]:
 def loss_on(stage: StageRun, model: Clip, pairs: ImageTextPairs) -> float:
     """Contrastive loss on some pairs, in batches of the training size."""
     batch_size = stage.config.train.batch_size
-    return contrastive_loss(embed_pairs(model, pairs, batch_size), batch_size)["loss"]
+    with placed(model, stage.team.device):
+        return contrastive_loss(embed_pairs(model, pairs, batch_size), batch_size)["loss"]
 
 
 def curve_steps(start: int, end: int, count: int) -> tuple[int, ...]:

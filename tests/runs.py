@@ -1,5 +1,7 @@
 """A small experiment that ends in seconds, for the end-to-end tests."""
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,3 +18,13 @@ def smoke_config(**changes: object) -> ExperimentConfig:
 
 def records_of(run: Path) -> dict[str, str]:
     return {name: (run / name).read_text() for name in RECORDS}
+
+
+def by_two_processes(*module: str) -> list[str]:
+    """The command that runs a module, with its arguments, under torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    return [*torchrun, "--standalone", "--nproc-per-node=2", "-m", *module]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,25 @@ from nas_growclip.following import check_team
 from nas_growclip.records import read_stages, read_trials
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.team import ALONE, Team, join_team
-from tests.runs import ROOT, SMOKE, smoke_config
+from tests.runs import ROOT, SMOKE, by_two_processes, environment, smoke_config
 
 pytestmark = pytest.mark.slow
 
+GROWN: dict[str, Any] = {
+    "growth": {"moments": "grow", "depth_operator": "gated", "momentum": 0.9},
+    "schedule": [{"text.depth": 2}, {"image.width": 64, "shared.depth": 1}],
+    "data": {"augment": {"crop_scale": 0.5}},
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "searched": {},
-    "everything": {
-        "growth": {"moments": "grow", "depth_operator": "gated", "momentum": 0.9},
-        "schedule": [{"text.depth": 2}, {"image.width": 64, "shared.depth": 1}],
-        "data": {"augment": {"crop_scale": 0.5}},
-        "train": {"ema_decay": 0.9},
-    },
+    "everything": GROWN | {"train": {"ema_decay": 0.9}},
     "siglip": {"parent": {"logit_bias": True}, "train": {"micro_batch_size": 12}},
     "in_parts": {"train": {"micro_batch_size": 10}},
+    "sharded": GROWN | {"train": {"ema_decay": 0.9, "shard": True}},
+    "sharded_siglip": {
+        "parent": {"logit_bias": True},
+        "train": {"micro_batch_size": 12, "shard": True},
+    },
 }
 
 
@@ -48,12 +52,7 @@ def write_experiment(folder: Path, name: str) -> Path:
 
 
 def torchrun(experiment: Path, out: Path) -> list[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return [*command, "-m", "nas_growclip", "run", str(experiment), "--out", str(out)]
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
+    return by_two_processes("nas_growclip", "run", str(experiment), "--out", str(out))
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -88,8 +87,9 @@ def test_two_processes_train_what_one_trains(variant: str, tmp_path: Path) -> No
     assert_same(tmp_path / "one", tmp_path / "two")
 
 
-def test_killed_under_torchrun_one_process_goes_on(tmp_path: Path) -> None:
-    experiment = write_experiment(tmp_path, "everything")
+@pytest.mark.parametrize("variant", ["everything", "sharded"])
+def test_killed_under_torchrun_one_process_goes_on(variant: str, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, variant)
     config = load_config(experiment)
     run_experiment(config, tmp_path / "one", with_report=False)
     out = tmp_path / "two"

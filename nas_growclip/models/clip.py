@@ -6,7 +6,8 @@ a matrix product of them holds cosine similarities.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -78,6 +79,10 @@ class Clip(nn.Module):
         scale = self.logit_scale.exp()
         return (scale,) if self.logit_bias is None else (scale, self.logit_bias)
 
+    def scalars(self) -> list[nn.Parameter]:
+        """The parameters that are one number: the temperature and, where there is one, the bias."""
+        return [p for p in (self.logit_scale, self.logit_bias) if p is not None]
+
     def tokenize(self, texts: list[str]) -> Int[Tensor, "batch context"]:
         """CLIP's byte-pair tokens, cut or padded to the context length."""
         return tokenized(texts, self.arch.text.context_length)
@@ -86,6 +91,17 @@ class Clip(nn.Module):
     def num_params(self) -> int:
         """Number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+@contextmanager
+def placed(model: Clip, device: str | None) -> Iterator[None]:
+    """Have a model on a device, None being where it is; afterwards it is where it was."""
+    home = model.logit_scale.device
+    model.to(device or home)
+    try:
+        yield
+    finally:
+        model.to(home)
 
 
 def tokenized(texts: list[str], context_length: int) -> Int[Tensor, "batch context"]:

@@ -66,13 +66,19 @@ class Backpropagation:
     """The model as wrapped by what sums gradients over processes, if anything does."""
     before_last: Callable[[], AbstractContextManager[Any]] = nullcontext
     """What keeps it from summing before the last part."""
+    after_last: Callable[[], None] = lambda: None
+    """What ends the whole batch's gradient."""
 
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"], tokens: Int[Tensor, "batch context"]
     ) -> Tensor:
         """Add the gradient; returns the loss, in nats, detached."""
-        if 0 < self.part < len(images):
-            return self._in_parts(images, tokens)
+        is_parted = 0 < self.part < len(images)
+        loss = (self._in_parts if is_parted else self._at_once)(images, tokens)
+        self.after_last()
+        return loss
+
+    def _at_once(self, images: Tensor, tokens: Tensor) -> Tensor:
         with self.autocast():
             loss: Tensor = self.loss_fn(*self._forward(images, tokens))
         loss.backward()  # type: ignore[no-untyped-call]

@@ -3,10 +3,11 @@
 Under torchrun the copies are trained by DistributedDataParallel and the shares by fully_shard, in
 turns. Bytes are those of the tensors that a process holds at the end of a step. The peak is that
 of resident memory during steps (Linux) above what the process had before there was a state, so
-activations, buckets and gathered blocks count too; it is taken after the turns that are timed. The
-state from which shares were made is gone, as it is in all processes but the leader.
+activations, buckets and gathered blocks count too. The state from which shares were made is gone,
+as it is in all processes but the leader.
 
 Command: torchrun --nproc-per-node 2 -m benchmarks.sharded_memory [--model vit_b_32] [--batch 8]
+With --turns 7 times are measured instead: memory is given back at once otherwise, which is slow.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from nas_growclip.train import TrainConfig, TrainState, start_training, train
 
 WAYS = ("copies", "shares")
 M_MMAP_THRESHOLD = -3
-"""From glibc's ``malloc.h``; held low, freed tensors do not stay resident. Costs time."""
+"""From glibc's ``malloc.h``."""
 SIZES = ("weights", "gradients", "moments", "peak")
 
 
@@ -109,33 +110,40 @@ def largest(team: Team, sizes: dict[str, float]) -> list[float]:
     return values.tolist()
 
 
+def weighed(team: Team, options: Namespace) -> list[str]:
+    """A table of gigabytes."""
+    # By default glibc keeps what is freed for later, which is not what is measured here.
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**18)
+    rows = {way: largest(team, measured(team, way, options)[0]) for way in WAYS}
+    head = [f"| GB in one process | {' | '.join(SIZES)} |", "|---|---|---|---|---|"]
+    return head + [
+        f"| {way} | {' | '.join(f'{v:.2f}' for v in row)} |" for way, row in rows.items()
+    ]
+
+
+def timed(team: Team, options: Namespace) -> list[str]:
+    """Seconds of a step, and their ratio turn by turn."""
+    pairs = [[measured(team, way, options)[1] for way in WAYS] for _ in range(options.turns)]
+    medians = [statistics.median(seconds) for seconds in zip(*pairs, strict=True)]
+    ratios = [shares / copies for copies, shares in pairs]
+    words = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return [
+        f"seconds a step: {medians[0]:.2f} by copies, {medians[1]:.2f} by shares; ratio {words}"
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="vit_b_32")
     parser.add_argument("--batch", type=int, default=8, help="pairs of all processes together")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=0, help="turns of each way to time")
     options = parser.parse_args()
     team = join_team("cpu")
     torch.set_num_threads(1)
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(options.turns):
-        for way in WAYS:
-            seconds[way].append(measured(team, way, options)[1])
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**18)
-    rows = {way: largest(team, measured(team, way, options)[0]) for way in WAYS}
-    ratios = [b / a for a, b in zip(seconds["copies"], seconds["shares"], strict=True)]
+    lines = timed(team, options) if options.turns else weighed(team, options)
     if team.is_leader:
-        print(f"{options.model}, batch {options.batch}, {team.size} processes, GB in one process")
-        print(f"| way | {' | '.join(SIZES)} | seconds a step |\n|---|---|---|---|---|---|")
-        for way, row in rows.items():
-            words = " | ".join(f"{value:.2f}" for value in row)
-            print(f"| {way} | {words} | {statistics.median(seconds[way]):.2f} |")
-        print(
-            f"time, shares by copies: {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
-            f"{max(ratios):.2f})",
-            flush=True,
-        )
+        print(f"{options.model}, batch {options.batch}, {team.size} processes", *lines, sep="\n")
     else:
         team.hear()
     team.leave()

@@ -191,11 +191,7 @@ class ClipArch:
     """Whether the logits have a learned bias: then SigLIP's loss trains the model, else CLIP's."""
 
     def __post_init__(self) -> None:
-        if not _is_size(self.embed_dim):
-            raise ValueError(
-                f"embed_dim must be a whole number above 0 and at most {MAX_SIZE}, "
-                f"but got {self.embed_dim!r}."
-            )
+        _require_size("embed_dim", self.embed_dim)
         if self.shared.depth:
             _require_heads("shared", "embed_dim", self.embed_dim, self.shared)
 
@@ -350,8 +346,12 @@ def _known_dimension(dimension: str) -> str:
     raise ValueError(f"Unknown dimension {dimension!r}. {hint}")
 
 
-def _is_size(value: object, most: int = MAX_SIZE) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
+def _require_size(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number above 0, but got {value!r}.")
+    most = MAX_DEPTH if name.endswith(".depth") else MAX_SIZE
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, but got {value:#x}.")
 
 
 def _require_positive(encoder: str, arch: Any) -> None:
@@ -361,12 +361,7 @@ def _require_positive(encoder: str, arch: Any) -> None:
             raise ValueError(f"{encoder}.norm_eps must be between 0 and 1, but got {value!r}.")
         if value is None or (encoder, field.name) in FIXED_TRAITS:
             continue
-        most = MAX_DEPTH if field.name == "depth" else MAX_SIZE
-        if not _is_size(value, most):
-            raise ValueError(
-                f"{encoder}.{field.name} must be a whole number above 0 and at most {most}, "
-                f"but got {value!r}."
-            )
+        _require_size(f"{encoder}.{field.name}", value)
 
 
 def _require_heads(encoder: str, width_name: str, width: int, arch: Any) -> None:

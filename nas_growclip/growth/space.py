@@ -99,16 +99,15 @@ class SizeChoices:
         if not (self.sizes or self.ratios or self.add):
             raise ValueError("must give sizes, ratios or add. Add one of them.")
         for ratio in self.ratios:
-            if not 1 < ratio <= MAX_SIZE:
-                raise ValueError(
-                    f"ratios: must be above 1 and at most {MAX_SIZE}, but got {ratio}."
-                )
+            if not ratio > 1:
+                raise ValueError(f"ratios: must be above 1, but got {ratio}.")
         for name in ("sizes", "add"):
-            for value in getattr(self, name):
-                if not 1 <= value <= MAX_SIZE:
-                    raise ValueError(
-                        f"{name}: must be 1 or more and at most {MAX_SIZE}, but got {value:#x}."
-                    )
+            least = min(getattr(self, name), default=1)
+            if least < 1:
+                raise ValueError(f"{name}: must be 1 or more, but got {least}.")
+        for name in ("sizes", "ratios", "add"):
+            if max(getattr(self, name), default=1) > MAX_SIZE:
+                raise ValueError(f"{name}: must be at most {MAX_SIZE}, but one is larger.")
 
     def new_sizes(self, old: int, unit: int, *, may_shrink: bool = False) -> tuple[int, ...]:
         """Legal new sizes in rising order; ``unit`` divides every legal size."""

@@ -241,7 +241,7 @@ def _is_looked_at(step: int, config: TrainConfig) -> bool:
 
 def _check_finite(state: TrainState, loss: Tensor) -> None:
     """Check the mean loss of all processes, and their states, which no finite loss vouches for."""
-    values = torch.stack([loss.float(), _largest_entry(state)])
+    values = torch.stack([loss.float(), _largest_norm(state)])
     value, largest = state.team.mean(values).tolist()
     check_loss(value, state.step)
     if not math.isfinite(largest):
@@ -263,14 +263,13 @@ def check_loss(loss: float, step: int) -> None:
         )
 
 
-def _largest_entry(state: TrainState) -> Tensor:
-    """The largest absolute value of this process's state; nan where an entry is."""
+def _largest_norm(state: TrainState) -> Tensor:
+    """The largest norm of this process's tensors; not finite where an entry is not."""
     tensors = [p.detach() for p in state.model.parameters()]
     for moments in state.optimizer.state.values():
         tensors += [moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments]
     own = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
-    filled = [t for t in own if t.numel()]  # of few rows some processes have none
-    return torch.stack(torch._foreach_norm(filled, ord=math.inf)).max().float()
+    return torch.stack(torch._foreach_norm(own)).max().float()
 
 
 def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:

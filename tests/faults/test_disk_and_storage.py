@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,9 @@ from tests.runs import ROOT, records_of, smoke_config
 def small(storage: str | None = None, stages: tuple[int, ...] = (64, 96)) -> ExperimentConfig:
     config = smoke_config(
         data=replace(smoke_config().data, stages=stages, zero_shot=()),
-        search=SearchConfig(num_trials=3, trial_share=0.3, curve_points=2, storage=storage),
+        search=SearchConfig(
+            num_trials=3, trial_share=0.3, curve_points=2, storage=storage, grace_seconds=2.0
+        ),
     )
     return replace(config, train=replace(config.train, checkpoint_steps=2))
 
@@ -308,14 +311,15 @@ def test_postgresql_that_restarts_is_waited_for_and_one_that_stays_away_is_told(
 
 def control(port: int, what: str) -> None:
     """Stop or start the test's server as the user that runs it."""
-    (folder,) = Path("/tmp").glob("growclip-postgres-*/data/postmaster.opts")
+    started = Path(tempfile.gettempdir()).glob("growclip-postgres-*/data/postmaster.opts")
+    (folder,) = (opts for opts in started if f'"{port}"' in opts.read_text())
     programs = postgres_programs()
     assert programs is not None
     user = folder.owner() if os.geteuid() == 0 else None
-    options = ["-l", "server.log", "-o", f"-h 127.0.0.1 -p {port} -k ''"] if what == "start" else []
-    command = [str(programs / "pg_ctl"), "-D", "data", "-w", "-m", "fast", *options, what]
+    options = ["-m", "fast"]
     if what == "start":
-        command = [part for part in command if part not in ("-m", "fast")]
+        options = ["-l", "server.log", "-o", f"-h 127.0.0.1 -p {port} -k ''"]
+    command = [str(programs / "pg_ctl"), "-D", "data", "-w", *options, what]
     subprocess.run(
         command,
         cwd=folder.parents[1],

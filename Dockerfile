@@ -2,6 +2,6 @@
 FROM python:3.11-slim
 WORKDIR /opt/nas_growclip
 COPY . .
-RUN pip install --no-cache-dir --constraint constraints.txt ".[dashboard,postgres]"
+RUN pip install --no-cache-dir --constraint constraints.txt ".[dashboard,postgres,slurm]"
 WORKDIR /work
 ENTRYPOINT ["growclip"]

@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="loading processes of each side")
     parser.add_argument("--data", help="a folder of shards, to compare with loading too")
+    parser.add_argument("--loading-only", action="store_true")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
@@ -237,6 +238,8 @@ def main() -> None:
     print("|---|---|---|---|---|")
     if options.data is not None:
         compare("loading alone", _drain(ours), _drain(theirs), options)
+    if options.loading_only:
+        return
     compare(
         f"{options.model}, training" + (" with loading" if options.data else ""),
         OurLoop(arch, ours, options).run,

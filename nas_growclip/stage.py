@@ -141,7 +141,7 @@ def _go_back(stage: StageRun, best: Trial, diverged: DivergedError) -> None:
     save_state(state, stage.folder / TRAINING_FILE)
     say(
         f"stage {index}, training: {setback} It goes on with {RATE_CUT ** (num_setbacks + 1):g} of "
-        f"the learning rate; {config.divergence_retries - num_setbacks - 1} retries left."
+        f"the learning rate; retries left: {config.divergence_retries - num_setbacks - 1}."
     )
 
 

@@ -48,8 +48,8 @@ def seconds_of(code: str) -> float:
     """From starting a Python process of one thread to its end."""
     started = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stderr=subprocess.DEVNULL)
+    command, quiet = [sys.executable, "-W", "ignore", "-c", code], subprocess.DEVNULL
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=quiet, stderr=quiet)
     return time.monotonic() - started
 
 

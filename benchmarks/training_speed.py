@@ -18,6 +18,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,13 +26,13 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.loss import ClipLoss
-from open_clip_train.data import get_wds_dataset
+from open_clip_train import data as open_clip_data
 from open_clip_train.scheduler import cosine_lr
 from open_clip_train.train import train_one_epoch
 
 from nas_growclip.arch import ClipArch
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.loading import BatchOrder, load_batches
+from nas_growclip.data.loading import BATCHES_AHEAD, BatchOrder, load_batches
 from nas_growclip.data.pairs import ImageTextPairs, PairBatch, PairEncoder
 from nas_growclip.data.shards import shard_pairs
 from nas_growclip.interop.exporting import export_open_clip
@@ -156,10 +157,12 @@ def their_loader(folder: str, arch: ClipArch, options: Namespace) -> Iterator[An
         workers=options.workers,
         world_size=1,
     )
+    # WebDataset 1.0 marks the end of a shard, which open_clip 3.3 takes for a broken sample.
+    open_clip_data.tar_file_expander = partial(open_clip_data.tar_file_expander, eof_value=None)
     preprocess = open_clip.image_transform(arch.image.image_shape, is_train=False)
     context = arch.text.context_length
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=context)
-    info = get_wds_dataset(args, preprocess, is_train=True, tokenizer=tokenizer)
+    info = open_clip_data.get_wds_dataset(args, preprocess, is_train=True, tokenizer=tokenizer)
     for epoch in itertools.count():
         info.set_epoch(epoch)
         yield from info.dataloader
@@ -181,6 +184,8 @@ def compare(
     for turn in range(options.turns):
         order = ("ours", "theirs") if turn % 2 else ("theirs", "ours")
         for side in order:
+            if options.workers:
+                runs[side](options.workers * BATCHES_AHEAD)  # made while the other had its turn
             _synchronize(options.device)
             started = time.perf_counter()
             runs[side](options.steps)

@@ -12,6 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.loop_profile import values_read
+from nas_growclip import train as training
 from nas_growclip.arch import ClipArch
 from nas_growclip.data.pairs import PairBatch
 from nas_growclip.models.axes import param_axes
@@ -84,14 +85,19 @@ def test_callback_sees_every_step(tiny_arch: ClipArch) -> None:
     assert seen == [1, 2, 3, 4]
 
 
-def test_the_loop_reads_no_value_from_the_device_in_most_steps(tiny_arch: ClipArch) -> None:
-    """Reading one would make a GPU wait; the loss is looked at every 20 steps."""
+def test_the_loop_reads_no_value_from_the_device_in_most_steps(
+    tiny_arch: ClipArch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading one would make a GPU wait; the loss and the state are looked at every 20 steps."""
     config = TrainConfig(ema_decay=0.9, micro_batch_size=4)
     state = start_training(Clip(tiny_arch), config)
     train(state, same_batch(state.model), config, total_steps=99, until_step=2)
+    looks, look = [], training._check_finite
+    monkeypatch.setattr(training, "_check_finite", lambda *a: (looks.append(a), look(*a)))
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        train(state, same_batch(state.model), config, total_steps=99, until_step=19)
-    assert values_read(profiled) == 1  # at the end
+        train(state, same_batch(state.model), config, total_steps=99, until_step=49)
+    assert len(looks) == 3  # after 20 and 40 steps, and at the end
+    assert values_read(profiled) == 0
 
 
 def test_logit_scale_is_clamped(tiny_arch: ClipArch) -> None:

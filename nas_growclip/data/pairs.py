@@ -190,7 +190,7 @@ def normalise(images: NDArray[np.uint8]) -> Float[Tensor, "batch 3 height width"
     mean = torch.tensor(OPENAI_DATASET_MEAN)[:, None, None]
     std = torch.tensor(OPENAI_DATASET_STD)[:, None, None]
     channels_first = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    return (channels_first.float() / 255 - mean) / std
+    return channels_first.float().div_(255).sub_(mean).div_(std)
 
 
 def training_batches(

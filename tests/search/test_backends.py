@@ -234,13 +234,13 @@ def test_another_runs_study_of_the_same_name_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["nonsense", "mysqlite://x", "sqlite:////no/such/folder/study.db"])
 def test_bad_storage_is_one_clear_line(url: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"search.storage: cannot open .*postgresql\+psycopg"):
-        OptunaSearch(stage_search(SearchConfig(storage=url), tmp_path))
+        OptunaSearch(stage_search(SearchConfig(storage=url), tmp_path, stage=0))
 
 
 def test_password_is_not_shown(tmp_path: Path) -> None:
     url = "postgresql+psycopg://me:secret@127.0.0.1:1/x"
     with pytest.raises(ValueError, match=r"me:\*\*\*@127.0.0.1") as caught:
-        OptunaSearch(stage_search(SearchConfig(storage=url), tmp_path))
+        OptunaSearch(stage_search(SearchConfig(storage=url), tmp_path, stage=0))
     assert "secret" not in str(caught.value)
 
 

@@ -59,6 +59,9 @@ ODD = st.one_of(
 )
 """What a hand that slips, or one that means harm, may put in place of a value."""
 
+NO_STEPS = {"step": "0", "curve": "[]", "gates": "{}", "setbacks": "[]"}
+"""What a training state says in words before it is trained."""
+
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Where every value of a document stands."""
@@ -348,7 +351,7 @@ def test_training_state_with_false_metadata(
 ) -> None:
     path = tmp_path / "state.safetensors"
     state = start_training(Clip(TINY, seed=1), TrainConfig())
-    metadata = {"arch": TINY.to_json(), "step": "0", "curve": "[]", "gates": "{}"}
+    metadata = {"arch": TINY.to_json(), **NO_STEPS}
     tensors = {f"model.{n}": t.contiguous() for n, t in state.model.state_dict().items()}
     save_file(tensors, path, metadata | change)
     with pytest.raises(ValueError, match=message):
@@ -359,7 +362,7 @@ def test_training_state_without_all_of_a_moment(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     save_state(start_training(Clip(TINY, seed=1), TrainConfig()), path)
     load_state(path, TrainConfig(), torch.device("cpu"))
-    metadata = {"arch": TINY.to_json(), "step": "0", "curve": "[]", "gates": "{}"}
+    metadata = {"arch": TINY.to_json(), **NO_STEPS}
     tensors = {f"model.{n}": t.contiguous() for n, t in Clip(TINY, seed=1).state_dict().items()}
     save_file(tensors | {"exp_avg.logit_scale": torch.zeros(())}, path, metadata)
     with pytest.raises(ValueError, match=r"'exp_avg_sq\.logit_scale' must stand beside"):

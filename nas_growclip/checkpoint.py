@@ -7,7 +7,7 @@ are written under a temporary name, synced and renamed.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -40,9 +40,6 @@ WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 MAX_STEPS = 2**48
 """Optimizer steps, at most: beyond it a number is damage."""
-
-PROGRESS = ("step", "curve", "gates", "setbacks")
-"""What a training state's file says in words, beside its architecture."""
 
 
 def save_model(model: Clip, path: str | Path) -> None:
@@ -132,7 +129,7 @@ def unpack_state(
     """
     try:
         arch = ClipArch.from_dict(json.loads(metadata["arch"]), str(path))
-        told = {name: json.loads(metadata[name]) for name in PROGRESS}
+        told = {f.name: json.loads(metadata[f.name]) for f in fields(_Progress)}
         progress = from_mapping(_Progress, told, "")
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(
@@ -217,7 +214,7 @@ def _filled(arch: ClipArch, tensors: Mapping[str, Tensor], path: Path) -> Clip:
     """A model with these weights, made only if they are all of it: a file may claim any size."""
     with torch.device("meta"):
         check_weights(Clip(arch), tensors, path)
-    return fill_model(Clip(arch), tensors, path)
+    return _with_weights(Clip(arch), tensors)
 
 
 def fill_model(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Clip:
@@ -227,6 +224,10 @@ def fill_model(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Clip:
         ValueError: As ``check_weights``.
     """
     check_weights(model, tensors, path)
+    return _with_weights(model, tensors)
+
+
+def _with_weights(model: Clip, tensors: Mapping[str, Tensor]) -> Clip:
     model = model.to(next(iter(tensors.values())).dtype)
     model.load_state_dict(dict(tensors))
     return model

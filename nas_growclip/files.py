@@ -5,10 +5,13 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 OWNER_FILE = ".owner"
 """In a folder that one process works on: which one; it is locked while that process lives."""
@@ -60,6 +63,20 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays as one ``.npz`` file, whole or not at all; same arrays, same bytes.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **dict[str, Any](arrays))
+
+    replace_atomically(path, write)
 
 
 @contextmanager

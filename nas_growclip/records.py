@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nas_growclip.arch import ClipArch
-from nas_growclip.files import replace_atomically, write_atomically, writing
+from nas_growclip.files import write_arrays, write_atomically, writing
 from nas_growclip.growth.space import Candidate, candidate_label, candidate_momentum
 from nas_growclip.strict import from_mapping, read_mapping, read_text, to_mapping
 
@@ -208,12 +208,7 @@ def noted_data_folder(run: Path) -> Path | None:
 
 def write_outcomes(folder: Path, outcomes: Mapping[str, NDArray[np.bool_]]) -> None:
     """Write which test items a stage's model got right; the same outcomes give the same bytes."""
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **outcomes)
-
-    replace_atomically(folder / OUTCOMES_FILE, write)
+    write_arrays(folder / OUTCOMES_FILE, outcomes)
 
 
 def read_outcomes(folder: Path) -> dict[str, NDArray[np.bool_]]:

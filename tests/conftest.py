@@ -1,12 +1,15 @@
 """Small models that every test may use."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: faster for models this small, and repeatable
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
 
 from nas_growclip.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.growth.verify import perturbed
@@ -22,6 +25,21 @@ settings.load_profile("repeatable")
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What one test session finds in shards is not another's; its processes inherit it."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def close_connections() -> Iterator[None]:
+    """Optuna keeps a database's connections until its storage is collected; psycopg warns then."""
+    engines = set()
+
+    def note(connection: Connection) -> None:
+        engines.add(connection.engine)
+
+    event.listen(Engine, "engine_connect", note)
+    yield
+    event.remove(Engine, "engine_connect", note)
+    for engine in engines:
+        engine.dispose()
 
 
 @pytest.fixture

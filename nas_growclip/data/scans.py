@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 
-from nas_growclip.files import locked, make_folder, replace_atomically
+from nas_growclip.files import locked, make_folder, write_arrays
 
 RULES = 1
 """Raised whenever other pairs become usable than before: kept scans are then made anew."""
@@ -90,17 +91,12 @@ def cache_folder() -> Path:
 
 def _write(place: Path, scan: ShardScan, version: list[object]) -> None:
     about = {"version": version, "num_pairs": scan.num_pairs, "sha256": scan.sha256}
-    arrays: dict[str, Any] = {
+    arrays: dict[str, NDArray[Any]] = {
         "about": np.frombuffer(json.dumps(about | {"skipped": scan.skipped}).encode(), np.uint8),
         "unusable": np.array(sorted(scan.unusable), np.int64),
         "identities": np.frombuffer(scan.identities, np.uint8),
     }
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    replace_atomically(place, write)
+    write_arrays(place, arrays)
 
 
 def _read(place: Path, version: list[object]) -> ShardScan | None:

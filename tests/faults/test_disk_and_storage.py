@@ -17,7 +17,7 @@ from pathlib import Path
 import optuna
 import pytest
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 import nas_growclip.search.storage as storage_module
 from benchmarks.search_workers import missing_postgres, postgres_programs, postgres_server
@@ -190,21 +190,6 @@ def test_a_clock_that_goes_backwards_changes_nothing(
 
 
 # Storages.
-
-
-@pytest.fixture
-def close_connections() -> Iterator[None]:
-    """Optuna keeps a database's connections until its storage is collected; psycopg warns then."""
-    engines = set()
-
-    def note(connection: Connection) -> None:
-        engines.add(connection.engine)
-
-    event.listen(Engine, "engine_connect", note)
-    yield
-    event.remove(Engine, "engine_connect", note)
-    for engine in engines:
-        engine.dispose()
 
 
 def in_the_background(work: Callable[[], None]) -> threading.Thread:

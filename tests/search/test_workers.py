@@ -19,8 +19,6 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
 
 from benchmarks.search_workers import PostgresServer, missing_postgres, postgres_server, started
 from nas_growclip.arch import ClipArch
@@ -37,6 +35,8 @@ from nas_growclip.search.storage import open_storage
 from nas_growclip.search.workers import Watch, host_and_process, identity, is_gone
 from tests.runs import ROOT, smoke_config
 
+pytestmark = pytest.mark.usefixtures("close_connections")
+
 STORAGES = ("sqlite", "journal", "postgresql")
 DEADLINE = 240.0
 """Seconds for what takes a few on an idle machine."""
@@ -51,21 +51,6 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip(missing_postgres())
     with postgres_server() as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def close_connections() -> Iterator[None]:
-    """Optuna keeps a database's connections until its storage is collected; psycopg warns then."""
-    engines = set()
-
-    def note(connection: Connection) -> None:
-        engines.add(connection.engine)
-
-    event.listen(Engine, "engine_connect", note)
-    yield
-    event.remove(Engine, "engine_connect", note)
-    for engine in engines:
-        engine.dispose()
 
 
 @pytest.fixture(params=STORAGES)

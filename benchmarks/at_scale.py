@@ -26,14 +26,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from nas_growclip.arch import ClipArch
-from nas_growclip.checkpoint import load_model, save_model
 from nas_growclip.growth.claims import is_exact
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed, similarity_change
+from nas_growclip.io.progress import say
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
-from nas_growclip.progress import say
+from nas_growclip.training.checkpoint import load_model, save_model
 
 P = ParamSpec("P")
 T = TypeVar("T")

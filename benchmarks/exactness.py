@@ -24,7 +24,6 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from nas_growclip.arch import DIMENSIONS, ClipArch, dimension_steps
 from nas_growclip.growth.claims import is_exact
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import DEPTH_OPERATORS
@@ -37,8 +36,9 @@ from nas_growclip.growth.verify import (
     similarity,
     similarity_change,
 )
+from nas_growclip.io.progress import track
+from nas_growclip.models.arch import DIMENSIONS, ClipArch, dimension_steps
 from nas_growclip.models.clip import Clip
-from nas_growclip.progress import track
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 LOSSY_ABOVE = 1e-8

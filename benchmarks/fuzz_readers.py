@@ -34,19 +34,19 @@ import yaml
 from PIL import Image
 from safetensors.torch import save
 
-from nas_growclip.arch import ClipArch, ImageArch, SharedArch, TextArch
-from nas_growclip.checkpoint import load_model, load_state, save_model, save_state
-from nas_growclip.config import load_config
-from nas_growclip.data.archives import read_members
-from nas_growclip.data.decoding import decode_image
+from nas_growclip.compare.config import load_study
+from nas_growclip.data.sources.decoding import decode_image
+from nas_growclip.data.sources.tar import read_members
+from nas_growclip.experiment.config import load_config
 from nas_growclip.growth.space import GrowthSpace
 from nas_growclip.interop.configs import read_config
 from nas_growclip.interop.weights import read_weights
+from nas_growclip.io.mappings import from_mapping, read_mapping
+from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
-from nas_growclip.records import read_stages, read_timings, read_trials, stage_lines
-from nas_growclip.strict import from_mapping, read_mapping
-from nas_growclip.study.config import load_study
-from nas_growclip.train import TrainConfig, start_training
+from nas_growclip.records.entries import read_stages, read_timings, read_trials, stage_lines
+from nas_growclip.training.checkpoint import load_model, load_state, save_model, save_state
+from nas_growclip.training.loop import TrainConfig, start_training
 
 ROOT = Path(__file__).parents[1]
 TINY = ClipArch(

@@ -37,12 +37,12 @@ import optuna
 import torch
 from safetensors import safe_open
 
-from nas_growclip.cli import main as growclip
-from nas_growclip.config import ExperimentConfig, load_config
-from nas_growclip.progress import say
-from nas_growclip.records import TIMINGS_FILE, read_trials
-from nas_growclip.search.optuna_search import study_name
-from nas_growclip.search.storage import open_storage
+from nas_growclip.cli.main import main as growclip
+from nas_growclip.experiment.config import ExperimentConfig, load_config
+from nas_growclip.io.progress import say
+from nas_growclip.records.entries import TIMINGS_FILE, read_trials
+from nas_growclip.search.optuna.backend import study_name
+from nas_growclip.search.optuna.storage import open_storage
 
 ROOT = Path(__file__).parents[1]
 PHASES = {
@@ -68,7 +68,7 @@ import sys
 from pathlib import Path
 from benchmarks.kill_campaign import tell_stack_to
 tell_stack_to(Path(sys.argv[1]))
-from nas_growclip.cli import main
+from nas_growclip.cli.main import main
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -25,18 +25,18 @@ import torch
 import yaml
 from PIL import Image
 
-from nas_growclip.arch import ClipArch
-from nas_growclip.config import load_config
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.shards import shard_pairs
-from nas_growclip.experiment import run_experiment
+from nas_growclip.data.sources.webdataset import shard_pairs
+from nas_growclip.experiment.config import load_config
+from nas_growclip.experiment.run import run_experiment
 from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices, candidate_label
-from nas_growclip.progress import hush
-from nas_growclip.records import CONFIG_FILE, STAGES_FILE, TRIALS_FILE, Trial, load_run
+from nas_growclip.io.progress import hush
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.records.entries import CONFIG_FILE, STAGES_FILE, TRIALS_FILE, Trial, load_run
 from nas_growclip.report import write_report
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
-from nas_growclip.search.optuna_search import OptunaSearch
+from nas_growclip.search.optuna.backend import OptunaSearch
 from nas_growclip.search.protocol import Question, StageSearch
 
 ROOT = Path(__file__).parents[1]

@@ -1,9 +1,9 @@
 """What the training loop spends its time on, and whether it waits for a file or a device.
 
-The loop of ``nas_growclip.train.train`` under PyTorch's profiler, as a run calls it: with batches
-from shards or made once, and a moving average of the weights. The table has the seconds of each
-part; below it stand the reads of a value from the device, for which a GPU would have to be waited
-for, and the files opened.
+The loop of ``nas_growclip.training.loop.train`` under PyTorch's profiler, as a run calls it: with
+batches from shards or made once, and a moving average of the weights. The table has the seconds of
+each part; below it stand the reads of a value from the device, for which a GPU would have to be
+waited for, and the files opened.
 
 Command: python -m benchmarks.loop_profile [--data SHARDS] [--model tiny|vit_b_32] [--device cuda]
 """
@@ -18,11 +18,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.training_speed import MODELS, made_batches, our_loader, our_shards
-from nas_growclip import train as training
 from nas_growclip.data.pairs import PairBatch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.losses import Backpropagation
-from nas_growclip.train import TrainConfig, TrainState, start_training, train
+from nas_growclip.training import loop as training
+from nas_growclip.training.loop import TrainConfig, TrainState, start_training, train
 
 PARTS = {
     "next batch": "loading, decoding, tokens",

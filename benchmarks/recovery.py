@@ -46,15 +46,15 @@ from benchmarks.recovery_arms import (
     start_arm,
     validation_loss,
 )
-from nas_growclip.arch import ClipArch
-from nas_growclip.checkpoint import load_state, save_state
 from nas_growclip.data.pairs import PairBatch
-from nas_growclip.growing import Parent
+from nas_growclip.io.progress import say
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops
-from nas_growclip.progress import say
-from nas_growclip.records import append_line, drop_torn_line
-from nas_growclip.train import (
+from nas_growclip.records.entries import append_line, drop_torn_line
+from nas_growclip.training.checkpoint import load_state, save_state
+from nas_growclip.training.grow_state import Parent
+from nas_growclip.training.loop import (
     DivergedError,
     TrainConfig,
     TrainState,

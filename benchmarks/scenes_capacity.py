@@ -17,8 +17,8 @@ from nas_growclip.data.config import DataConfig
 from nas_growclip.data.pairs import PairEncoder, training_batches
 from nas_growclip.data.stages import open_stages
 from nas_growclip.evaluation.metrics import evaluate
-from nas_growclip.progress import track
-from nas_growclip.train import TrainConfig, start_training, train
+from nas_growclip.io.progress import track
+from nas_growclip.training.loop import TrainConfig, start_training, train
 
 WIDTHS = (64, 128)
 PAIRS = (4000, 16000)

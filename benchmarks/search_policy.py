@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.recovery import commit
 from benchmarks.search_oracle import BATCH, PAIRS, Outcome, read_outcomes
-from nas_growclip.records import TRAIN_FLOPS_PER_FORWARD, Trial
+from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Trial
 from nas_growclip.search.backends import BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search

@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
-from nas_growclip import experiment, stage, trial
-from nas_growclip.config import load_config
+from nas_growclip.experiment import run as experiment
+from nas_growclip.experiment import stage, trial
+from nas_growclip.experiment.config import load_config
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "experiments" / "demo.yaml"
@@ -33,13 +34,13 @@ SEARCH = "the search: sampler, storage, records, scores"
 FIRST_STEP = """
 import os, sys, time
 sys.argv = ["growclip", "run", {experiment!r}, "--out", {out!r}]
-from nas_growclip.optimizer import AgedAdamW
+from nas_growclip.training.optimizer import AgedAdamW
 step = AgedAdamW.step
 def first_step(self, closure=None):
     step(self, closure)
     os._exit(0)
 AgedAdamW.step = first_step
-from nas_growclip.cli import main
+from nas_growclip.cli.main import main
 main()
 """
 
@@ -64,7 +65,7 @@ def start_up(repeats: int) -> str:
             seconds["first step"].append(seconds_of(code))
             help_code = "import sys; sys.argv = ['growclip', '--help']\n"
             seconds["help"].append(
-                seconds_of(help_code + "from nas_growclip.cli import main\nmain()")
+                seconds_of(help_code + "from nas_growclip.cli.main import main\nmain()")
             )
     base = statistics.median(seconds["libraries"])
     names = {

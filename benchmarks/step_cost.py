@@ -17,11 +17,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nas_growclip.arch import ClipArch
 from nas_growclip.data.pairs import PairBatch
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops
-from nas_growclip.train import TrainConfig, TrainState, start_training, train
+from nas_growclip.training.loop import TrainConfig, TrainState, start_training, train
 
 MIB = 2**20
 ROWS: dict[str, tuple[int, dict[str, int]]] = {

@@ -2,8 +2,8 @@
 
 Both train the same model (exported by us, loaded by stock open_clip) on the same batches with the
 same number of threads and the same precision: OpenCLIP by its ``train_one_epoch``, its AdamW and
-its scheduler; we by ``nas_growclip.train.train``. The two take turns, and the ratio of each pair of
-turns is taken, so that a machine that slows down slows both.
+its scheduler; we by ``nas_growclip.training.loop.train``. The two take turns, and the ratio of each
+pair of turns is taken, so that a machine that slows down slows both.
 
 With ``--data`` each also reads the shards there by its own loader.
 
@@ -30,14 +30,14 @@ from open_clip_train import data as open_clip_data
 from open_clip_train.scheduler import cosine_lr
 from open_clip_train.train import train_one_epoch
 
-from nas_growclip.arch import ClipArch
+from nas_growclip.data.batches import BATCHES_AHEAD, BatchOrder, load_batches
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.loading import BATCHES_AHEAD, BatchOrder, load_batches
 from nas_growclip.data.pairs import ImageTextPairs, PairBatch, PairEncoder
-from nas_growclip.data.shards import shard_pairs
+from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.interop.exporting import export_open_clip
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
-from nas_growclip.train import TrainConfig, start_training, train
+from nas_growclip.training.loop import TrainConfig, start_training, train
 
 MODELS = {
     "tiny": ClipArch.preset("tiny").with_sizes({"shared.depth": 0}),

@@ -8,32 +8,32 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nas_growclip.arch import ClipArch as ClipArch
-    from nas_growclip.checkpoint import load_model as load_model
-    from nas_growclip.checkpoint import save_model as save_model
-    from nas_growclip.config import ExperimentConfig as ExperimentConfig
-    from nas_growclip.config import load_config as load_config
-    from nas_growclip.experiment import run_experiment as run_experiment
+    from nas_growclip.experiment.config import ExperimentConfig as ExperimentConfig
+    from nas_growclip.experiment.config import load_config as load_config
+    from nas_growclip.experiment.run import run_experiment as run_experiment
     from nas_growclip.growth.inherit import inherit as inherit
     from nas_growclip.growth.space import GrowthSpace as GrowthSpace
     from nas_growclip.growth.space import GrowthStep as GrowthStep
+    from nas_growclip.models.arch import ClipArch as ClipArch
     from nas_growclip.models.clip import Clip as Clip
     from nas_growclip.models.flops import count_flops as count_flops
-    from nas_growclip.records import load_run as load_run
+    from nas_growclip.records.entries import load_run as load_run
+    from nas_growclip.training.checkpoint import load_model as load_model
+    from nas_growclip.training.checkpoint import save_model as save_model
 
 _HOME = {
     "Clip": "nas_growclip.models.clip",
-    "ClipArch": "nas_growclip.arch",
-    "ExperimentConfig": "nas_growclip.config",
+    "ClipArch": "nas_growclip.models.arch",
+    "ExperimentConfig": "nas_growclip.experiment.config",
     "GrowthSpace": "nas_growclip.growth.space",
     "GrowthStep": "nas_growclip.growth.space",
     "count_flops": "nas_growclip.models.flops",
     "inherit": "nas_growclip.growth.inherit",
-    "load_config": "nas_growclip.config",
-    "load_model": "nas_growclip.checkpoint",
-    "load_run": "nas_growclip.records",
-    "run_experiment": "nas_growclip.experiment",
-    "save_model": "nas_growclip.checkpoint",
+    "load_config": "nas_growclip.experiment.config",
+    "load_model": "nas_growclip.training.checkpoint",
+    "load_run": "nas_growclip.records.entries",
+    "run_experiment": "nas_growclip.experiment.run",
+    "save_model": "nas_growclip.training.checkpoint",
 }
 
 __all__ = sorted(_HOME)

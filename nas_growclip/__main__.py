@@ -2,6 +2,6 @@
 
 import sys
 
-from nas_growclip.cli import main
+from nas_growclip.cli.main import main
 
 sys.exit(main())

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
-from nas_growclip.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.growth.verify import perturbed
+from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 
 settings.register_profile(

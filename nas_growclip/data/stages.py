@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.decoding import data_folder
-from nas_growclip.data.held import hold, hold_nested
+from nas_growclip.data.in_memory import hold, hold_nested
 from nas_growclip.data.pairs import ImageTextPairs, ManifestEntry
-from nas_growclip.data.scenes import scene_tasks
-from nas_growclip.data.sources import find_source
+from nas_growclip.data.sources.decoding import data_folder
+from nas_growclip.data.sources.scenes import scene_tasks
+from nas_growclip.data.sources.table import find_source
 from nas_growclip.data.zero_shot import ZeroShotTask, digits_task, folder_task
 
 

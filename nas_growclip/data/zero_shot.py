@@ -14,9 +14,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from nas_growclip.data.config import MAX_BAD_SHARE
-from nas_growclip.data.decoding import decode_image
-from nas_growclip.data.shards import DUPLICATE_KEY, Sample, read_samples
-from nas_growclip.data.usable import Found, check_bad_share
+from nas_growclip.data.sources.bad_share import Found, check_bad_share
+from nas_growclip.data.sources.decoding import decode_image
+from nas_growclip.data.sources.webdataset import DUPLICATE_KEY, Sample, read_samples
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGIT_TEMPLATES = (

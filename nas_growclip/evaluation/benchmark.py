@@ -14,7 +14,7 @@ import torch
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.zero_shot import ZeroShotTask
 from nas_growclip.evaluation.embeddings import embed_pairs
-from nas_growclip.evaluation.places import pairs_at, tasks_at
+from nas_growclip.evaluation.named_sets import pairs_at, tasks_at
 from nas_growclip.evaluation.retrieval import RECALL_AT, retrieval
 from nas_growclip.evaluation.zero_shot import class_scores
 from nas_growclip.models.clip import Clip

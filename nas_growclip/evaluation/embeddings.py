@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nas_growclip.data.pairs import ImageTextPairs, PairEncoder, fixed_batches
+from nas_growclip.io.progress import track
 from nas_growclip.models.clip import Clip
-from nas_growclip.progress import track
 
 
 class EmbeddedPairs(NamedTuple):

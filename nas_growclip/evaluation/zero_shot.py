@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from nas_growclip.data.pairs import normalise, resize
 from nas_growclip.data.zero_shot import ZeroShotTask
+from nas_growclip.io.progress import track
 from nas_growclip.models.clip import Clip
-from nas_growclip.progress import track
 
 
 @torch.no_grad()

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nas_growclip.arch import ClipArch, dimension_steps
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import find_depth_operator
-from nas_growclip.growth.momentum import find_reading
 from nas_growclip.growth.operators import EXACT, LOSSY, Claim, find_operator
+from nas_growclip.growth.pim import find_reading
+from nas_growclip.models.arch import ClipArch, dimension_steps
 
 
 class StepClaim(NamedTuple):

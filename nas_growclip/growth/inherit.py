@@ -1,7 +1,7 @@
 """Build a child from a parent: values in, values out; the parent is never changed.
 
 A child starts as a fresh initialisation of its architecture and is filled parameter by parameter
-(``growth/grown.py``), each blended with its fresh value as PIM says (``growth/momentum.py``). So
+(``growth/plan.py``), each blended with its fresh value as PIM says (``growth/pim.py``). So
 nothing but parent, child and one parameter is in memory.
 """
 
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_growclip.arch import ClipArch
 from nas_growclip.data.pairs import PairBatch
 from nas_growclip.growth.config import GrowthConfig
-from nas_growclip.growth.grown import Growth, axis_maps, block_sources, grown_params
-from nas_growclip.growth.learned import learn_growth
-from nas_growclip.growth.momentum import check_groups, find_reading
+from nas_growclip.growth.ligo import learn_growth
 from nas_growclip.growth.operators import GrowthOperator, find_operator
+from nas_growclip.growth.pim import check_groups, find_reading
+from nas_growclip.growth.plan import Growth, axis_maps, block_sources, grown_params
 from nas_growclip.growth.space import check_growth
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import folded_state, install_gates

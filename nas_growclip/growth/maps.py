@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nas_growclip.arch import ClipArch
 from nas_growclip.growth.config import GrowthConfig
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import Role
 
 

@@ -18,8 +18,8 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 from torch.nn import functional
 
-from nas_growclip.arch import DIMENSIONS, ClipArch
 from nas_growclip.growth.maps import AxisMap, AxisStep, Expansion
+from nas_growclip.models.arch import DIMENSIONS, ClipArch
 from nas_growclip.models.axes import STREAM_AXES
 
 ONE_SIDED = 1e-3

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from nas_growclip.arch import DIMENSIONS, FOLLOWING, MAX_SIZE, ClipArch, dimension_steps
+from nas_growclip.models.arch import DIMENSIONS, FOLLOWING, MAX_SIZE, ClipArch, dimension_steps
 
 SHRINKABLE = frozenset({"image.patch_size"})
 """Dimensions that may also become smaller: smaller patches are more tokens."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from nas_growclip.arch import DIMENSIONS, ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.arch import DIMENSIONS, ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.towers import END_OF_TEXT
 

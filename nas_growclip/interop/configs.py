@@ -16,10 +16,10 @@ from timm.layers.activations import QuickGELU as TimmQuickGELU
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from nas_growclip.arch import TOKENIZER_VOCAB_SIZE, ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.io.mappings import read_mapping
+from nas_growclip.models.arch import TOKENIZER_VOCAB_SIZE, ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import SIGLIP_BIAS, SIGLIP_SCALE
 from nas_growclip.models.towers import END_OF_TEXT
-from nas_growclip.strict import read_mapping
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HF_CONFIG = "config.json"

@@ -10,7 +10,6 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nas_growclip.files import make_folder, replace_atomically, write_atomically
 from nas_growclip.interop.configs import HF_CONFIG, OPEN_CLIP_CONFIG, hf_config, open_clip_config
 from nas_growclip.interop.layouts import (
     HUGGING_FACE,
@@ -19,6 +18,7 @@ from nas_growclip.interop.layouts import (
     split_attention,
     to_theirs,
 )
+from nas_growclip.io.files import make_folder, replace_atomically, write_atomically
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import folded_state
 from nas_growclip.models.towers import END_OF_TEXT

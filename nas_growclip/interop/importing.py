@@ -8,8 +8,6 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
-from nas_growclip.arch import ClipArch
-from nas_growclip.checkpoint import ARCH_FILE, fill_model, load_model
 from nas_growclip.interop.configs import (
     HF_CONFIG,
     HUB,
@@ -26,7 +24,9 @@ from nas_growclip.interop.layouts import (
     to_ours,
 )
 from nas_growclip.interop.weights import read_weights
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
+from nas_growclip.training.checkpoint import ARCH_FILE, fill_model, load_model
 
 LAYOUTS = {
     "open_clip": (*OPEN_CLIP_IMAGE, *OPEN_CLIP_TEXT),

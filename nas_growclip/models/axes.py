@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from nas_growclip.arch import ClipArch
+from nas_growclip.models.arch import ClipArch
 
 Role = Literal["write", "read", "gain", "shift", "regain", "dual", "query", "key"]
 

@@ -16,7 +16,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_growclip.arch import ClipArch
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.towers import ImageTower, SharedEncoder, TextTower, pool_text
 
 CLIP_SCALE = 1 / 0.07

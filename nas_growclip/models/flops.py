@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.jit._trace import TracerWarning
 
-from nas_growclip.arch import ClipArch
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 
 with warnings.catch_warnings():

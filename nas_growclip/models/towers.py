@@ -15,7 +15,7 @@ from timm.layers import Attention, LayerNorm, Mlp, get_act_layer
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from nas_growclip.arch import TOKENIZER_VOCAB_SIZE, ImageArch, SharedArch, TextArch
+from nas_growclip.models.arch import TOKENIZER_VOCAB_SIZE, ImageArch, SharedArch, TextArch
 
 END_OF_TEXT = TOKENIZER_VOCAB_SIZE - 1
 """Token at which text is pooled; compared by value, so later ids never move the pooling."""

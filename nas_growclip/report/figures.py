@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from nas_growclip.arch import DIMENSIONS
 from nas_growclip.growth.space import candidate_label
-from nas_growclip.records import Run, StageResult, Trial
+from nas_growclip.models.arch import DIMENSIONS
+from nas_growclip.records.entries import Run, StageResult, Trial
 from nas_growclip.report.tables import (
     ACCURACIES,
     FLOPS_NOTE,
@@ -168,7 +168,7 @@ def draw_study(runs: pd.DataFrame) -> Figure:
     """Accuracy of each arm against its training FLOPs, stage by stage: means and deviations.
 
     Args:
-        runs: One row a run and stage, with ``arm`` and ``seed``, as ``study/results.py`` gives it.
+        runs: One row a run and stage, with ``arm`` and ``seed``, as ``compare/results.py`` has it.
     """
     metrics = {m: words for m, words in ACCURACIES.items() if f"metric.{m}" in runs}
     if not metrics:

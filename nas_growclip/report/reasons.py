@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas_growclip.growth.space import candidate_label
-from nas_growclip.records import Run, StageResult
+from nas_growclip.records.entries import Run, StageResult
 from nas_growclip.report.rescoring import Choice, is_reproduced, objective_config, stage_choices
 from nas_growclip.report.tables import (
     DASH,

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from nas_growclip.records import CONFIG_FILE, TRIALS_FILE, Run, StageResult, Trial
+from nas_growclip.io.mappings import from_mapping, to_mapping
+from nas_growclip.records.entries import CONFIG_FILE, TRIALS_FILE, Run, StageResult, Trial
 from nas_growclip.search.objective import OBJECTIVES, DataSize, ObjectiveConfig
 from nas_growclip.search.refit import FinishedStage, finished_stages, refit
-from nas_growclip.strict import from_mapping, to_mapping
 
 RATIOS = (0.5, 1.0, 2.0)
 """Half the data, the data as it was, twice the data."""

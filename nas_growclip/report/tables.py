@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nas_growclip.growth.space import Candidate
-from nas_growclip.records import Run, StageResult, Trial
+from nas_growclip.records.entries import Run, StageResult, Trial
 from nas_growclip.search.objective import TERMS
 
 FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one."

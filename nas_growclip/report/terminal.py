@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from nas_growclip.growth.space import candidate_label
-from nas_growclip.records import Run, Trial
+from nas_growclip.records.entries import Run, Trial
 from nas_growclip.report.reasons import changed_words, choice_lines, setback_lines
 from nas_growclip.report.rescoring import Rescoring, recorded_scores
 from nas_growclip.report.tables import (

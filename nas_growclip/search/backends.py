@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from nas_growclip.growth.space import Candidate
-from nas_growclip.records import Trial
-from nas_growclip.search.optuna_search import OptunaSearch
+from nas_growclip.records.entries import Trial
+from nas_growclip.search.optuna.backend import OptunaSearch
 from nas_growclip.search.protocol import Question, SearchBackend, StageSearch, mixed_seed
 
 

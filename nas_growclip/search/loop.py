@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from nas_growclip.records import Trial
+from nas_growclip.records.entries import Trial
 from nas_growclip.search.protocol import Question, SearchBackend
 
 Report = Callable[[int, float], bool]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nas_growclip.records import Trial
+from nas_growclip.records.entries import Trial
 from nas_growclip.search.extrapolation import CurvePrior, PowerLaw, Prediction, fit_power_law
 
 TERMS: Mapping[str, str] = {

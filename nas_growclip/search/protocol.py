@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from nas_growclip.growth.space import Candidate
-from nas_growclip.records import Trial
+from nas_growclip.records.entries import Trial
 from nas_growclip.search.config import SearchConfig
 
 

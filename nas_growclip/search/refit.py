@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nas_growclip.records import StageResult, Trial
+from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.search.objective import (
     DataSize,
     ObjectiveConfig,

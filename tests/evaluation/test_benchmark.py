@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
-from nas_growclip.arch import ClipArch
-from nas_growclip.checkpoint import save_model
-from nas_growclip.cli import main
+from nas_growclip.cli.main import main
 from nas_growclip.data.zero_shot import ZeroShotTask, folder_task
 from nas_growclip.evaluation.benchmark import classification_metrics
 from nas_growclip.evaluation.zero_shot import class_scores, top1
 from nas_growclip.interop.exporting import export_open_clip
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
-from tests.data.test_shards import write_shards
-from tests.test_packs import PACKS, needs_packs
+from nas_growclip.training.checkpoint import save_model
+from tests.data.sources.test_webdataset import write_shards
+from tests.data.test_packs import PACKS, needs_packs
 
 
 def noise_task(num_classes: int, num_images: int = 60) -> ZeroShotTask:
@@ -118,7 +118,7 @@ def test_exported_model_scores_the_same_through_open_clip(tmp_path: Path) -> Non
     from nas_growclip.data.config import DataConfig  # noqa: PLC0415
     from nas_growclip.data.pairs import PairEncoder, training_batches  # noqa: PLC0415
     from nas_growclip.data.stages import open_stages  # noqa: PLC0415
-    from nas_growclip.train import TrainConfig, start_training, train  # noqa: PLC0415
+    from nas_growclip.training.loop import TrainConfig, start_training, train  # noqa: PLC0415
 
     folder = "research_only/cifar100_label_pairs"
     config = DataConfig(

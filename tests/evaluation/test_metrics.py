@@ -8,13 +8,13 @@ import torch
 from open_clip.zero_shot_classifier import build_zero_shot_classifier
 from PIL import Image
 
-from nas_growclip.arch import ClipArch
 from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.zero_shot import ZeroShotTask
 from nas_growclip.evaluation.embeddings import EmbeddedPairs, embed_pairs
 from nas_growclip.evaluation.metrics import METRICS, Measured, contrastive_loss, evaluate
 from nas_growclip.evaluation.retrieval import best_right_rank, chance_recall, retrieval
 from nas_growclip.evaluation.zero_shot import class_embeddings, zero_shot
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}

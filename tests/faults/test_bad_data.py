@@ -21,17 +21,17 @@ import torch
 import yaml
 from PIL import Image
 
-from nas_growclip.cli import main
-from nas_growclip.data.archives import MAX_FILE_BYTES
+from nas_growclip.cli.main import main
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.csv_pairs import csv_pairs
-from nas_growclip.data.decoding import decode_image
 from nas_growclip.data.pairs import PairEncoder, fixed_batches, normalise, training_batches
-from nas_growclip.data.shards import scan_shard, shard_pairs
+from nas_growclip.data.sources.csv_pairs import csv_pairs
+from nas_growclip.data.sources.decoding import decode_image
+from nas_growclip.data.sources.tar import MAX_FILE_BYTES
+from nas_growclip.data.sources.webdataset import scan_shard, shard_pairs
 from nas_growclip.data.zero_shot import folder_task
+from nas_growclip.io.mappings import read_mapping
 from nas_growclip.models.clip import tokenized
-from nas_growclip.strict import read_mapping
-from tests.runs import ROOT, SMOKE
+from tests.support.runs import ROOT, SMOKE
 
 MEGABYTE = 2**20
 
@@ -380,7 +380,7 @@ import resource, sys
 from pathlib import Path
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.pairs import PairEncoder, fixed_batches
-from nas_growclip.data.shards import shard_pairs
+from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.models.clip import tokenized
 
 def peak():

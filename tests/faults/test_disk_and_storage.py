@@ -19,17 +19,17 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
-import nas_growclip.search.storage as storage_module
+import nas_growclip.search.optuna.storage as storage_module
 from benchmarks.search_workers import missing_postgres, postgres_programs, postgres_server
-from nas_growclip.cli import BAD_INPUT, main
-from nas_growclip.config import ExperimentConfig
-from nas_growclip.experiment import run_experiment
-from nas_growclip.files import owned, remove_abandoned, temporary_suffix, write_atomically
-from nas_growclip.records import TIMINGS_FILE, append_line, read_trials
+from nas_growclip.cli.main import BAD_INPUT, main
+from nas_growclip.experiment.config import ExperimentConfig
+from nas_growclip.experiment.run import run_experiment
+from nas_growclip.io.files import owned, remove_abandoned, temporary_suffix, write_atomically
+from nas_growclip.records.entries import TIMINGS_FILE, append_line, read_trials
 from nas_growclip.search.config import SearchConfig
-from nas_growclip.search.storage import open_storage
-from tests.faults.dying import ending, forked
-from tests.runs import ROOT, records_of, smoke_config
+from nas_growclip.search.optuna.storage import open_storage
+from tests.support.dying import ending, forked
+from tests.support.runs import ROOT, records_of, smoke_config
 
 
 def small(storage: str | None = None, stages: tuple[int, ...] = (64, 96)) -> ExperimentConfig:

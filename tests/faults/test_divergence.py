@@ -13,23 +13,23 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import nas_growclip.stage as stage_module
-import nas_growclip.train as train_module
-import nas_growclip.trial as trial_module
-from nas_growclip.arch import ClipArch
-from nas_growclip.checkpoint import load_state, save_state
-from nas_growclip.config import ExperimentConfig
+import nas_growclip.experiment.stage as stage_module
+import nas_growclip.experiment.trial as trial_module
+import nas_growclip.training.loop as train_module
 from nas_growclip.data.pairs import PairBatch
-from nas_growclip.experiment import STOPPED_FILE, run_experiment
+from nas_growclip.experiment.config import ExperimentConfig
+from nas_growclip.experiment.run import STOPPED_FILE, run_experiment
+from nas_growclip.experiment.stage import TRAINING_FILE
+from nas_growclip.experiment.trial import StageFailedError
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
-from nas_growclip.records import Run, read_stages
+from nas_growclip.records.entries import Run, read_stages
 from nas_growclip.report.terminal import print_summary
 from nas_growclip.search.config import SearchConfig
-from nas_growclip.stage import TRAINING_FILE
-from nas_growclip.train import DivergedError, TrainConfig, TrainState, start_training, train
-from nas_growclip.trial import StageFailedError
-from tests.faults.dying import die_after, ending, forked
-from tests.runs import ROOT, records_of, smoke_config
+from nas_growclip.training.checkpoint import load_state, save_state
+from nas_growclip.training.loop import DivergedError, TrainConfig, TrainState, start_training, train
+from tests.support.dying import die_after, ending, forked
+from tests.support.runs import ROOT, records_of, smoke_config
 
 TOO_HIGH = 1.0e15
 """A rate at which the first step ends in nan."""

@@ -28,17 +28,17 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from benchmarks.fuzz_readers import READERS, TINY, mutated
-from nas_growclip.arch import ClipArch
-from nas_growclip.checkpoint import load_model, load_state, save_model, save_state
-from nas_growclip.cli import main
-from nas_growclip.config import load_config
+from nas_growclip.cli.main import main
+from nas_growclip.experiment.config import load_config
 from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
 from nas_growclip.interop.weights import read_weights
+from nas_growclip.io.mappings import MAX_JSON_BYTES, MAX_YAML_BYTES, read_mapping
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
-from nas_growclip.records import read_stages, read_timings, stage_lines
-from nas_growclip.strict import MAX_JSON_BYTES, MAX_YAML_BYTES, read_mapping
-from nas_growclip.train import TrainConfig, start_training
-from tests.runs import ROOT, SMOKE
+from nas_growclip.records.entries import read_stages, read_timings, stage_lines
+from nas_growclip.training.checkpoint import load_model, load_state, save_model, save_state
+from nas_growclip.training.loop import TrainConfig, start_training
+from tests.support.runs import ROOT, SMOKE
 
 STRUCTURED = ("experiment", "study", "growth space", "architecture", "OpenCLIP config")
 STRUCTURED += ("Hugging Face config", "trials", "stages", "timings")

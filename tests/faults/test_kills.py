@@ -18,8 +18,8 @@ from benchmarks.kill_campaign import (
     repetitions,
     session_members,
 )
-from nas_growclip.config import ExperimentConfig
-from tests.faults.dying import ending, forked
+from nas_growclip.experiment.config import ExperimentConfig
+from tests.support.dying import ending, forked
 
 
 def small() -> ExperimentConfig:

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.runs import ROOT, SMOKE
+from tests.support.runs import ROOT, SMOKE
 
 USERS_EXTRAS = ("nni", "dashboard", "postgres", "slurm", "notebook")
 PERMISSIVE = re.compile(
@@ -100,7 +100,7 @@ def refuse(event, args):
     if event == "socket.bind" and isinstance(args[1], tuple):
         print("SERVER", args, file=sys.stderr, flush=True)
 sys.addaudithook(refuse)
-from nas_growclip.cli import main
+from nas_growclip.cli.main import main
 code = main(sys.argv[1:])
 sys.exit(code)
 """

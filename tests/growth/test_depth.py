@@ -7,8 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_growclip.arch import ClipArch
-from nas_growclip.checkpoint import load_model, load_state, save_model, save_state
 from nas_growclip.growth.depth import (
     DEPTH_OPERATORS,
     DepthStep,
@@ -19,10 +17,12 @@ from nas_growclip.growth.depth import (
 )
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import probe, similarity, similarity_change
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import gates_of, set_gates
-from nas_growclip.train import TrainConfig, start_training, train
-from tests.test_train import same_batch
+from nas_growclip.training.checkpoint import load_model, load_state, save_model, save_state
+from nas_growclip.training.loop import TrainConfig, start_training, train
+from tests.training.test_loop import same_batch
 
 DEEPER = {"image.depth": 5, "text.depth": 3, "shared.depth": 4}
 

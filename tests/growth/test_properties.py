@@ -9,16 +9,16 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nas_growclip.arch import DIMENSIONS, ClipArch, dimension_steps
 from nas_growclip.data.pairs import PairBatch
 from nas_growclip.growth.claims import is_exact
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed, probe, similarity_change
+from nas_growclip.models.arch import DIMENSIONS, ClipArch, dimension_steps
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
-from nas_growclip.train import TrainConfig, start_training, train
-from tests.growth.strategies import COPYING, Grown, growths, ways_to_grow
+from nas_growclip.training.loop import TrainConfig, start_training, train
+from tests.support.strategies import COPYING, Grown, growths, ways_to_grow
 
 SEEDS = st.integers(0, 2**20)
 RESAMPLED = ("image.patch_size", "image.image_size", "image.image_height")

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_growclip.arch import DIMENSIONS, ClipArch
 from nas_growclip.growth.space import (
     SHRINKABLE,
     Combination,
@@ -18,6 +17,7 @@ from nas_growclip.growth.space import (
     candidate_label,
     candidate_momentum,
 )
+from nas_growclip.models.arch import DIMENSIONS, ClipArch
 
 TINY = ClipArch.preset("tiny")
 

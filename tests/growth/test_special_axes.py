@@ -6,13 +6,13 @@ import pytest
 import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 
-from nas_growclip.arch import ClipArch
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.operators import OPERATORS, ones_keeping_isometry
 from nas_growclip.growth.verify import perturbed, probe, similarity, similarity_change
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.towers import END_OF_TEXT
-from nas_growclip.train import TrainConfig, start_training
+from nas_growclip.training.loop import TrainConfig, start_training
 
 
 def contrastive_step(model: Clip, optimizer: torch.optim.Optimizer) -> None:

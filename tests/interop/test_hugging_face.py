@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from nas_growclip.arch import ClipArch
 from nas_growclip.data.pairs import normalise, resize
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.interop.exporting import export_hugging_face
 from nas_growclip.interop.importing import checkpoint_arch, open_checkpoint
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.towers import END_OF_TEXT
-from tests.interop.models import embeddings, inputs, largest_difference
 from tests.interop.test_open_clip import imported
+from tests.support.models import embeddings, inputs, largest_difference
 
 TEXTS = [
     "a photo of a cat",

@@ -13,7 +13,7 @@ from nas_growclip.growth.inherit import inherit
 from nas_growclip.interop.exporting import export_open_clip
 from nas_growclip.interop.importing import checkpoint_arch, import_model, open_checkpoint
 from nas_growclip.models.clip import Clip
-from tests.interop.models import (
+from tests.support.models import (
     CONFIGS,
     embeddings,
     inputs,

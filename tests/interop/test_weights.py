@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nas_growclip.cli import main
+from nas_growclip.cli.main import main
 from nas_growclip.interop.importing import import_model
 from nas_growclip.interop.weights import read_weights
-from tests.interop.models import stock_model, write_config
+from tests.support.models import stock_model, write_config
 
 
 class Evil:

@@ -15,10 +15,10 @@ from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn import functional
 
-from nas_growclip.arch import DIMENSIONS, ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed
 from nas_growclip.models import axes
+from nas_growclip.models.arch import DIMENSIONS, ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.axes import (
     PARAM_AXES,
     STREAM_AXES,

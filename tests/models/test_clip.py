@@ -4,7 +4,7 @@ import torch
 from open_clip.loss import ClipLoss
 from torch.nn import functional
 
-from nas_growclip.arch import ClipArch
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.towers import END_OF_TEXT
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.layers import set_fused_attn
 
-from nas_growclip.arch import ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import (
     analyse,

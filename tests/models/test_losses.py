@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nas_growclip.arch import ClipArch, dimension_steps
 from nas_growclip.evaluation.embeddings import EmbeddedPairs
 from nas_growclip.evaluation.metrics import contrastive_loss
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed
+from nas_growclip.models.arch import ClipArch, dimension_steps
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.losses import Backpropagation, guess_loss, make_loss
-from nas_growclip.train import TrainConfig, start_training, train
-from tests.test_train import same_batch
+from nas_growclip.training.loop import TrainConfig, start_training, train
+from tests.training.test_loop import same_batch
 
 BATCH = 7
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import optuna
 import pytest
 
-from nas_growclip.arch import ClipArch
 from nas_growclip.growth.space import Candidate, GrowthStep, candidate_label
-from nas_growclip.records import Trial
-from nas_growclip.search import optuna_search
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.records.entries import Trial
 from nas_growclip.search.backends import BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
-from nas_growclip.search.optuna_search import OptunaSearch, study_name
+from nas_growclip.search.optuna import backend as optuna_search
+from nas_growclip.search.optuna.backend import OptunaSearch, study_name
+from nas_growclip.search.optuna.samplers import MULTI_OBJECTIVE, PRUNERS, SAMPLERS
 from nas_growclip.search.protocol import Question, StageSearch
-from nas_growclip.search.samplers import MULTI_OBJECTIVE, PRUNERS, SAMPLERS
 
 CANDIDATES: tuple[Candidate, ...] = (
     (),

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from nas_growclip.arch import ClipArch
 from nas_growclip.growth.space import Candidate, GrowthStep
-from nas_growclip.records import Trial
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.records.entries import Trial
 from nas_growclip.search.extrapolation import CurvePrior, fit_power_law
 from nas_growclip.search.objective import (
     OBJECTIVES,

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from nas_growclip.arch import ClipArch
 from nas_growclip.growth.space import GrowthStep
-from nas_growclip.records import StageResult, Trial
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.search.objective import DataSize, ObjectiveConfig
 from nas_growclip.search.refit import (
     FinishedStage,

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from nas_growclip.arch import ClipArch
 from nas_growclip.growth.space import Candidate, GrowthStep
-from nas_growclip.records import Trial
-from nas_growclip.search.knowledge import promising
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.records.entries import Trial
 from nas_growclip.search.trigger import TRIGGERS, Situation, TriggerConfig
+from nas_growclip.search.warm_start import promising
 
 
 def losses(validation: float, training: float) -> Callable[[], tuple[float, float]]:

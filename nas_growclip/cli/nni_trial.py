@@ -1,0 +1,249 @@
+"""The trial command of NNI: grow one candidate from the parent, train it briefly, report.
+
+NNI runs ``python -m nas_growclip.cli.nni_trial --run RUN`` once a trial. The first trial to get
+there also trains the control, no growth, without which there is no score; the others wait for it.
+Each point of the learning curve is an intermediate result, the score the final one.
+
+NNI's assessors want results that rise, and Curvefitting wants an accuracy. So the intermediate
+result is exp(-loss): the probability of the right partner, geometric mean over the pairs.
+"""
+
+import argparse
+import json
+import math
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from nas_growclip.experiment.trial import StageRun
+    from nas_growclip.growth.space import Candidate
+    from nas_growclip.records.entries import Trial
+
+FAILED = 1
+BAD_INPUT = 2
+
+
+class Reports(NamedTuple):
+    """Where results go."""
+
+    intermediate: Callable[[dict[str, float]], object]
+    final: Callable[[dict[str, float]], object]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try one candidate; a failed trial gives one line on stderr and exit code 1."""
+    if "NNI_PLATFORM" in os.environ:
+        # NNI stops a trial with SIGINT, and takes any exit code for a failure of the trial's own.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    options = make_parser().parse_args(arguments)
+    try:
+        trial = run(options)
+    except (ValueError, OSError) as error:
+        print(f"nni_trial: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    if trial.score is None:
+        print(f"nni_trial: {trial.label}: {trial.state}: {trial.message}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nas_growclip.cli.nni_trial",
+        description="Try one candidate of a stage: NNI's choice, or by hand.",
+    )
+    parser.add_argument("--run", required=True, type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--stage", type=int, metavar="K", help="default: the one to search next")
+    parser.add_argument("--trials", type=Path, metavar="DIR", help="where records and states go")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
+    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: all")
+    parser.add_argument(
+        "--candidate",
+        metavar="NAME",
+        help="try this one without NNI, as in image.width=96+text.depth=4, or 'none'",
+    )
+    return parser
+
+
+def run(options: argparse.Namespace) -> "Trial":
+    """Ask for a candidate, try it, report.
+
+    Raises:
+        ValueError: If an option is bad, NNI is missing, or the control fails.
+    """
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads must be 1 or more, but got {options.threads}.")
+    sample, reports = ask_nni() if options.candidate is None else ({}, PRINTED)
+    import torch
+
+    from nas_growclip.experiment.run import open_stage
+    from nas_growclip.search.optuna.encoding import candidate_from_nni
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    stage = open_stage(
+        options.run,
+        stage=options.stage,
+        data_folder=options.data,
+        device=options.device,
+        trials=options.trials,
+    )
+    candidates = stage.candidates
+    if options.candidate is None:
+        candidate = candidate_from_nni(sample, candidates)
+    else:
+        candidate = named_candidate(options.candidate, candidates)
+    return try_candidate(stage, candidates.index(candidate), candidate, reports)
+
+
+def try_candidate(
+    stage: "StageRun", number: int, candidate: "Candidate", reports: Reports
+) -> "Trial":
+    """Measure a candidate against no growth, and report its curve and its score.
+
+    Returns:
+        The trial; without a score if it failed.
+
+    Raises:
+        ValueError: If the control fails.
+    """
+    from nas_growclip.experiment.search_stage import scored_trial
+    from nas_growclip.experiment.trial import measure_candidate
+
+    points: list[int] = []
+
+    def report(point: int, loss: float) -> bool:
+        points.append(point)
+        if math.isfinite(loss):
+            reports.intermediate({"default": math.exp(-loss), "loss": loss})
+        return False
+
+    control = measure_candidate(stage, 0, ()) if candidate else None
+    if control is not None and control.state != "complete":
+        raise ValueError(
+            f"The control trial of stage {stage.data.index} must complete, but {control.state}: "
+            f"{control.message}"
+        )
+    trial = measure_candidate(stage, number, candidate, report)
+    for point, (_, loss) in enumerate(trial.curve):
+        if point > len(points):
+            report(point, loss)
+    trial = scored_trial(stage, control or trial, trial)
+    if trial.score is not None:
+        reports.final(final_result(trial))
+    return trial
+
+
+def final_result(trial: "Trial") -> dict[str, float]:
+    """The score as NNI wants it, with what it cost beside it."""
+    return {
+        "default": float(trial.score or 0.0),
+        "loss": trial.metrics["loss"],
+        "flops": float(trial.flops),
+        "params": float(trial.params),
+    }
+
+
+def named_candidate(name: str, candidates: "Sequence[Candidate]") -> "Candidate":
+    """The candidate with this label.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    from nas_growclip.growth.space import candidate_label
+
+    by_label = {candidate_label(candidate): candidate for candidate in candidates}
+    if name not in by_label:
+        raise ValueError(
+            f"--candidate must be one of the stage's {len(by_label)}, but got {name!r}. "
+            f"They are: {', '.join(by_label)}."
+        )
+    return by_label[name]
+
+
+def ask_nni() -> tuple[Mapping[str, Any], Reports]:
+    """NNI's sample for this trial, empty where there is no NNI experiment.
+
+    Raises:
+        ValueError: If NNI is not installed.
+        OSError: If the experiment has ended.
+    """
+    try:
+        import nni
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"NNI must be installed for this, but {error.name!r} is missing. Run: pip install "
+            "'nas_growclip[nni]', or give --candidate to try one without NNI."
+        ) from None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Running trial code without runtime", RuntimeWarning)
+        sample = nni.get_next_parameter()
+    if sample is None:
+        raise OSError("NNI's experiment must be running, but has ended.")
+    if "NNI_TRIAL_COMMAND_CHANNEL" in os.environ:
+        sample = take_own_row(os.environ["NNI_TRIAL_COMMAND_CHANNEL"])
+    elif not sample:
+        print("no NNI experiment: no growth is tried; --candidate tries another", file=sys.stderr)
+    return sample, Reports(nni.report_intermediate_result, nni.report_final_result)
+
+
+def take_own_row(channel: str) -> Mapping[str, Any]:
+    """This trial's sample by NNI's table.
+
+    NNI 3.0 hands its samples to the trials in the order in which they ask, so two that start
+    together may get each other's, and the table then shows the results of one beside the sample
+    of the other. As every trial takes its own row, each sample is still tried once.
+
+    Args:
+        channel: Where NNI talks to the trial: its server's address, then ``/env/`` and more.
+
+    Returns:
+        The sample in the row of this trial.
+    """
+    import nni
+    import nni.trial
+    import requests
+
+    server = manager_address(channel)
+    answer = requests.get(f"{server}/api/v1/nni/trial-jobs/{nni.get_trial_id()}", timeout=20)
+    answer.raise_for_status()
+    row: dict[str, Any] = json.loads(answer.json()["hyperParameters"][0])
+    nni.trial._params = row
+    sample: Mapping[str, Any] = row["parameters"]
+    return sample
+
+
+def manager_address(channel: str) -> str:
+    """Where NNI's server answers.
+
+    A trial of the local service talks to the server itself. One of the remote service talks to a
+    keeper on its own machine, which has the server's address in a file beside the trials.
+    """
+    output = os.environ.get("NNI_OUTPUT_DIR")
+    keeper = (
+        Path(output).parents[1] / "trial_keeper" / "trial_keeper_config.json" if output else None
+    )
+    if keeper is None or not keeper.is_file():
+        return channel.rpartition("/env/")[0]
+    address: str = json.loads(keeper.read_text(encoding="utf-8"))["managerCommandChannel"]
+    return address.partition("/platform/")[0].replace("ws", "http", 1)
+
+
+def print_result(result: dict[str, float]) -> None:
+    """Print a result as one line of JSON."""
+    print(json.dumps(result), flush=True)
+
+
+PRINTED = Reports(print_result, print_result)
+"""Results on stdout."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""One YAML is one study: arms that differ in what they change of one experiment, times seeds."""
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from nas_growclip.experiment.config import ExperimentConfig, with_files
+from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
+
+_ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Arms of one experiment, each at its own best learning rate, over several seeds.
+
+    Raises:
+        ValueError: If a name is unknown or a list is empty.
+    """
+
+    experiment: Mapping[str, Any]
+    """What all arms share; in YAML also an experiment's file, relative to the study's."""
+    arms: Mapping[str, Mapping[str, Any]]
+    """What each arm changes of it; nested mappings are merged, everything else is replaced."""
+    baseline: str
+    """The arm that all others are compared with, pair by pair."""
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...] = ()
+    """Tried by every arm before its seeds; none leaves each arm's own."""
+    tuning_seed: int = 1000
+    """Seed of these tries; none of ``seeds``."""
+    tuned_by: str = "loss"
+    """Metric on ``validation`` after the last stage that chooses among them."""
+
+    def __post_init__(self) -> None:
+        self._check_arms()
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: must be all different, but got {list(self.seeds)}.")
+        if self.tuning_seed in self.seeds and self.learning_rates:
+            raise ValueError(
+                f"tuning_seed: must be none of seeds, but got {self.tuning_seed}: a rate chosen "
+                "on a seed that is reported would favour it."
+            )
+        for rate in self.learning_rates:
+            if not rate > 0:
+                raise ValueError(f"learning_rates: must be above 0, but got {rate}.")
+
+    def _check_arms(self) -> None:
+        for name in ("arms", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: must have one entry or more, but is empty.")
+        for arm in self.arms:
+            if not _ARM_NAME.fullmatch(arm):
+                raise ValueError(
+                    f"arms: {arm!r} must be made of letters, digits and ._@-, since it names a "
+                    "folder."
+                )
+        if self.baseline not in self.arms:
+            raise ValueError(
+                f"baseline: must be one of {sorted(self.arms)}, but got {self.baseline!r}."
+            )
+
+    def experiment_of(self, arm: str) -> ExperimentConfig:
+        """An arm's experiment.
+
+        Raises:
+            ValueError: If what the arm changes makes no valid experiment.
+        """
+        merged = _merged(self.experiment, self.arms[arm])
+        return from_mapping(ExperimentConfig, merged, f"arms: {arm}")
+
+    def to_yaml(self) -> str:
+        """The resolved study, as kept in its folder."""
+        return yaml.safe_dump(to_mapping(self), sort_keys=False)
+
+
+class Unit(NamedTuple):
+    """One run of a study."""
+
+    arm: str
+    learning_rate: float | None
+    """None for the arm's own."""
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Its run folder, in the study's."""
+        rate = "" if self.learning_rate is None else f"lr_{self.learning_rate:g}_"
+        return Path("runs") / self.arm / f"{rate}seed_{self.seed}"
+
+
+def tuning_units(study: StudyConfig, arm: str) -> tuple[Unit, ...]:
+    """The runs that choose an arm's learning rate; none where there is nothing to choose."""
+    rates = study.learning_rates
+    return tuple(Unit(arm, rate, study.tuning_seed) for rate in rates) if len(rates) > 1 else ()
+
+
+def unit_config(study: StudyConfig, unit: Unit) -> ExperimentConfig:
+    """The experiment that a unit runs."""
+    config = replace(study.experiment_of(unit.arm), seed=unit.seed)
+    if unit.learning_rate is None:
+        return config
+    return replace(config, train=replace(config.train, learning_rate=unit.learning_rate))
+
+
+def load_study(path: str | Path) -> StudyConfig:
+    """Read a study strictly, each arm's experiment too.
+
+    Raises:
+        ValueError: If the file or a value in it is bad; the message gives the dotted path.
+    """
+    file = Path(path)
+    data = dict(read_mapping(file))
+    if isinstance(data.get("experiment"), str):
+        source = file.parent / data["experiment"]
+        data["experiment"] = read_mapping(source)
+    else:
+        source = file
+    if isinstance(data.get("experiment"), Mapping):
+        data["experiment"] = with_files(data["experiment"], source)
+    if isinstance(data.get("arms"), Mapping):
+        data["arms"] = {name: _with_files(arm, file) for name, arm in data["arms"].items()}
+    study = from_mapping(StudyConfig, data, str(file))
+    for arm in study.arms:
+        try:
+            study.experiment_of(arm)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+    return study
+
+
+def _with_files(arm: Any, file: Path) -> Any:
+    """An arm's changes with what they name by file; what is no mapping is told later."""
+    return with_files(arm, file) if isinstance(arm, Mapping) else arm or {}
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(dict(base))
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merged(old, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged

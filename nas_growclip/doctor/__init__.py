@@ -1,0 +1,1 @@
+"""What is wrong on this machine or in a run folder, and the remedy."""

@@ -1,0 +1,199 @@
+"""One growth stage, as a straight line: search, choose, go on with the winner, measure.
+
+All state is in the run folder; calling again goes on where it was.
+"""
+
+import time
+from collections.abc import Sequence
+
+from nas_growclip.data.stages import skipped_counts
+from nas_growclip.evaluation.metrics import Outcomes, evaluate
+from nas_growclip.experiment.search_stage import choose_trial, describe_choice, run_search
+from nas_growclip.experiment.trial import (
+    StageFailedError,
+    StageRun,
+    TrainingFile,
+    curve_steps,
+    is_out_of_memory,
+    train_through,
+    trial_state,
+)
+from nas_growclip.io.mappings import to_mapping
+from nas_growclip.io.progress import say
+from nas_growclip.models.clip import Clip, placed
+from nas_growclip.models.flops import flops_by_encoder
+from nas_growclip.records.entries import (
+    Setback,
+    StageResult,
+    Trial,
+    append_timing,
+    write_outcomes,
+)
+from nas_growclip.training.checkpoint import load_state, save_state
+from nas_growclip.training.loop import RATE_CUT, DivergedError, TrainState, count_setbacks
+
+TRAINING_FILE = "training.safetensors"
+"""A stage's training state while it is under way."""
+STAGE_CURVE_POINTS = 12
+
+
+def run_stage(stage: StageRun) -> tuple[Clip, StageResult]:
+    """Search, choose, train on, measure.
+
+    Returns:
+        The stage's model and its record.
+
+    Raises:
+        StageFailedError: If its training diverges too often or does not fit memory.
+        ValueError: If the run folder was tampered with.
+    """
+    trials = run_search(stage)
+    best, reason = choose_trial(stage, trials)
+    say(f"stage {stage.data.index}: chose {reason}")
+    describe_choice(stage, trials, best, reason)
+    started = time.monotonic()
+    state = continue_training(stage, best)
+    with placed(state.model, stage.team.device):
+        result = measure_stage(stage, state, trials, best, reason)
+    describe_choice(stage, trials, best, reason, result)
+    append_timing(stage.run, stage.data.index, "training", time.monotonic() - started)
+    return state.model, result
+
+
+def continue_training(stage: StageRun, best: Trial) -> TrainState:
+    """Train the chosen trial on to the end of the stage's budget.
+
+    Where it diverges it goes back to the last saved state with half the rate, as often as
+    ``train.divergence_retries`` says; setbacks are saved before it goes on.
+
+    Raises:
+        StageFailedError: If it diverges once more, or does not fit memory.
+    """
+    while True:
+        state = _last_state(stage, best)
+        diverged = _try_training(stage, best, state)
+        if diverged is None:
+            return state
+        del state  # room for the one that it goes back to
+        _go_back(stage, best, diverged)
+
+
+def _last_state(stage: StageRun, best: Trial) -> TrainState:
+    """The stage's last saved state, which is its trial's at first."""
+    path = stage.folder / TRAINING_FILE
+    if path.exists():
+        return load_state(path, stage.config.train, stage.parent.logit_scale.device)
+    try:
+        return trial_state(stage, best.candidate)
+    except DivergedError as error:
+        raise StageFailedError(
+            f"Stage {stage.data.index} must begin with a finite loss, but: {error}"
+        ) from None
+
+
+def _try_training(stage: StageRun, best: Trial, state: TrainState) -> DivergedError | None:
+    """Train to the end; what is raised where the training diverges is returned."""
+    trial_steps, steps = stage.trial_steps(best.arch), stage.stage_steps(best.arch)
+    points = (
+        *curve_steps(0, trial_steps, stage.config.search.curve_points),
+        *curve_steps(trial_steps, steps, STAGE_CURVE_POINTS),
+    )
+    name = f"stage {stage.data.index}, training"
+    file = TrainingFile(stage.folder / TRAINING_FILE, name)
+    try:
+        train_through(stage, state, points, file)
+    except DivergedError as error:
+        return error.with_traceback(None)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or stage.team.size > 1:
+            raise
+        raise StageFailedError(
+            f"Stage {stage.data.index} must fit memory, but did not at step {state.step}: {error} "
+            "Free memory or set train.micro_batch_size; then the same command goes on."
+        ) from None
+    return None
+
+
+def _go_back(stage: StageRun, best: Trial, diverged: DivergedError) -> None:
+    """Note a setback in the last saved state, which halves the rate from there on.
+
+    Where that state was gone back to already it is finite but no good: then to the trial's end.
+    """
+    config, index = stage.config.train, stage.data.index
+    state = _last_state(stage, best)
+    num_setbacks = count_setbacks(state.setbacks, config)
+    if num_setbacks >= config.divergence_retries:
+        raise StageFailedError(
+            f"The training of stage {index} must not diverge, but did {num_setbacks + 1} times, "
+            f"the last time at {RATE_CUT**num_setbacks:g} of train.learning_rate: {diverged} Then "
+            f"the same command goes on from step {state.step}."
+        )
+    setbacks = state.setbacks
+    if setbacks and setbacks[-1].back_to == state.step:
+        state = trial_state(stage, best.candidate)
+    setback = Setback(
+        step=diverged.step,
+        back_to=state.step,
+        learning_rate=config.learning_rate,
+        reason=str(diverged),
+    )
+    state.setbacks = (*setbacks, setback)
+    save_state(state, stage.folder / TRAINING_FILE)
+    say(
+        f"stage {index}, training: {setback} It goes on with {RATE_CUT ** (num_setbacks + 1):g} of "
+        f"the learning rate; retries left: {config.divergence_retries - num_setbacks - 1}."
+    )
+
+
+def measure_by_stage(stage: StageRun, model: Clip) -> dict[str, float]:
+    """Loss and recall on held-out pairs of each stage's new data so far, under ``stage_K/...``."""
+    metrics: dict[str, float] = {}
+    for index, pairs in enumerate(stage.data.test_by_stage):
+        size = stage.config.train.batch_size
+        for name, value in evaluate(model, pairs, (), ("loss", "retrieval"), size).items():
+            is_chance = name.startswith("chance.")
+            base = name.removeprefix("chance.")
+            metrics[f"{'chance.' if is_chance else ''}stage_{index}/{base}"] = value
+    return metrics
+
+
+def measure_stage(
+    stage: StageRun, state: TrainState, trials: Sequence[Trial], best: Trial, reason: str
+) -> StageResult:
+    """The stage's record: what was chosen, what it cost, how good it is."""
+    config, model, data = stage.config, state.model, stage.data
+    batch_size = config.train.batch_size
+    before = stage.history[-1].cumulative_flops if stage.history else 0
+    search_flops = sum(t.train_flops for t in trials if t.number != best.number)
+    repeated = sum(setback.step - setback.back_to for setback in state.setbacks)
+    train_flops = stage.train_flops(best.arch, state.step + repeated)
+    validation = evaluate(model, data.validation, (), ("loss", "retrieval"), batch_size)
+    outcomes: Outcomes = {}
+    metrics = evaluate(model, data.test, data.zero_shot, config.metrics, batch_size, outcomes)
+    write_outcomes(stage.folder, outcomes)
+    return StageResult(
+        stage=data.index,
+        num_pairs=data.num_pairs,
+        skipped=skipped_counts(data),
+        parent=stage.parent.arch,
+        arch=best.arch,
+        chosen=best.candidate,
+        chosen_trial=best.number,
+        reason=reason,
+        flops=best.flops,
+        flops_by_encoder=flops_by_encoder(best.arch),
+        params=best.params,
+        metrics={**metrics, **measure_by_stage(stage, model)},
+        validation=validation,
+        curve=tuple(state.curve),
+        pairs_seen=state.step * batch_size,
+        search_flops=search_flops,
+        train_flops=train_flops,
+        cumulative_flops=before + search_flops + train_flops,
+        coefficients={
+            name: value
+            for name, value in to_mapping(stage.coefficients).items()
+            if isinstance(value, int | float)
+        },
+        setbacks=state.setbacks,
+    )

@@ -1,0 +1,1 @@
+"""Reading settings strictly, writing files safely, and telling progress."""

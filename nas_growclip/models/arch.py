@@ -1,0 +1,421 @@
+"""The numbers that define a model, and nothing else: no torch in here.
+
+A *dimension* is one growable number under its dotted name, as in ``image.width``. The same word
+is the axis in the axis table, the key in the growth space, the value in a trial and the column in
+a report. Sizes are counts; ``image_size``, ``image_height`` and ``patch_size`` are pixels.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
+
+DIMENSIONS = (
+    "image.depth",
+    "image.width",
+    "image.mlp_width",
+    "image.heads",
+    "image.head_dim",
+    "image.patch_size",
+    "image.image_size",
+    "image.image_height",
+    "text.depth",
+    "text.width",
+    "text.mlp_width",
+    "text.heads",
+    "text.head_dim",
+    "text.context_length",
+    "text.vocab_size",
+    "shared.depth",
+    "shared.mlp_width",
+    "shared.heads",
+    "shared.head_dim",
+    "embed_dim",
+)
+"""Every dimension of the growth space, in the order of tables and figures."""
+
+FOLLOWING = {
+    "image.heads": "image.width",
+    "text.heads": "text.width",
+    "shared.heads": "embed_dim",
+    "image.image_height": "image.image_size",
+}
+"""Dimensions that follow another one for as long as the architecture does not state them."""
+
+FIXED_TRAITS = (
+    ("image", "norm_pre"),
+    ("image", "norm_eps"),
+    ("image", "activation"),
+    ("text", "norm_eps"),
+    ("text", "activation"),
+)
+"""What an architecture has beside its dimensions; a child has its parent's."""
+
+MAX_DEPTH = 1024
+"""Blocks of an encoder, at most."""
+
+MAX_SIZE = 2**20
+"""Every other size, at most: beyond it a number is a slip, and would fill any memory."""
+
+TOKENIZER_VOCAB_SIZE = 49408
+"""Tokens of CLIP's byte-pair encoding, start and end of text included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageArch:
+    """Image tower: a pre-norm vision transformer with a class token."""
+
+    depth: int
+    width: int
+    mlp_width: int
+    patch_size: int
+    image_size: int
+    """Pixels across; also from top to bottom unless ``image_height`` says otherwise."""
+    head_dim: int = 64
+    heads: int | None = None
+    """Attention heads; width / head_dim where it is not stated."""
+    image_height: int | None = None
+    """Pixels from top to bottom where images are not square."""
+    norm_pre: bool = False
+    """A LayerNorm between the embeddings and the blocks, as OpenAI's and OpenCLIP's towers have."""
+    norm_eps: float = 1e-6
+    """Epsilon of every LayerNorm; 1e-5 in OpenAI's and OpenCLIP's towers."""
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    """Between the MLP's two layers; ``quick_gelu`` is x * sigmoid(1.702 x), as OpenAI trained."""
+
+    def __post_init__(self) -> None:
+        _require_positive("image", self)
+        _require_heads("image", "image.width", self.width, self)
+        _require_multiple("image.image_size", self.image_size, "image.patch_size", self.patch_size)
+        if self.image_height is not None:
+            _require_multiple(
+                "image.image_height", self.image_height, "image.patch_size", self.patch_size
+            )
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads."""
+        return self.heads or self.width // self.head_dim
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Pixels of an image: (height, width)."""
+        return self.image_height or self.image_size, self.image_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches of an image: (rows, columns)."""
+        height, width = self.image_shape
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches plus the class token."""
+        rows, columns = self.grid
+        return rows * columns + 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextArch:
+    """Text tower: a causal pre-norm transformer, pooled at the end-of-text token."""
+
+    depth: int
+    width: int
+    mlp_width: int
+    context_length: int = 77
+    vocab_size: int = TOKENIZER_VOCAB_SIZE
+    head_dim: int = 64
+    heads: int | None = None
+    """Attention heads; width / head_dim where it is not stated."""
+    norm_eps: float = 1e-6
+    """Epsilon of every LayerNorm; 1e-5 in OpenAI's and OpenCLIP's towers."""
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    """Between the MLP's two layers."""
+
+    def __post_init__(self) -> None:
+        _require_positive("text", self)
+        _require_heads("text", "text.width", self.width, self)
+        if self.context_length < 3:
+            raise ValueError(
+                "text.context_length must hold start, one word and end of text, "
+                f"but got context_length={self.context_length}. Use 3 or more."
+            )
+        if self.vocab_size < TOKENIZER_VOCAB_SIZE:
+            raise ValueError(
+                f"text.vocab_size must hold the tokenizer's {TOKENIZER_VOCAB_SIZE} tokens, "
+                f"but got vocab_size={self.vocab_size}. Use {TOKENIZER_VOCAB_SIZE} or more."
+            )
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads."""
+        return self.heads or self.width // self.head_dim
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedArch:
+    """Shared encoder: blocks that both modalities pass through; its width is ``embed_dim``."""
+
+    depth: int
+    mlp_width: int
+    head_dim: int = 64
+    heads: int | None = None
+    """Attention heads; embed_dim / head_dim where it is not stated."""
+
+    def __post_init__(self) -> None:
+        if self.depth < 0:
+            raise ValueError(f"shared.depth must be 0 or more, but got {self.depth}.")
+        _require_positive("shared", dataclasses.replace(self, depth=1) if not self.depth else self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipArch:
+    """A CLIP model's architecture: three encoders and the joint embedding.
+
+    Raises:
+        ValueError: If a size is impossible; the message names the rule, the value and the remedy.
+    """
+
+    image: ImageArch
+    text: TextArch
+    shared: SharedArch
+    embed_dim: int
+    logit_bias: bool = False
+    """Whether the logits have a learned bias: then SigLIP's loss trains the model, else CLIP's."""
+
+    def __post_init__(self) -> None:
+        _require_size("embed_dim", self.embed_dim)
+        if self.shared.depth:
+            _require_heads("shared", "embed_dim", self.embed_dim, self.shared)
+
+    @property
+    def shared_heads(self) -> int:
+        """Attention heads of the shared encoder (as many as fit, if it has no block yet)."""
+        return self.shared.heads or max(1, self.embed_dim // self.shared.head_dim)
+
+    def size(self, dimension: str) -> int:
+        """Size of one dimension, as in ``size("image.width")``."""
+        following = {
+            "image.heads": self.image.num_heads,
+            "text.heads": self.text.num_heads,
+            "shared.heads": self.shared_heads,
+            "image.image_height": self.image.image_shape[0],
+        }
+        if _known_dimension(dimension) in following:
+            return following[dimension]
+        value: Any = self
+        for part in dimension.split("."):
+            value = getattr(value, part)
+        return int(value)
+
+    def states(self, dimension: str) -> bool:
+        """Whether the architecture states a dimension itself, instead of letting it follow."""
+        encoder, _, field = dimension.rpartition(".")
+        return dimension not in FOLLOWING or getattr(getattr(self, encoder), field) is not None
+
+    def with_size(self, dimension: str, size: int) -> "ClipArch":
+        """The same architecture with one dimension at another size.
+
+        Raises:
+            ValueError: If the dimension is unknown or the new architecture is impossible.
+        """
+        return self.with_sizes({dimension: size})
+
+    def with_sizes(self, sizes: Mapping[str, int]) -> "ClipArch":
+        """The same architecture with several dimensions at other sizes, checked together.
+
+        Growing ``head_dim`` keeps the number of heads. A dimension that can follow another one
+        (``FOLLOWING``) is stated only where it has to be.
+        """
+        sizes = {_known_dimension(dimension): size for dimension, size in sizes.items()}
+        changes: dict[str, dict[str, int | None]] = {}
+        for dimension, size in (sizes | self._followers(sizes)).items():
+            encoder, _, field = dimension.rpartition(".")
+            changes.setdefault(encoder, {})[field] = size
+        embed_dim = changes.pop("", {}).get("embed_dim") or self.embed_dim
+        encoders: dict[str, Any] = {
+            name: dataclasses.replace(getattr(self, name), **change)
+            for name, change in changes.items()
+        }
+        return dataclasses.replace(self, embed_dim=embed_dim, **encoders)
+
+    def _followers(self, sizes: Mapping[str, int]) -> dict[str, int | None]:
+        """Sizes to state, or None to let follow, for each follower that the change concerns."""
+        stated: dict[str, int | None] = {}
+        for follower, leader in FOLLOWING.items():
+            head_dim = follower.replace(".heads", ".head_dim")
+            is_fixed = follower in sizes or self.states(follower) or head_dim in sizes
+            if not is_fixed or not {follower, leader, head_dim} & set(sizes):
+                continue
+            new = {d: sizes.get(d, self.size(d)) for d in (follower, leader, head_dim)}
+            unit = new[head_dim] if head_dim != follower else 1
+            has_blocks = follower != "shared.heads" or sizes.get("shared.depth", self.shared.depth)
+            follows = (
+                new[leader] == unit * new[follower]
+                if has_blocks
+                else (max(1, new[leader] // unit) == new[follower])
+            )
+            stated[follower] = None if follows else new[follower]
+        return stated
+
+    def sizes(self) -> dict[str, int]:
+        """Every dimension with its size, in the order of ``DIMENSIONS``."""
+        return {dimension: self.size(dimension) for dimension in DIMENSIONS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, as written to YAML and JSON."""
+        mapping: dict[str, Any] = to_mapping(self)
+        return mapping
+
+    def to_json(self) -> str:
+        """JSON text under our own dimension names."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_yaml(self) -> str:
+        """YAML text under our own dimension names."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "arch") -> "ClipArch":
+        """Read a nested mapping strictly; ``where`` names its place in messages."""
+        return from_mapping(cls, data, where)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ClipArch":
+        """Read a YAML or JSON file.
+
+        Raises:
+            ValueError: If the file or a value in it is bad.
+        """
+        return cls.from_dict(read_mapping(Path(path)), str(path))
+
+    @classmethod
+    def preset(cls, name: str) -> "ClipArch":
+        """A named architecture from ``PRESETS``.
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"Unknown preset {name!r}. Known: {', '.join(PRESETS)}.")
+        return PRESETS[name]
+
+
+def dimension_steps(parent: ClipArch, child: ClipArch) -> dict[str, tuple[int, int]]:
+    """Dimensions in which two architectures differ, with (old, new) sizes.
+
+    A dimension that follows another one in both architectures is left out, being no step of its
+    own.
+
+    Raises:
+        ValueError: If they differ in a number that is not a dimension, such as ``norm_pre``.
+    """
+    changed = {d: (parent.size(d), child.size(d)) for d in DIMENSIONS}
+    steps = {
+        d: sizes
+        for d, sizes in changed.items()
+        if sizes[0] != sizes[1] and (parent.states(d) or child.states(d))
+    }
+    for encoder, trait in FIXED_TRAITS:
+        old, new = (getattr(getattr(arch, encoder), trait) for arch in (parent, child))
+        if old != new:
+            raise ValueError(
+                f"{encoder}.{trait} must stay the same while growing, but got {old} -> {new}. "
+                "It is not a dimension of the growth space."
+            )
+    if parent.logit_bias != child.logit_bias:
+        raise ValueError(
+            f"logit_bias must stay the same while growing, but got {parent.logit_bias} -> "
+            f"{child.logit_bias}. It says which loss trains the model."
+        )
+    return steps
+
+
+def _known_dimension(dimension: str) -> str:
+    if dimension in DIMENSIONS:
+        return dimension
+    close = difflib.get_close_matches(dimension, DIMENSIONS, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(DIMENSIONS)}."
+    raise ValueError(f"Unknown dimension {dimension!r}. {hint}")
+
+
+def _require_size(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number above 0, but got {value!r}.")
+    most = MAX_DEPTH if name.endswith(".depth") else MAX_SIZE
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, but got {value:#x}.")
+
+
+def _require_positive(encoder: str, arch: Any) -> None:
+    for field in dataclasses.fields(arch):
+        value = getattr(arch, field.name)
+        if field.name == "norm_eps" and not 0 < value < 1:
+            raise ValueError(f"{encoder}.norm_eps must be between 0 and 1, but got {value!r}.")
+        if value is None or (encoder, field.name) in FIXED_TRAITS:
+            continue
+        _require_size(f"{encoder}.{field.name}", value)
+
+
+def _require_heads(encoder: str, width_name: str, width: int, arch: Any) -> None:
+    if arch.heads is None:
+        _require_multiple(width_name, width, f"{encoder}.head_dim", arch.head_dim)
+
+
+def _require_multiple(name: str, value: int, unit_name: str, unit: int) -> None:
+    if value % unit:
+        lower, upper = value // unit * unit, (value // unit + 1) * unit
+        nearest = f"{lower} or {upper}" if lower else str(upper)
+        other_way = ", or state heads" if unit_name.endswith("head_dim") else ""
+        raise ValueError(
+            f"{name} must be divisible by {unit_name}, but got {name.split('.')[-1]}={value} and "
+            f"{unit_name.split('.')[-1]}={unit}. Use {nearest}{other_way}."
+        )
+
+
+def _tiny(width: int, depth: int, shared_depth: int, image_size: int) -> ClipArch:
+    return ClipArch(
+        image=ImageArch(
+            depth=depth,
+            width=width,
+            mlp_width=4 * width,
+            patch_size=8,
+            image_size=image_size,
+            head_dim=32,
+        ),
+        text=TextArch(
+            depth=depth, width=width, mlp_width=4 * width, context_length=32, head_dim=32
+        ),
+        shared=SharedArch(depth=shared_depth, mlp_width=4 * width, head_dim=32),
+        embed_dim=width,
+    )
+
+
+def _openai(patch_size: int, width: int, depth: int, text_width: int) -> ClipArch:
+    return ClipArch(
+        image=ImageArch(
+            depth=depth, width=width, mlp_width=4 * width, patch_size=patch_size, image_size=224
+        ),
+        text=TextArch(depth=12, width=text_width, mlp_width=4 * text_width),
+        shared=SharedArch(depth=0, mlp_width=4 * text_width),
+        embed_dim=text_width,
+    )
+
+
+PRESETS: Mapping[str, ClipArch] = {
+    "tiny": _tiny(width=64, depth=2, shared_depth=1, image_size=32),
+    "tiny_64px": _tiny(width=64, depth=2, shared_depth=1, image_size=64),
+    "mini": _tiny(width=128, depth=4, shared_depth=1, image_size=64),
+    "vit_s_16": _openai(patch_size=16, width=384, depth=12, text_width=384),
+    "vit_b_32": _openai(patch_size=32, width=768, depth=12, text_width=512),
+    "vit_b_16": _openai(patch_size=16, width=768, depth=12, text_width=512),
+    "vit_l_14": _openai(patch_size=14, width=1024, depth=24, text_width=768),
+}
+"""Named architectures; the ``vit_*`` sizes are those of OpenAI's and OpenCLIP's models."""

@@ -1,0 +1,1 @@
+"""The search by Optuna, and what it shows in optuna-dashboard."""

@@ -1,0 +1,429 @@
+"""Optuna behind ask and tell: one study a stage, shared by any number of workers.
+
+A study's choices cannot change, so each stage has a study of its own. Three rules make it safe
+to share. *Turns*: a trial's number in the study is its ticket; a worker chooses a candidate only
+when every running trial with a lower number has chosen, so no two choose the same. *Nothing is
+remembered outside the study*: the sampler is made anew for each question, on a copy of the study
+in memory, seeded by how many candidates were handed out; a process that died leaves no trace in
+what comes after it, and candidates that a sampler proposes again do not clutter the study.
+*Signs of life*: a running trial names its worker; where that is gone, the trial is failed and its
+candidate is handed out again before anything else, under the ticket that it had.
+
+Values are minimised: the score with its sign turned, so that 0 is no growth and learning curves,
+which are losses, point the same way. Attributes are written while a trial runs, since Optuna
+freezes finished trials.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import RandomSampler
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+
+from nas_growclip.growth.space import Candidate, candidate_label
+from nas_growclip.io.files import locked
+from nas_growclip.records.entries import Trial
+from nas_growclip.search.optuna.dashboard import describe_trial
+from nas_growclip.search.optuna.encoding import ConditionalEncoding, OrdinalEncoding
+from nas_growclip.search.optuna.liveness import Watch, identity, is_gone
+from nas_growclip.search.optuna.samplers import (
+    MULTI_OBJECTIVE,
+    NUMBERS_ONLY,
+    PRUNERS,
+    SAMPLERS,
+    experimental,
+)
+from nas_growclip.search.optuna.storage import LOCK_FILE, impatient, open_storage
+from nas_growclip.search.protocol import Question, StageSearch, mixed_seed
+
+CONTROL = candidate_label(())
+COST = "cost against no growth"
+"""The study's value: the score with its sign turned; below 0 is better than no growth."""
+MAX_REPEATS = 30
+"""Proposals in a row that were handed out before, after which one is drawn instead."""
+TURN_SECONDS = 0.02
+WAIT_SECONDS = 0.5
+SIGNS_A_GRACE = 4
+
+
+class OptunaSearch:
+    """A stage's study, as one worker sees it.
+
+    Raises:
+        ValueError: If the storage cannot be opened, holds another run's study of that name, or
+            a recorded trial is not in the space.
+    """
+
+    def __init__(self, search: StageSearch) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.search, self.config = search, search.config
+        self.by_label = {candidate_label(c): c for c in search.candidates}
+        encode = OrdinalEncoding if self.config.sampler in NUMBERS_ONLY else ConditionalEncoding
+        self.encoding = encode(search.candidates)
+        was_there = search.stage > 0 or bool(search.recorded)
+        self.storage = open_storage(self.config.storage, search.run, waits=was_there)
+        self.study = self._study(self.storage)
+        self._open: dict[int, optuna.Trial] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._watch = Watch(self.config.grace_seconds)
+        self._worker = identity()
+        self._set_up()
+        self._return_lost()
+        self._pulse = threading.Thread(target=self._give_signs, daemon=True)
+        self._pulse.start()
+
+    def ask(self) -> Question | None:
+        """The next candidate; waits for other workers' last trials, which may come back."""
+        while True:
+            self._return_lost()
+            trials = self._trials()
+            is_waiting = any(t.state == TrialState.WAITING for t in trials)
+            if is_waiting or self._lost(trials) or self._may_start_more(trials):
+                question = self._claim()
+                if question is not None:
+                    return question
+            elif self._is_over(trials):
+                return None
+            else:
+                time.sleep(WAIT_SECONDS)
+
+    def report(self, number: int, point: int, loss: float) -> bool:
+        """Store a point of the learning curve; the pruner says whether to stop. Never the control.
+
+        With two objectives Optuna takes no reports; the curve is stored with the trial's end.
+        """
+        if self.config.sampler in MULTI_OBJECTIVE:
+            return False
+        asked = self._open[number]
+        asked.report(loss, point)
+        return asked.user_attrs["candidate"] != CONTROL and bool(asked.should_prune())
+
+    def tell(self, trial: Trial) -> None:
+        """Store the trial with its FLOPs, parameters, sizes, terms and learning curve."""
+        asked = self._open[trial.number]
+        for name, value in trial_attributes(trial).items():
+            asked.set_user_attr(name, value)
+        describe_trial(self.study, asked, trial, self.search.run)
+        with self._lock:
+            del self._open[trial.number]
+        if trial.state == "complete" and trial.score is not None:
+            values = [-trial.score, float(trial.flops)]
+            self.study.tell(asked, values if self.config.sampler in MULTI_OBJECTIVE else values[0])
+        else:
+            was_pruned = trial.state == "pruned"
+            self.study.tell(asked, state=TrialState.PRUNED if was_pruned else TrialState.FAIL)
+
+    def finished(self) -> tuple[Question, ...]:
+        """Finished trials in the order of their tickets, up to the first that is not finished."""
+        ended = []
+        for ticket, trial in sorted(_by_ticket(self._trials()).items()):
+            if not trial.state.is_finished() or _is_lost_trial(trial):
+                break
+            ended.append(Question(ticket, self.by_label[trial.user_attrs["candidate"]]))
+        return tuple(ended)
+
+    def close(self) -> None:
+        """Stop giving signs of life; trials still open are left to be found lost."""
+        self._closed.set()
+        self._pulse.join()
+
+    def _study(self, storage: BaseStorage) -> Study:
+        two = self.config.sampler in MULTI_OBJECTIVE
+        study = optuna.create_study(
+            study_name=study_name(self.search.run, self.search.stage),
+            storage=storage,
+            directions=["minimize", "minimize"] if two else ["minimize"],
+            load_if_exists=True,
+            sampler=RandomSampler(seed=self.search.seed),
+            pruner=PRUNERS[self.config.pruner](self.config.curve_points),
+        )
+        with experimental():
+            study.set_metric_names([COST, "FLOPs a pair"] if two else [COST])
+        return study
+
+    def _set_up(self) -> None:
+        """Attributes, what earlier runs recorded, and the queue's beginning: once a study."""
+        held = self.study.user_attrs
+        facts = {"optuna_version": optuna.__version__, **self.search.facts}
+        if held.get("run_id", facts.get("run_id")) != facts.get("run_id"):
+            raise ValueError(
+                f"Study {self.study.study_name!r} must be this run's, but the storage holds "
+                "another run's of that name. Name the run folder otherwise, or use another storage."
+            )
+        if is_ready(held):
+            return
+        for name, value in facts.items():
+            self.study.set_user_attr(name, value)
+        for trial in self.search.recorded:
+            self._restore(trial)
+        if not self.search.recorded:
+            self._enqueue((), why="the control")
+        for candidate in self.search.promising[: self.config.num_trials - 1]:
+            self._enqueue(candidate, why="its dimensions gained in an earlier stage")
+        self.study.set_user_attr("ready", True)
+
+    def _enqueue(self, candidate: Candidate, **attributes: object) -> None:
+        if candidate_label(candidate) not in self._taken(self._trials()):
+            params = self.encoding.params(candidate)
+            self.study.enqueue_trial(params, user_attrs=dict(attributes))
+
+    def _restore(self, trial: Trial) -> None:
+        """Put a recorded trial into a study that lacks it."""
+        if trial.label not in self.by_label:
+            raise ValueError(
+                f"Trial {trial.number} of stage {trial.stage} is recorded as {trial.label!r}, "
+                "which this search would not propose. Was trials.jsonl changed?"
+            )
+        if trial.label in self._taken(self._trials()):
+            return
+        asked = self.study.ask()
+        asked.set_user_attr("worker", self._worker)
+        self._take(asked, Question(trial.number, trial.candidate), {})
+        if self.config.sampler not in MULTI_OBJECTIVE:
+            for point, (_, loss) in enumerate(trial.curve):
+                asked.report(loss, point)
+        self.tell(trial)
+
+    def _claim(self) -> Question | None:
+        """Take a trial of the study, wait for its turn, choose; None if nothing was left."""
+        asked = self._fresh() if self._lost(self._trials()) else self._next()
+        asked.set_user_attr("worker", self._worker)
+        self._await_turn(asked.number)
+        earlier = [
+            t for t in self._trials() if t.number < asked.number or t.state == TrialState.WAITING
+        ]
+        given = self.storage.get_trial(asked._trial_id).system_attrs.get("fixed_params")
+        attributes: dict[str, Any] = {}
+        if given is not None:
+            question = self._given(asked.number, given, earlier)
+        else:
+            question, attributes = self._choose(asked.number, earlier)
+        if question is None:
+            asked.set_user_attr("surplus", True)
+            self.study.tell(asked, state=TrialState.FAIL)
+        else:
+            self._take(asked, question, attributes)
+        return question
+
+    def _fresh(self) -> optuna.Trial:
+        """A new trial of the study, whatever is in its queue."""
+        return optuna.Trial(self.study, self.storage.create_new_trial(self.study._study_id))
+
+    def _next(self) -> optuna.Trial:
+        """The queue's next trial or a new one; SQLite would give one of the queue to two."""
+        if self.search.run is None:
+            return self.study.ask()
+        with locked(self.search.run / LOCK_FILE):
+            return self.study.ask()
+
+    def _given(
+        self, number: int, params: Mapping[str, Any], earlier: list[FrozenTrial]
+    ) -> Question | None:
+        """What a trial from the queue tries; None if that was tried before or is no candidate."""
+        candidate = self._decoded(params)
+        if candidate is None or candidate_label(candidate) in self._taken(earlier):
+            return None
+        return Question(number, candidate)
+
+    def _choose(
+        self, number: int, earlier: list[FrozenTrial]
+    ) -> tuple[Question | None, dict[str, Any]]:
+        """What a new trial tries, and what the sampler wants to be kept with it."""
+        for ticket, label in self._lost(earlier):
+            return Question(ticket, self.by_label[label]), {}
+        taken = self._taken(earlier)
+        untried = [label for label in self.by_label if label not in taken]
+        if not untried or len(taken) >= self.config.num_trials:
+            return None, {}
+        known = [t for t in earlier if t.state != TrialState.WAITING]
+        candidate, attributes = self._sampled(untried, known)
+        return Question(number, candidate), attributes
+
+    def _sampled(
+        self, untried: list[str], known: list[FrozenTrial]
+    ) -> tuple[Candidate, dict[str, Any]]:
+        """Ask the sampler on a copy of the study until it proposes something new."""
+        handed_out = sum(_counts(t) for t in known)
+        seed = mixed_seed(self.search.seed, self.search.stage, handed_out)
+        copy = optuna.create_study(
+            directions=self.study.directions, sampler=SAMPLERS[self.config.sampler](seed)
+        )
+        copy.add_trials([t for t in known if _counts(t)])
+        for _ in range(MAX_REPEATS):
+            proposed = copy.ask()
+            candidate = self.encoding.suggest(proposed)
+            if candidate_label(candidate) in untried:
+                return candidate, copy.trials[-1].system_attrs
+            copy.tell(proposed, state=TrialState.FAIL)
+        return self.by_label[random.Random(seed).choice(untried)], {}
+
+    def _take(self, asked: optuna.Trial, question: Question, attributes: Mapping[str, Any]) -> None:
+        """Write down what a running trial tries, and who tries it."""
+        self.study.sampler = _Given(self.encoding.params(question.candidate))
+        self.encoding.suggest(asked)
+        for name, value in attributes.items():
+            self.storage.set_trial_system_attr(asked._trial_id, name, value)
+        asked.set_user_attr("ticket", question.number)
+        asked.set_user_attr("dimensions", ", ".join(s.dimension for s in question.candidate))
+        asked.set_user_attr("candidate", candidate_label(question.candidate))
+        with self._lock:
+            self._open[question.number] = asked
+
+    def _await_turn(self, number: int) -> None:
+        """Wait until every running trial with a lower number has chosen its candidate."""
+        while any(t.number < number and _is_choosing(t) for t in self._trials()):
+            self._return_lost()
+            time.sleep(TURN_SECONDS)
+
+    def _return_lost(self) -> None:
+        """Fail the running trials of workers that are gone; put their candidates into the queue."""
+        for trial in self._trials():
+            if trial.state == TrialState.RUNNING and self._is_lost(trial):
+                self._give_back(trial)
+
+    def _is_lost(self, trial: FrozenTrial) -> bool:
+        if any(asked.number == trial.number for asked in list(self._open.values())):
+            return False
+        worker = trial.user_attrs.get("worker")
+        gone = is_gone(worker) if worker else None
+        if gone is None:
+            return self._watch.is_silent(trial.number, trial.user_attrs.get("sign"))
+        return gone
+
+    def _give_back(self, trial: FrozenTrial) -> None:
+        try:
+            self.storage.set_trial_user_attr(trial._trial_id, "abandoned", True)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return  # another worker was faster, or the trial's own worker was not gone
+
+    def _lost(self, trials: list[FrozenTrial]) -> list[tuple[int, str]]:
+        """Tickets and labels of the candidates whose workers are gone, not yet taken again."""
+        ends = _by_ticket(trials)
+        return [
+            (ticket, trial.user_attrs["candidate"])
+            for ticket, trial in sorted(ends.items())
+            if _is_lost_trial(trial)
+        ]
+
+    def _give_signs(self) -> None:
+        """Show that this worker lives, in every trial that it holds."""
+        count, storage = 0, impatient(self.storage)
+        while not self._closed.wait(self.config.grace_seconds / SIGNS_A_GRACE):
+            count += 1
+            with self._lock:
+                for asked in self._open.values():
+                    try:
+                        storage.set_trial_user_attr(asked._trial_id, "sign", count)
+                    except (optuna.exceptions.OptunaError, OSError):
+                        continue  # the storage is away; the next sign may reach it
+
+    def _may_start_more(self, trials: list[FrozenTrial]) -> bool:
+        taken = self._taken(trials)
+        return len(taken) < min(self.config.num_trials, len(self.by_label))
+
+    def _is_over(self, trials: list[FrozenTrial]) -> bool:
+        mine = {asked.number for asked in self._open.values()}
+        return all(t.state.is_finished() or t.number in mine for t in trials)
+
+    def _taken(self, trials: list[FrozenTrial]) -> set[str]:
+        """Labels of the candidates that are tried, being tried, or in the queue."""
+        labels = set()
+        for trial in trials:
+            if "candidate" in trial.user_attrs and _counts(trial):
+                labels.add(trial.user_attrs["candidate"])
+            elif not trial.state.is_finished() and "fixed_params" in trial.system_attrs:
+                queued = self._decoded(trial.system_attrs["fixed_params"])
+                labels |= {candidate_label(queued)} if queued is not None else set()
+        return labels
+
+    def _decoded(self, params: Mapping[str, Any]) -> Candidate | None:
+        """The candidate of given parameters; None for those of no candidate."""
+        try:
+            candidate = self.encoding.suggest(FixedTrial(dict(params)))
+        except (ValueError, KeyError):
+            return None
+        return candidate if candidate_label(candidate) in self.by_label else None
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+
+class _Given(RandomSampler):
+    """Gives the parameters that were chosen already."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._params = params
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The chosen value."""
+        return self._params[param_name]
+
+
+def study_name(run: Path | None, stage: int) -> str:
+    """Name of a stage's study; a storage may hold many runs."""
+    return f"growclip/{run.resolve().name if run else 'memory'}/stage_{stage:02d}"
+
+
+def is_open(storage: BaseStorage, run: Path, stage: int) -> bool:
+    """Whether a stage's study is there with its queue, so that workers may join."""
+    name = study_name(run, stage)
+    return name in optuna.get_all_study_names(storage) and is_ready(
+        optuna.load_study(study_name=name, storage=storage).user_attrs
+    )
+
+
+def is_ready(attributes: Mapping[str, Any]) -> bool:
+    """Whether a study with these attributes has its queue."""
+    return bool(attributes.get("ready"))
+
+
+def trial_attributes(trial: Trial) -> dict[str, Any]:
+    """What the dashboard shows of a finished trial beside its value."""
+    return {
+        "FLOPs a pair": trial.flops,
+        "parameters": trial.params,
+        "training FLOPs": trial.train_flops,
+        "pairs in the stage's budget": trial.stage_pairs,
+        "learning curve": [list(point) for point in trial.curve],
+        **({"message": trial.message} if trial.message else {}),
+        **{f"metric: {name}": value for name, value in trial.metrics.items()},
+        **{f"term: {name}": value for name, value in trial.terms.items()},
+        **{f"size: {name}": size for name, size in trial.arch.sizes().items()},
+    }
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial of the study is one of the search's, not one lost or surplus."""
+    return "candidate" in trial.user_attrs and "abandoned" not in trial.user_attrs
+
+
+def _is_lost_trial(trial: FrozenTrial) -> bool:
+    return "abandoned" in trial.user_attrs and trial.state.is_finished()
+
+
+def _by_ticket(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """The last trial of the study under each ticket: one that was lost is tried again."""
+    chosen = (trial for trial in trials if "candidate" in trial.user_attrs)
+    return {trial.user_attrs["ticket"]: trial for trial in chosen}
+
+
+def _is_choosing(trial: FrozenTrial) -> bool:
+    """Whether a worker has taken this trial but not yet chosen its candidate."""
+    return trial.state == TrialState.RUNNING and "candidate" not in trial.user_attrs

@@ -1,0 +1,1 @@
+"""Contrastive training, its state, its checkpoints, and the processes that share it."""

@@ -1,0 +1,263 @@
+"""Models and training states on disk: safetensors, never pickle; whole files or none.
+
+A model is a folder with ``model.safetensors`` and ``arch.json``. A training state is one file
+that holds the model, AdamW's moments by parameter name, the step and the learning curve. Files
+are written under a temporary name, synced and renamed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nas_growclip.io.files import make_folder, replace_atomically, write_atomically
+from nas_growclip.io.mappings import from_mapping, to_mapping
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.clip import Clip
+from nas_growclip.models.gates import folded_state, gates_of, install_gates, set_gates
+from nas_growclip.records.entries import Setback
+from nas_growclip.training.grow_state import Parent
+from nas_growclip.training.loop import (
+    TrainConfig,
+    TrainState,
+    optimizer_tensors,
+    restore_optimizer,
+    start_training,
+)
+
+WEIGHTS_FILE = "model.safetensors"
+ARCH_FILE = "arch.json"
+STATE_FILE = "state.safetensors"
+"""What a finished stage's training leaves to the next one, where growing makes use of it."""
+
+WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored as."""
+
+MAX_STEPS = 2**48
+"""Optimizer steps, at most: beyond it a number is damage."""
+
+
+def save_model(model: Clip, path: str | Path) -> None:
+    """Write a model's weights and architecture into a folder.
+
+    Gates that are still opening are folded into the weights, so the function is the same.
+
+    Raises:
+        ValueError: If the folder cannot be written.
+    """
+    folder = Path(path)
+    make_folder(folder)
+    write_atomically(folder / ARCH_FILE, (model.arch.to_json() + "\n").encode())
+    _write_tensors(folder / WEIGHTS_FILE, folded_state(model), {"arch": model.arch.to_json()})
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
+    """Read a model that ``save_model`` wrote.
+
+    Raises:
+        ValueError: If a file is missing, truncated, or does not fit the architecture.
+    """
+    folder = Path(path)
+    if not (folder / ARCH_FILE).is_file():
+        raise ValueError(f"{folder}: not a checkpoint: it has no {ARCH_FILE}. Check the path.")
+    arch = ClipArch.load(folder / ARCH_FILE)
+    tensors, _ = _read_tensors(folder / WEIGHTS_FILE)
+    return _filled(arch, tensors, folder / WEIGHTS_FILE).to(device)
+
+
+def save_state(state: TrainState, path: Path) -> None:
+    """Write a training state to one file."""
+    make_folder(path.parent)
+    _write_tensors(path, *pack_state(state))
+
+
+def pack_state(state: TrainState) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All of a training state as tensors and texts, as in its file."""
+    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
+    gates = {name: gate.num_steps for name, gate in gates_of(state.model).items()}
+    metadata = {
+        "arch": state.model.arch.to_json(),
+        "step": str(state.step),
+        "curve": json.dumps(state.curve),
+        "gates": json.dumps(gates),
+        "setbacks": json.dumps(to_mapping(state.setbacks)),
+    }
+    tensors |= optimizer_tensors(state)
+    tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
+    return tensors, metadata
+
+
+def load_parent(folder: Path, device: str | torch.device = "cpu") -> Parent:
+    """Read a stage's model with what its training left behind, as far as that was kept.
+
+    Raises:
+        ValueError: If a file is damaged or does not fit the architecture.
+    """
+    model = load_model(folder, device)
+    if not (folder / STATE_FILE).is_file():
+        return Parent(model)
+    tensors, _ = _read_tensors(folder / STATE_FILE)
+    moments = {n: t for n, t in tensors.items() if not n.startswith(("model.", "ema."))}
+    return Parent(model, moments, _with_prefix(tensors, "ema."))
+
+
+def load_state(path: Path, config: TrainConfig, device: torch.device) -> TrainState:
+    """Read a training state that ``save_state`` wrote.
+
+    Raises:
+        ValueError: If the file is missing, truncated, or does not fit its own architecture.
+    """
+    return unpack_state(*_read_tensors(path), config, path, device)
+
+
+def unpack_state(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    config: TrainConfig,
+    path: Path,
+    device: torch.device,
+) -> TrainState:
+    """The inverse of ``pack_state``; ``path`` is where the state came from, for messages.
+
+    Raises:
+        ValueError: If something is missing or does not fit the state's own architecture.
+    """
+    try:
+        arch = ClipArch.from_dict(json.loads(metadata["arch"]), str(path))
+        told = {f.name: json.loads(metadata[f.name]) for f in fields(_Progress)}
+        progress = from_mapping(_Progress, told, "")
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: not a training state: {error}. Delete it to start over."
+        ) from None
+    model = _filled(arch, _with_prefix(tensors, "model."), path).to(device)
+    state = start_training(model, config)
+    blocks = {n.removesuffix(".ls1") for n, _ in model.named_modules() if n.endswith(".ls1")}
+    for name, num_steps in progress.gates.items():
+        if name not in blocks:
+            raise ValueError(f"{path}: gates: {name!r} must be a block of the model, but is none.")
+        install_gates(model, [name], num_steps)
+    if progress.step:
+        set_gates(model, progress.step - 1)
+    state.step, state.curve = progress.step, list(progress.curve)
+    state.setbacks = progress.setbacks
+    if state.ema:
+        state.ema = _averages(tensors, model, path)
+    restore_optimizer(state, tensors)
+    return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Progress:
+    """How far a training is, beside its tensors."""
+
+    step: int
+    curve: tuple[tuple[int, float], ...]
+    gates: Mapping[str, int]
+    """Steps over which each gate opens, by name."""
+    setbacks: tuple[Setback, ...]
+    """Where the training diverged."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.step <= MAX_STEPS:
+            raise ValueError(f"step: must be from 0 to {MAX_STEPS}, but got {self.step:#x}.")
+        if any(not 1 <= num_steps <= MAX_STEPS for num_steps in self.gates.values()):
+            raise ValueError(f"gates: must be from 1 to {MAX_STEPS} steps.")
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _averages(tensors: Mapping[str, Tensor], model: Clip, path: Path) -> dict[str, Tensor]:
+    averages = _with_prefix(tensors, "ema.")
+    for name, parameter in model.named_parameters():
+        if name not in averages or averages[name].shape != parameter.shape:
+            raise ValueError(
+                f"{path}: must hold {'ema.' + name!r} in the shape {tuple(parameter.shape)}. "
+                "Set train.ema_decay to 0, or delete the file to start over."
+            )
+    return {name: averages[name].to(p.device) for name, p in model.named_parameters()}
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(contiguous, temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+
+    replace_atomically(path, write)
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file. Check the path.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file: {error}. Restore it from a copy."
+        ) from None
+
+
+def _filled(arch: ClipArch, tensors: Mapping[str, Tensor], path: Path) -> Clip:
+    """A model with these weights, made only if they are all of it: a file may claim any size."""
+    with torch.device("meta"):
+        check_weights(Clip(arch), tensors, path)
+    return _with_weights(Clip(arch), tensors)
+
+
+def fill_model(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Clip:
+    """Put weights into a model, strictly: every parameter, in its shape, and nothing else.
+
+    Raises:
+        ValueError: As ``check_weights``.
+    """
+    check_weights(model, tensors, path)
+    return _with_weights(model, tensors)
+
+
+def _with_weights(model: Clip, tensors: Mapping[str, Tensor]) -> Clip:
+    model = model.to(next(iter(tensors.values())).dtype)
+    model.load_state_dict(dict(tensors))
+    return model
+
+
+def check_weights(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Check that weights are a model's: every parameter, in its shape, and nothing else.
+
+    Raises:
+        ValueError: If one is missing, has another shape or no place, or is of another type;
+            ``path`` is named.
+    """
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise ValueError(
+                f"{path}: must hold {name!r}, which is missing. Is it this architecture's file?"
+            )
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(
+                f"{path}: {name!r} must have shape {shape}, but got "
+                f"{tuple(tensors[name].shape)}. Is it this architecture's file?"
+            )
+    extra = sorted(set(tensors) - set(expected))
+    if extra:
+        raise ValueError(
+            f"{path}: holds {extra[0]!r}, which the architecture has no place for. "
+            "Is it this architecture's file?"
+        )
+    for name, value in tensors.items():
+        if value.dtype not in WEIGHT_TYPES:
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in WEIGHT_TYPES)
+            raise ValueError(f"{path}: {name!r} must be one of {kinds}, but is {value.dtype}.")

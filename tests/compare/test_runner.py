@@ -1,0 +1,178 @@
+"""Whole studies: complete, the same after a kill, shared by processes, strict."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nas_growclip.cli.main import main
+from nas_growclip.compare.config import StudyConfig, load_study
+from nas_growclip.compare.folder import FAILURE_FILE, StudyFolder
+from nas_growclip.compare.results import load_arms, write_results
+from nas_growclip.compare.runner import run_study
+from nas_growclip.records.entries import load_run, read_outcomes, read_stages
+from tests.compare.test_compare_config import SMALL
+
+pytestmark = pytest.mark.slow
+
+TABLES = ("arms.csv", "runs.csv", "choices.csv")
+
+
+def tables(folder: Path) -> dict[str, str]:
+    return {name: (folder / "results" / name).read_text() for name in TABLES}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "out"
+    run_study(load_study(SMALL), out)
+    return out
+
+
+def test_every_arm_runs_at_its_best_rate_with_every_seed(done: Path) -> None:
+    study = StudyFolder(load_study(SMALL), done)
+    assert study.is_finished
+    for arm in study.config.arms:
+        tries = {
+            rate: read_stages(done / "runs" / arm / f"lr_{rate:g}_seed_1000")[-1].validation["loss"]
+            for rate in study.config.learning_rates
+        }
+        assert study.chosen_rate(arm) == min(tries, key=lambda rate: tries[rate])
+        assert [unit.seed for unit in study.units(arm)] == [0, 1]
+        assert all(study.is_run(unit) for unit in study.units(arm))
+
+
+def test_arms_spend_the_same_flops_and_never_more(done: Path) -> None:
+    frame = pd.read_csv(done / "results" / "arms.csv").set_index("arm")
+    assert (frame["cumulative_flops"] <= 3.0e9).all()
+    assert (frame["cumulative_flops"] >= 0.9 * 3.0e9).all()
+    assert frame["flops"]["wider"] > frame["flops"]["fixed"]
+
+
+def test_table_agrees_with_the_records(done: Path) -> None:
+    frame = pd.read_csv(done / "results" / "arms.csv").set_index("arm")
+    study = StudyFolder(load_study(SMALL), done)
+    ends = {
+        arm: [load_run(done / unit.path).stages[-1].metrics for unit in study.units(arm)]
+        for arm in ("fixed", "wider")
+    }
+    for metric in ("zero_shot_top1", "i2t_recall@1", "t2i_recall@1"):
+        means = {arm: sum(m[metric] for m in metrics) / 2 for arm, metrics in ends.items()}
+        assert frame[metric]["wider"] == pytest.approx(means["wider"])
+        difference = means["wider"] - means["fixed"]
+        assert frame[f"{metric}.difference"]["wider"] == pytest.approx(difference)
+        assert frame[f"{metric}.low"]["wider"] <= difference + 1e-9
+        assert frame[f"{metric}.high"]["wider"] >= difference - 1e-9
+    assert frame["zero_shot_top1.difference"].isna()["fixed"]
+
+
+def test_outcomes_are_the_metrics_item_by_item(done: Path) -> None:
+    for unit in StudyFolder(load_study(SMALL), done).units("growclip"):
+        for stage in load_run(done / unit.path).stages:
+            outcomes = read_outcomes(done / unit.path / f"stage_{stage.stage:02d}")
+            assert outcomes["zero_shot_top1/digits"].shape == (1797,)
+            for name, right in outcomes.items():
+                assert right.mean() == pytest.approx(stage.metrics[name])
+
+
+def test_scratch_starts_afresh_and_fixed_goes_on(done: Path) -> None:
+    """Stage 1 begins at the loss that stage 0 ended with, or far from it."""
+    study = StudyFolder(load_study(SMALL), done)
+    losses = {
+        arm: load_run(done / study.units(arm)[0].path).trials[1].curve[0][1]
+        for arm in ("fixed", "scratch")
+    }
+    ended = load_run(done / study.units("fixed")[0].path).stages[0].validation["loss"]
+    assert losses["fixed"] == pytest.approx(ended, abs=1e-4)
+    assert losses["scratch"] != pytest.approx(ended, abs=1e-2)
+
+
+def test_scheduled_growth_is_what_was_asked(done: Path) -> None:
+    run = load_run(done / StudyFolder(load_study(SMALL), done).units("wider")[0].path)
+    assert [stage.arch.image.width for stage in run.stages] == [32, 64]
+    assert [len([t for t in run.trials if t.stage == k]) for k in (0, 1)] == [1, 1]
+    assert run.stages[1].reason == "image.width 32 -> 64, as scheduled."
+    assert run.trials[1].score == pytest.approx(0, abs=1e-9)
+
+
+def test_killed_and_started_again_gives_the_same_table(done: Path, tmp_path: Path) -> None:
+    out, wanted = tmp_path / "out", tables(done)
+    command = [sys.executable, "-m", "nas_growclip", "study", str(SMALL), "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while not list(out.glob("runs/fixed/*/stage_00/outcomes.npz")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not StudyFolder(load_study(SMALL), out).is_finished
+    run_study(load_study(SMALL), out, workers=2)
+    assert tables(out) == wanted
+
+
+def test_a_finished_study_is_not_run_again(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*/*.jsonl")}
+    assert main(["study", str(SMALL), "--out", str(done)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*/*.jsonl")} == before
+    printed = capsys.readouterr().out
+    assert "| fixed | 2 |" in printed
+    assert "one multiply-add is one" in printed
+
+
+def test_a_rate_that_fails_is_not_chosen(tmp_path: Path) -> None:
+    study = small_study(("fixed",), learning_rates=(1e-3, 1e18), seeds=(0,))
+    run_study(study, tmp_path / "out")
+    failure = tmp_path / "out" / "runs" / "fixed" / "lr_1e+18_seed_1000" / FAILURE_FILE
+    assert "finite" in json.loads(failure.read_text())["reason"]
+    assert StudyFolder(study, tmp_path / "out").chosen_rate("fixed") == 1e-3
+
+
+def test_an_arm_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    study = small_study(("fixed",), learning_rates=(1e-3, 2e-3), seeds=(0,))
+    wild = {**study.arms["fixed"], "train": {"epsilon": 1e-30, "max_grad_norm": 1e30}}
+    wild["train"] |= {"weight_decay": 1e9}
+    study = replace(study, arms={**study.arms, "wild": wild})
+    results = run_study(study, tmp_path / "out")
+    table = (results / "arms.md").read_text()
+    assert "| fixed | 1 |" in table
+    assert "Arm wild: failed at every learning rate" in table
+    with pytest.raises(LookupError, match="every learning rate of arm 'wild' failed"):
+        StudyFolder(study, tmp_path / "out").chosen_rate("wild")
+
+
+def test_arms_may_be_added_and_nothing_else_changed(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    study = load_study(SMALL)
+    fewer = replace(study, arms={"fixed": study.arms["fixed"]}, seeds=(0,))
+    assert [arm.name for arm in load_arms(StudyFolder(fewer, out))] == ["fixed"]
+    changed = replace(study, tuning_seed=5)
+    with pytest.raises(ValueError, match="holds another study: it differs in tuning_seed"):
+        StudyFolder(changed, out)
+    other = replace(study, arms={**study.arms, "wider": {"schedule": [{}, {}]}})
+    with pytest.raises(ValueError, match="it differs in arms: wider"):
+        StudyFolder(other, out)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(ValueError, match="must be a new or empty folder or a study's"):
+        StudyFolder(study, tmp_path / "full")
+
+
+def test_results_of_a_study_under_way(tmp_path: Path) -> None:
+    study = StudyFolder(small_study(("fixed",), seeds=(0, 1)), tmp_path / "out")
+    folder = write_results(study)
+    assert (folder / "arms.md").exists()
+    assert load_arms(study) == ()
+
+
+def small_study(arms: tuple[str, ...], **changes: object) -> StudyConfig:
+    study = load_study(SMALL)
+    return replace(study, arms={name: study.arms[name] for name in arms}, **changes)  # type: ignore[arg-type]

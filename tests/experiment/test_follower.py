@@ -1,0 +1,140 @@
+"""Several processes under torchrun give what one process gives, and either goes on after a kill."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from nas_growclip.experiment.config import load_config
+from nas_growclip.experiment.follower import check_team
+from nas_growclip.experiment.run import is_complete, run_experiment
+from nas_growclip.records.entries import read_stages, read_trials
+from nas_growclip.search.config import SearchConfig
+from nas_growclip.training.team import ALONE, Team, join_team
+from tests.support.runs import ROOT, SMOKE, by_two_processes, environment, smoke_config
+
+pytestmark = pytest.mark.slow
+
+GROWN: dict[str, Any] = {
+    "growth": {"moments": "grow", "depth_operator": "gated", "momentum": 0.9},
+    "schedule": [{"text.depth": 2}, {"image.width": 64, "shared.depth": 1}],
+    "data": {"augment": {"crop_scale": 0.5}},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "searched": {},
+    "everything": GROWN | {"train": {"ema_decay": 0.9}},
+    "siglip": {"parent": {"logit_bias": True}, "train": {"micro_batch_size": 12}},
+    "in_parts": {"train": {"micro_batch_size": 10}},
+    "sharded": GROWN | {"train": {"ema_decay": 0.9, "shard": True}},
+    "sharded_siglip": {
+        "parent": {"logit_bias": True},
+        "train": {"micro_batch_size": 12, "shard": True},
+    },
+}
+
+
+def write_experiment(folder: Path, name: str) -> Path:
+    config = yaml.safe_load(SMOKE.read_text())
+    config["train"] |= {"checkpoint_steps": 3, "learning_rate": 3.0e-4}
+    config["passes"] = 2.0
+    for key, value in VARIANTS[name].items():
+        config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def torchrun(experiment: Path, out: Path) -> list[str]:
+    return by_two_processes("nas_growclip", "run", str(experiment), "--out", str(out))
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The same choices; losses and weights that differ by rounding only."""
+    for trial, twin in zip(read_trials(one), read_trials(other), strict=True):
+        assert (trial.candidate, trial.state) == (twin.candidate, twin.state)
+        losses = ([loss for _, loss in t.curve] for t in (trial, twin))
+        assert next(losses) == pytest.approx(next(losses), abs=1e-5)
+    stages = list(zip(read_stages(one), read_stages(other), strict=True))
+    for stage, twin in stages:
+        assert stage.chosen == twin.chosen
+        assert stage.train_flops == twin.train_flops
+        assert stage.metrics["loss"] == pytest.approx(twin.metrics["loss"], abs=1e-5)
+        folder = f"stage_{stage.stage:02d}"
+        weights, twins = (load_file(run / folder / "model.safetensors") for run in (one, other))
+        for name, value in weights.items():
+            torch.testing.assert_close(twins[name], value, atol=1e-5, rtol=1e-5, msg=name)
+    assert len(stages) == 2
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_processes_train_what_one_trains(variant: str, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, variant)
+    run_experiment(load_config(experiment), tmp_path / "one", with_report=False)
+    command = torchrun(experiment, tmp_path / "two")
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("Report:") == 1
+    assert ended.stderr.count("stage 1: chose") == 1
+    assert_same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("variant", ["everything", "sharded"])
+def test_killed_under_torchrun_one_process_goes_on(variant: str, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, variant)
+    config = load_config(experiment)
+    run_experiment(config, tmp_path / "one", with_report=False)
+    out = tmp_path / "two"
+    command = torchrun(experiment, out)
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 300
+        while not (out / "stage_01" / "trials").exists() or not list(out.glob("stage_01/**/*.s*")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)  # torchrun alone: its processes end with it
+    assert not is_complete(config, out)
+    run_experiment(config, out, with_report=False)
+    assert_same(tmp_path / "one", out)
+
+
+def test_a_bad_experiment_ends_every_process_with_one_line(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, "searched")
+    config = yaml.safe_load(experiment.read_text())
+    config["train"]["batch_size"] = 33
+    experiment.write_text(yaml.safe_dump(config))
+    ended = subprocess.run(
+        torchrun(experiment, tmp_path / "out"),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "train.batch_size must be divisible by the 2 processes" in ended.stderr
+    assert "Traceback" not in ended.stderr.split("torch/distributed")[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert join_team() is ALONE
+    assert ALONE.mean(torch.tensor(3.0)).item() == 3.0
+
+
+def test_trials_in_processes_of_their_own_are_refused() -> None:
+    search = SearchConfig(backend="nni")
+    with pytest.raises(ValueError, match="'nni' starts trials as processes of their own"):
+        check_team(smoke_config(search=search), Team(rank=0, size=2))
+    check_team(smoke_config(search=search), ALONE)

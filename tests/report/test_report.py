@@ -1,0 +1,456 @@
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import pytest
+import yaml
+
+import nas_growclip.report
+from nas_growclip.growth.space import Candidate, GrowthStep, apply_steps
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.records.entries import (
+    STAGES_FILE,
+    TRIALS_FILE,
+    Run,
+    StageResult,
+    Trial,
+    append_line,
+    load_run,
+    to_line,
+)
+from nas_growclip.report import print_summary, write_report
+from nas_growclip.report.reasons import NOT_REPRODUCED_NOTE, RESCORING_NOTE
+from nas_growclip.report.tables import DASH, FLOPS_NOTE, accuracy, number, percent, si
+from nas_growclip.search.objective import OBJECTIVES, TERMS, DataSize, ObjectiveConfig
+from nas_growclip.search.refit import finished_stages, refit
+
+OPTIONS = (
+    {"image.width": 1.5},
+    {"image.depth": 1.5},
+    {"text.width": 1.5},
+    {"text.depth": 1.5},
+    {"image.mlp_width": 2.0},
+    {"shared.depth": 2.0},
+    {"image.width": 1.5, "text.depth": 1.5},
+)
+STATES: Mapping[int, Literal["pruned", "failed"]] = {5: "failed", 6: "pruned"}
+MESSAGES = {
+    "failed": "out of memory <script>alert(1)</script>",
+    "pruned": "stopped after 4 of 6 steps",
+}
+TASKS = ("colour", "shape", "count")
+
+
+def make_candidates(parent: ClipArch) -> list[Candidate]:
+    def step(dimension: str, ratio: float) -> GrowthStep:
+        unit = 32 if dimension.endswith(".width") else 1
+        new = -(-int(parent.size(dimension) * ratio) // unit) * unit
+        return GrowthStep(dimension=dimension, old=parent.size(dimension), new=new)
+
+    return [(), *(tuple(step(d, ratio) for d, ratio in option.items()) for option in OPTIONS)]
+
+
+def make_trials(stage: int, parent: ClipArch, speed: float) -> list[Trial]:
+    """Trials that are not scored yet; one fails, one is stopped early."""
+    trials = []
+    for place, candidate in enumerate(make_candidates(parent)):
+        gain = 0.08 * math.sin(1.7 * place + stage) * speed if candidate else 0.0
+        state = STATES.get(place, "complete")
+        steps = {"failed": 2, "pruned": 4}.get(state, 6)
+        curve = tuple(
+            (512 * k, 3.2 / stage - gain - 0.25 * math.log(k)) for k in range(1, steps + 1)
+        )
+        trials.append(
+            Trial(
+                stage=stage,
+                number=place,
+                candidate=candidate,
+                arch=apply_steps(parent, candidate),
+                flops=1_234_567 * (place + 12) * stage,
+                params=210_000 * (place + 12) * stage,
+                state=state,
+                metrics={} if state == "failed" else {"loss": curve[-1][1], "zero_shot_top1": 0.3},
+                curve=curve,
+                train_flops=3 * curve[-1][0] * 1_234_567 * (place + 12) * stage,
+                stage_pairs=40_000 * stage * 12 // (place + 12),
+                message=MESSAGES.get(state, ""),
+            )
+        )
+    return trials
+
+
+def scored(
+    trials: list[Trial], earlier: list[Trial], results: list[StageResult], num_pairs: int
+) -> tuple[list[Trial], ObjectiveConfig]:
+    """The trials as a run scores them, and the coefficients in use."""
+    coefficients = refit(ObjectiveConfig(), finished_stages(earlier, results))
+    first_pairs = results[0].num_pairs if results else num_pairs
+    data = DataSize(num_pairs, first_pairs, (earlier or trials)[0].flops)
+    rule, control = OBJECTIVES[coefficients.name].score, trials[0]
+    made = []
+    for trial in trials:
+        if trial.state == "complete":
+            score = rule(trial, control, data, coefficients)
+            trial = replace(trial, score=score.value, terms=score.terms)
+        made.append(trial)
+    return made, coefficients
+
+
+def num_pairs_of(stage: int) -> int:
+    return 10_000 * 4 ** (stage - 1)
+
+
+def make_stage(stage: int, parent: ClipArch, trials: list[Trial], spent: int) -> StageResult:
+    best = max((t for t in trials if t.score is not None), key=lambda t: t.score or 0.0)
+    others = sum(trial.train_flops for trial in trials if trial is not best)
+    level = 1 - 0.8 / stage**0.7
+    metrics = {"loss": 2.0 / stage, "zero_shot_top1": level, "chance.zero_shot_top1": 0.125}
+    for place, task in enumerate(TASKS):
+        metrics |= {f"zero_shot_top1/{task}": level - 0.05 * place}
+        metrics |= {f"chance.zero_shot_top1/{task}": 1 / (place + 4)}
+    for way, offset in (("i2t", 0.1), ("t2i", 0.13)):
+        metrics |= {f"{way}_recall@1": level - offset, f"chance.{way}_recall@1": 1 / 256}
+        metrics |= {f"{way}_recall@5": level, f"chance.{way}_recall@5": 5 / 256}
+    return StageResult(
+        stage=stage,
+        num_pairs=num_pairs_of(stage),
+        skipped={"unreadable image": stage, "empty text & tags <b>": 2},
+        parent=parent,
+        arch=best.arch,
+        chosen=best.candidate,
+        chosen_trial=best.number,
+        reason=f"{best.label} has the highest score, {best.score:.3f} <script>x</script>.",
+        flops=best.flops,
+        flops_by_encoder={"image": best.flops // 2, "text": best.flops - best.flops // 2},
+        params=best.params,
+        metrics=metrics,
+        validation=metrics,
+        curve=tuple((4_000 * stage * k, (2.4 - 0.18 * math.log(k)) / stage) for k in range(1, 11)),
+        pairs_seen=40_000 * stage,
+        search_flops=others,
+        train_flops=3 * 40_000 * stage * best.flops,
+        cumulative_flops=spent + others + 3 * 40_000 * stage * best.flops,
+    )
+
+
+def write_run(folder: Path, num_stages: int = 3, speed: float = 1.0, trials_after: int = 0) -> Run:
+    folder.mkdir(parents=True)
+    config = {"seed": 0, "name": "a <i>run</i>", "stages": [{"pairs": 10_000}]}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    parent, spent = ClipArch.preset("tiny"), 0
+    earlier: list[Trial] = []
+    results: list[StageResult] = []
+    for number_ in range(1, num_stages + 1):
+        bare = make_trials(number_, parent, speed)
+        trials, used = scored(bare, earlier, results, num_pairs_of(number_))
+        stage = make_stage(number_, parent, trials, spent)
+        numbers = {key: value for key, value in vars(used).items() if key != "name"}
+        results.append(replace(stage, coefficients=numbers))
+        earlier += trials
+        parent, spent = stage.arch, stage.cumulative_flops
+    for trial in [*earlier, *make_trials(num_stages + 1, parent, speed)[:trials_after]]:
+        append_line(folder / TRIALS_FILE, to_line(trial))
+    for result in results:
+        append_line(folder / STAGES_FILE, to_line(result))
+    return load_run(folder)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return write_run(tmp_path / "searched")
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables alone, which take no time."""
+    monkeypatch.setattr(nas_growclip.report, "FIGURES", {})
+
+
+def page_without_images(page: Path) -> str:
+    return re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "IMAGE", page.read_text("utf-8"))
+
+
+def test_report_writes_tables_figures_and_a_self_contained_page(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "report"
+    page = write_report([run], out)
+    assert page == out / "index.html"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "accuracy_vs_flops.png",
+        "candidates.png",
+        "index.html",
+        "stages.csv",
+        "trajectory.png",
+        "trials.csv",
+    ]
+    text = page_without_images(page)
+    assert text.count('src="IMAGE"') == 3
+    assert not re.search(r"http|<link|<script|src=\"(?!IMAGE)|url\(", text)
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("trajectory.png",))
+
+
+def test_page_escapes_every_text_from_a_file(run: Run, tmp_path: Path) -> None:
+    run = replace(run, name="<b>$x_{$ run")
+    text = page_without_images(write_report([run], tmp_path / "report"))
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "&lt;script&gt;x&lt;/script&gt;" in text
+    assert "empty text &amp; tags &lt;b&gt;" in text
+    assert "a &lt;i&gt;run&lt;/i&gt;" in text
+    assert "&lt;b&gt;$x_{$ run" in text
+    assert "<b>" not in text
+    assert "<i>" not in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_page_shows_numbers_next_to_chance_and_the_flops_note(run: Run, tmp_path: Path) -> None:
+    text = page_without_images(write_report([run], tmp_path / "report"))
+    assert accuracy(run.stages[-1].metrics, "zero_shot_top1").endswith("(12.5)")
+    for metric in ("zero_shot_top1", "i2t_recall@1", "zero_shot_top1/count"):
+        assert accuracy(run.stages[-1].metrics, metric) in text
+    heads = re.findall(r"<thead>.*?</thead>", re.sub(r' title="[^"]*"', "", text))
+    with_flops = sum("FLOPs" in head for head in heads)
+    assert with_flops == 1 + len(run.stages)
+    assert text.count(FLOPS_NOTE) >= with_flops
+    assert "predicted loss" in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_page_says_what_half_and_twice_the_data_would_have_led_to(run: Run, tmp_path: Path) -> None:
+    text = page_without_images(write_report([run], tmp_path / "report"))
+    assert text.count("had there been half or twice the data</h3>") == len(run.stages)
+    assert text.count(escape(RESCORING_NOTE)) == len(run.stages)
+    assert escape(NOT_REPRODUCED_NOTE) not in text
+    assert text.count(" (differs)</td>") == 2
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_page_explains_terms_and_marks_refitted_coefficients(run: Run, tmp_path: Path) -> None:
+    text = page_without_images(write_report([run], tmp_path / "report"))
+    assert "Terms of the score" in text
+    for term in run.trials[0].terms:
+        assert f'title="{escape(TERMS[term])}"' in text
+        assert f">{escape(TERMS[term])}</td>" in text
+    assert "Objective data_size_aware: repetition constant 15.4, " in text
+    assert re.search(r"capacity headroom [\d.]+ \(refitted from 1\.5\)", text)
+    first = text.split("Stage 1: candidates")[1].split("Stage 1: had there been")[0]
+    assert "refitted" not in first
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_page_marks_pruned_trials(run: Run, tmp_path: Path) -> None:
+    text = page_without_images(write_report([run], tmp_path / "report"))
+    assert text.count('<tr class="pruned">') == len(run.stages)
+    assert "pruned: stopped after 4 of 6 steps" in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_page_says_where_recorded_scores_are_not_reproduced(run: Run, tmp_path: Path) -> None:
+    trials = tuple(
+        replace(t, score=t.score + 0.01) if t.stage == 2 and t.score is not None else t
+        for t in run.trials
+    )
+    text = page_without_images(write_report([replace(run, trials=trials)], tmp_path / "report"))
+    assert text.count(escape(NOT_REPRODUCED_NOTE)) == 1
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_run_of_another_version_still_gets_its_report(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = replace(run, config={"objective": {"slope_trust": 0.3}})
+    text = page_without_images(write_report([older], tmp_path / "report"))
+    assert "Stage 1 cannot be scored for other amounts of data" in text
+    assert "slope_trust: unknown key" in text
+    assert "Coefficients: repetition constant 15.4" in text
+    print_summary(older)
+    assert "stage 1: cannot be scored again" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_stage_without_recorded_coefficients_says_so(run: Run, tmp_path: Path) -> None:
+    older = replace(run, stages=tuple(replace(s, coefficients={}) for s in run.stages))
+    text = page_without_images(write_report([older], tmp_path / "report"))
+    assert text.count("Its coefficients were not recorded.") == len(run.stages)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_csv_files_hold_the_frames(run: Run, tmp_path: Path) -> None:
+    write_report([run], tmp_path / "report")
+    for name, frame in (("stages", run.stages_frame()), ("trials", run.trials_frame())):
+        read = pd.read_csv(tmp_path / "report" / f"{name}.csv", keep_default_na=False)
+        assert list(read.columns) == list(frame.columns)
+        assert len(read) == len(frame)
+    stages = pd.read_csv(tmp_path / "report" / "stages.csv")
+    assert list(stages["cumulative_flops"]) == [s.cumulative_flops for s in run.stages]
+    assert list(stages["metric.zero_shot_top1"]) == [
+        s.metrics["zero_shot_top1"] for s in run.stages
+    ]
+
+
+def test_same_records_give_the_same_bytes(run: Run, tmp_path: Path) -> None:
+    for out in ("one", "two"):
+        write_report([run], tmp_path / out)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_report_replaces_an_earlier_one(run: Run, tmp_path: Path) -> None:
+    write_report([replace(run, stages=())], tmp_path)
+    text = page_without_images(write_report([run], tmp_path))
+    assert "No stage has finished" not in text
+
+
+def test_runs_side_by_side_keep_their_names_apart(run: Run, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other" / "searched", num_stages=2, speed=-1.0)
+    text = page_without_images(write_report([run, other], tmp_path / "report"))
+    assert "Runs side by side" in text
+    assert "other/searched" in text
+    stages = pd.read_csv(tmp_path / "report" / "stages.csv")
+    assert list(stages["run"].value_counts()) == [3, 2]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_same_run_twice_is_still_told_apart(run: Run, tmp_path: Path) -> None:
+    write_report([run, run], tmp_path / "report")
+    assert pd.read_csv(tmp_path / "report" / "stages.csv")["run"].nunique() == 2
+
+
+@pytest.mark.parametrize("num_trials", [0, 4])
+def test_run_without_a_finished_stage(tmp_path: Path, num_trials: int) -> None:
+    run = write_run(tmp_path / "run", num_stages=0, trials_after=num_trials)
+    text = page_without_images(write_report([run], tmp_path / "report"))
+    assert "No stage has finished" in text
+    assert ("This stage has not finished." in text) == bool(num_trials)
+    assert pd.read_csv(tmp_path / "report" / "stages.csv").empty
+    assert len(pd.read_csv(tmp_path / "report" / "trials.csv")) == num_trials
+
+
+def test_interrupted_run_next_to_an_empty_one(tmp_path: Path) -> None:
+    interrupted = write_run(tmp_path / "half", num_stages=1, trials_after=3)
+    empty = write_run(tmp_path / "empty", num_stages=0)
+    text = page_without_images(write_report([interrupted, empty], tmp_path / "report"))
+    assert "This stage has not finished." in text
+    assert "No trial was recorded." in text
+
+
+def test_missing_and_infinite_metrics_are_a_dash(run: Run, tmp_path: Path) -> None:
+    metrics = {"loss": math.nan, "i2t_recall@1": math.inf}
+    stages = tuple(replace(stage, metrics=metrics, skipped={}) for stage in run.stages)
+    trials = tuple(replace(trial, metrics=metrics, score=math.nan) for trial in run.trials)
+    damaged = replace(run, stages=stages, trials=trials)
+    text = page_without_images(write_report([damaged], tmp_path / "report"))
+    assert f"{DASH} ({DASH})" in text
+    assert "No zero-shot task was measured." in text
+    assert "No pair was left out." in text
+    assert not re.search(r">(nan|inf|None)", text)
+
+
+def test_unmeasured_stages_of_very_different_flops(run: Run, tmp_path: Path) -> None:
+    stages = tuple(
+        replace(stage, metrics={}, cumulative_flops=10 ** (8 + stage.stage)) for stage in run.stages
+    )
+    text = page_without_images(write_report([replace(run, stages=stages)], tmp_path / "report"))
+    assert DASH in text
+
+
+def test_trajectory_when_nothing_grew(run: Run, tmp_path: Path) -> None:
+    parent = run.stages[0].parent
+    stages = tuple(replace(s, parent=parent, arch=parent, chosen=()) for s in run.stages)
+    text = page_without_images(write_report([replace(run, stages=stages)], tmp_path / "report"))
+    assert "growth in 0 of them" in text
+
+
+def test_single_stage_and_many_candidates(run: Run, tmp_path: Path) -> None:
+    trials = tuple(replace(run.trials[place % 8], number=place) for place in range(40))
+    many = replace(run, trials=trials, stages=run.stages[:1])
+    write_report([many], tmp_path / "report")
+    assert len(pd.read_csv(tmp_path / "report" / "trials.csv")) == 40
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_report_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one run, but got none"):
+        write_report([], tmp_path)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_failed_write_leaves_no_temporary_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(ValueError, match="cannot be written: disk full"):
+        write_report([run], tmp_path / "report")
+    assert list((tmp_path / "report").iterdir()) == []
+
+
+def test_summary_fits_the_terminal_and_explains_flops(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_summary(run)
+    text = capsys.readouterr().out
+    assert FLOPS_NOTE in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "…" not in text
+    for stage in run.stages:
+        assert accuracy(stage.metrics, "t2i_recall@1") in text
+        assert si(stage.cumulative_flops) in text
+    choices = text.split("the choice would have been:\n")[1].splitlines()
+    assert choices == [
+        "  stage 1: half image.width=96; twice the same",
+        "  stage 2: half the same; twice image.width=96+text.depth=4",
+        "  stage 3: the same",
+    ]
+
+
+def test_summary_of_an_interrupted_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(write_run(tmp_path / "run", num_stages=0, trials_after=2))
+    assert "No stage has finished; 2 trials recorded." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (7, "7"),
+        (999, "999"),
+        (1000, "1.00 k"),
+        (12_345_678, "12.3 M"),
+        (999_999, "1.00 M"),
+        (123e12, "123 T"),
+        (None, DASH),
+        (math.nan, DASH),
+        (math.inf, DASH),
+    ],
+)
+def test_si_counts_have_three_digits(value: float | None, text: str) -> None:
+    assert si(value) == text
+
+
+def test_numbers_and_percent() -> None:
+    assert number(1.23456) == "1.235"
+    assert number(2.0) == "2.000"
+    assert number(1234.5) == "1234"
+    assert number(0.0) == "0"
+    assert percent(0.4125) == "41.2"
+    assert number(None) == percent(math.nan) == DASH
+    assert accuracy({"a": 0.5, "chance.a": 0.1}, "a") == "50.0 (10.0)"
+    assert accuracy({"a": 0.5}, "a") == f"50.0 ({DASH})"
+    assert accuracy({}, "a") == DASH
+
+
+def test_report_needs_neither_torch_nor_pyplot() -> None:
+    code = "import sys, json, nas_growclip.report; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(json.loads(done.stdout))
+    assert not modules & {"torch", "timm", "open_clip", "matplotlib.pyplot"}

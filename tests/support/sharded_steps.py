@@ -1,0 +1,132 @@
+"""One process of ``test_sharding``: the same steps by DistributedDataParallel and by shares."""
+
+import json
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+import nas_growclip.training.loop
+from nas_growclip.data.pairs import PairBatch
+from nas_growclip.growth.verify import perturbed
+from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.clip import Clip
+from nas_growclip.models.gates import install_gates
+from nas_growclip.training.checkpoint import pack_state, unpack_state
+from nas_growclip.training.loop import (
+    TrainConfig,
+    TrainState,
+    restore_optimizer,
+    start_training,
+    train,
+)
+from nas_growclip.training.sharding import gather, share_out
+from nas_growclip.training.team import Team, join_team
+
+STEPS, BATCH = 3, 8
+ARCH = ClipArch(
+    image=ImageArch(depth=2, width=32, mlp_width=48, patch_size=8, image_size=16, head_dim=16),
+    text=TextArch(depth=1, width=16, mlp_width=41, context_length=9, head_dim=16),
+    shared=SharedArch(depth=1, mlp_width=24, head_dim=16),
+    embed_dim=32,
+    logit_bias=True,
+)
+
+
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig(
+        batch_size=BATCH, warmup_steps=1, max_grad_norm=0.01, ema_decay=0.9, **changes
+    )
+
+
+def grown_state(team: Team) -> TrainState:
+    """Weights, gates, moments with ages by entry and an average, the same in every process."""
+    state = start_training(perturbed(Clip(ARCH, seed=1)), config())
+    install_gates(state.model, ["image.trunk.blocks.1"], 5)
+    generator = torch.Generator().manual_seed(2)
+    moments: dict[str, Tensor] = {}
+    for name, p in state.model.named_parameters():
+        moments[f"exp_avg.{name}"] = 1e-3 * torch.randn(p.shape, generator=generator)
+        moments[f"exp_avg_sq.{name}"] = 1e-6 * torch.rand(p.shape, generator=generator)
+        moments[f"age.{name}"] = torch.randint(0, 9, p.shape, generator=generator)
+    restore_optimizer(state, moments)
+    state.team = team
+    return state
+
+
+def batches(model: Clip, team: Team) -> Iterator[PairBatch]:
+    generator = torch.Generator().manual_seed(0)
+    size = BATCH // team.size
+    mine = slice(team.rank * size, (team.rank + 1) * size)
+    captions = tuple(f"picture number {i}" for i in range(BATCH))
+    while True:
+        images = torch.randn(BATCH, 3, 16, 16, generator=generator)
+        yield PairBatch(images[mine], model.tokenize(list(captions))[mine], captions[mine])
+
+
+def trained(team: Team, settings: TrainConfig) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """All of the state after some steps, and the bytes that this process trained with."""
+    whole = grown_state(team)
+    shares = share_out(whole, settings)
+    train(shares, batches(whole.model, team), settings, total_steps=9, until_step=STEPS)
+    sizes = {
+        "weights": held_bytes(shares.model.parameters()),
+        "gradients": held_bytes(p.grad for p in shares.model.parameters() if p.grad is not None),
+        "moments": held_bytes(v for s in shares.optimizer.state.values() for v in s.values()),
+        "average": held_bytes(shares.ema.values()),
+    }
+    gather(shares, whole)
+    tensors, metadata = pack_state(whole)
+    assert int(metadata["step"]) == STEPS
+    assert json.loads(metadata["gates"]) == {"image.trunk.blocks.1": 5}
+    unpack_state(tensors, metadata, settings, Path("gathered"), torch.device("cpu"))
+    gone = weakref.ref(shares.model)
+    del shares
+    share_out(whole, settings)
+    assert gone() in (None, whole.model)  # shares refer to themselves, and would stay
+    return {name: value.detach().clone() for name, value in tensors.items()}, sizes
+
+
+def held_bytes(tensors: Any) -> int:
+    """Bytes of this process's storages; a view counts with all that it keeps alive."""
+    local = (t.to_local() if isinstance(t, DTensor) else t for t in tensors)
+    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in local)}
+    return sum(storages.values())
+
+
+def bf16(device: torch.device) -> AbstractContextManager[None]:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def compared(team: Team, micro_batch_size: int) -> dict[str, Any]:
+    whole, all_bytes = trained(team, config(micro_batch_size=micro_batch_size))
+    parts, bytes_held = trained(team, config(micro_batch_size=micro_batch_size, shard=True))
+    assert list(whole) == list(parts)
+    return {
+        "difference": max(float((whole[n] - parts[n]).abs().max()) for n in whole),
+        "held": {name: bytes_held[name] / all_bytes[name] for name in all_bytes},
+    }
+
+
+def main() -> None:
+    team = join_team("cpu")
+    autocast = nas_growclip.training.loop.autocast
+    results = {}
+    for name, precision in {"fp32": autocast, "bf16": bf16}.items():
+        nas_growclip.training.loop.autocast = precision
+        for part in (0, 6):
+            results[f"{name}, parts of {part}"] = compared(team, part)
+    Path(sys.argv[1], f"{team.rank}.json").write_text(json.dumps(results))
+    if not team.is_leader:
+        team.hear()
+    team.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Training: the schedule by formula, decay on matrices only, divergence, and learning at all."""
+
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.loop_profile import values_read
+from nas_growclip.data.pairs import PairBatch
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.axes import param_axes
+from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
+from nas_growclip.training import loop as training
+from nas_growclip.training.loop import (
+    DivergedError,
+    TrainConfig,
+    TrainState,
+    learning_rate,
+    make_optimizer,
+    start_training,
+    train,
+)
+
+
+def same_batch(model: Clip) -> Iterator[PairBatch]:
+    captions = tuple(f"picture number {i}" for i in range(6))
+    images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    while True:
+        yield PairBatch(images, model.tokenize(list(captions)), captions)
+
+
+def test_constant_rate_warms_up_and_cools_down() -> None:
+    config = TrainConfig(learning_rate=1.0, warmup_steps=10, cooldown_share=0.2)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:81] == [1.0] * 71
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(0.05)
+
+
+def test_cosine_rate_follows_its_formula() -> None:
+    config = TrainConfig(learning_rate=2.0, warmup_steps=10, schedule="cosine")
+    assert learning_rate(10, 110, config) == 2.0
+    assert learning_rate(60, 110, config) == pytest.approx(1.0)
+    assert learning_rate(110, 110, config) == pytest.approx(0.0)
+    for step in range(10, 110):
+        by_hand = 1 + math.cos(math.pi * (step - 10) / 100)
+        assert learning_rate(step, 110, config) == pytest.approx(by_hand)
+
+
+def test_only_matrices_decay(tiny_arch: ClipArch) -> None:
+    model = Clip(tiny_arch)
+    decays = {
+        id(parameter): group["weight_decay"]
+        for group in make_optimizer(model, TrainConfig(weight_decay=0.3)).param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        assert decays[id(parameter)] == (0.3 if param_axes(name).is_linear else 0.0), name
+
+
+def test_training_learns_one_batch(tiny_arch: ClipArch) -> None:
+    config = TrainConfig(learning_rate=3e-3, warmup_steps=5)
+    state = start_training(Clip(tiny_arch), config)
+    train(state, same_batch(state.model), config, total_steps=80, until_step=80)
+    batch = next(same_batch(state.model))
+    image, text, scale = state.model(batch.images, batch.tokens)
+    assert (scale * image @ text.T).argmax(dim=1).tolist() == list(range(6))
+
+
+def test_callback_sees_every_step(tiny_arch: ClipArch) -> None:
+    config, seen = TrainConfig(), []
+    state = start_training(Clip(tiny_arch), config)
+
+    def note(state: TrainState) -> None:
+        seen.append(state.step)
+
+    train(state, same_batch(state.model), config, total_steps=9, until_step=4, after_step=note)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_the_loop_reads_no_value_from_the_device_in_most_steps(
+    tiny_arch: ClipArch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading one would make a GPU wait; the loss and the state are looked at every 20 steps."""
+    config = TrainConfig(ema_decay=0.9, micro_batch_size=4)
+    state = start_training(Clip(tiny_arch), config)
+    train(state, same_batch(state.model), config, total_steps=99, until_step=2)
+    looks, look = [], training._check_finite
+    monkeypatch.setattr(training, "_check_finite", lambda *a: (looks.append(a), look(*a)))
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        train(state, same_batch(state.model), config, total_steps=99, until_step=49)
+    assert len(looks) == 3  # after 20 and 40 steps, and at the end
+    assert values_read(profiled) == 0
+
+
+def test_logit_scale_is_clamped(tiny_arch: ClipArch) -> None:
+    config = TrainConfig(learning_rate=10.0, warmup_steps=0)
+    state = start_training(Clip(tiny_arch), config)
+    torch.nn.init.constant_(state.model.logit_scale, MAX_LOGIT_SCALE)
+    train(state, same_batch(state.model), config, total_steps=3, until_step=3)
+    assert state.model.logit_scale.item() <= MAX_LOGIT_SCALE + 1e-6
+
+
+def test_divergence_is_told(tiny_arch: ClipArch) -> None:
+    config = TrainConfig()
+    state = start_training(Clip(tiny_arch), config)
+    torch.nn.init.constant_(state.model.image.projection.weight, float("nan"))
+    with pytest.raises(DivergedError, match=r"must stay finite, but is nan at step 2\. Lower"):
+        train(state, same_batch(state.model), config, total_steps=9, until_step=2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: must be 1 or more, but got 0"),
+        ({"learning_rate": 0.0}, "learning_rate: must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate: must be above 0, but got nan"),
+        ({"beta2": 1.0}, r"beta2: must be in \[0, 1\), but got 1.0"),
+        ({"warmup_steps": -1}, "warmup_steps: must be 0 or more, but got -1"),
+    ],
+)
+def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**setting)
+
+
+COMPILED = """
+import torch
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.data.pairs import PairBatch
+from nas_growclip.growth.inherit import inherit
+from nas_growclip.models.clip import Clip
+from nas_growclip.training.loop import TrainConfig, start_training, train
+
+arch = ClipArch.preset("tiny").with_sizes({"image.depth": 1, "text.depth": 1, "shared.depth": 0})
+
+def batches(model):
+    captions = tuple(f"picture number {i}" for i in range(6))
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    while True:
+        yield PairBatch(images, model.tokenize(list(captions)), captions)
+
+def trained(compiles):
+    config, model = TrainConfig(warmup_steps=2, compile=compiles), Clip(arch)
+    for width in (300, 400):
+        state = start_training(model, config)
+        for step in (2, 4):
+            train(state, batches(state.model), config, total_steps=4, until_step=step)
+        assert (state.model._compiled_call_impl is not None) == compiles
+        model = inherit(state.model, state.model.arch.with_size("text.mlp_width", width))
+    return model
+
+plain, compiled = trained(False), trained(True)
+print(max((a - b).abs().max().item() for a, b in zip(plain.parameters(), compiled.parameters())))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_training_is_the_same_and_survives_growth() -> None:
+    """In a process of its own: PyTorch cannot compile functions whose types are checked."""
+    command = [sys.executable, "-c", COMPILED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5

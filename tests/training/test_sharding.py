@@ -1,0 +1,62 @@
+"""Shares of a training state train exactly as the whole of it does, in half of the memory."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nas_growclip.models.clip import Clip, placed
+from nas_growclip.training.loop import TrainConfig, start_training
+from nas_growclip.training.sharding import gather, is_sharded, share_out, state_device
+from nas_growclip.training.team import ALONE, Team
+from tests.support.runs import ROOT, by_two_processes, environment
+
+
+@pytest.mark.slow
+def test_two_shares_train_what_two_copies_train(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        by_two_processes("tests.support.sharded_steps", str(tmp_path)),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    for rank in range(2):
+        results = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert sorted(results) == [f"{p}, parts of {n}" for p in ("bf16", "fp32") for n in (0, 6)]
+        for name, result in results.items():
+            assert result["difference"] < 1e-6, name
+            for what, share in result["held"].items():
+                assert share == pytest.approx(0.5, abs=0.01), (name, what)
+
+
+def test_one_process_has_all_of_a_state(tiny_parent: Clip) -> None:
+    config = TrainConfig(shard=True)
+    state = start_training(tiny_parent, config)
+    assert share_out(state, config) is state
+    gather(state)
+    assert state_device(config, ALONE) is None
+
+
+def test_whole_states_of_a_team_lie_on_the_cpu_if_their_shares_do_not() -> None:
+    team = Team(rank=1, size=2, device="cuda:1")
+    assert is_sharded(TrainConfig(shard=True), team)
+    assert state_device(TrainConfig(shard=True), team) == "cpu"
+    assert state_device(TrainConfig(), team) == "cuda:1"
+
+
+def test_shards_are_not_compiled() -> None:
+    with pytest.raises(ValueError, match=r"shard: must be false where train\.compile is true"):
+        TrainConfig(shard=True, compile=True)
+
+
+def test_a_model_comes_back_from_where_it_is_measured(tiny_parent: Clip) -> None:
+    parameters = list(tiny_parent.parameters())
+    with placed(tiny_parent, None):
+        assert tiny_parent.logit_scale.device.type == "cpu"
+    with pytest.raises(ValueError, match="measuring failed"), placed(tiny_parent, "cpu"):
+        raise ValueError("measuring failed")
+    assert all(a is b for a, b in zip(parameters, tiny_parent.parameters(), strict=True))

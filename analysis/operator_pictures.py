@@ -26,14 +26,14 @@ from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 from torch import Tensor
 
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import DEPTH_OPERATORS, BlockSource, DepthStep
 from nas_growclip.growth.inherit import Evidence, inherit, plan_growth
 from nas_growclip.growth.maps import AxisMap, AxisStep, Expansion
 from nas_growclip.growth.operators import OPERATORS, SPECIAL_AXES, find_operator
 from nas_growclip.growth.pim import PIM, Inherited
-from nas_growclip.growth.plan import inherit_tensor
+from nas_growclip.growth.tensors import inherit_tensor
 from nas_growclip.growth.verify import perturbed, probe, similarity_change
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.axes import parse_axes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from nas_growclip.records.entries import Run, load_run
+from nas_growclip.records.frames import Run, load_run
 from nas_growclip.report import figures
 
 RUNS_VARIABLE = "GROWCLIP_RUNS"

@@ -32,8 +32,8 @@ from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed, similarity_change
 from nas_growclip.io.progress import say
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.checkpoint import load_model, save_model
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -43,10 +43,11 @@ from nas_growclip.interop.configs import read_config
 from nas_growclip.interop.weights import read_weights
 from nas_growclip.io.mappings import from_mapping, read_mapping
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
-from nas_growclip.records.entries import read_stages, read_timings, read_trials, stage_lines
-from nas_growclip.training.checkpoint import load_model, load_state, save_model, save_state
-from nas_growclip.training.loop import TrainConfig, start_training
+from nas_growclip.records.folder import read_stages, read_timings, read_trials, stage_lines
+from nas_growclip.training.checkpoint import load_state, save_state
+from nas_growclip.training.state import TrainConfig, start_training
 
 ROOT = Path(__file__).parents[1]
 TINY = ClipArch(

@@ -40,7 +40,7 @@ from safetensors import safe_open
 from nas_growclip.cli.main import main as growclip
 from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.io.progress import say
-from nas_growclip.records.entries import TIMINGS_FILE, read_trials
+from nas_growclip.records.folder import TIMINGS_FILE, read_trials
 from nas_growclip.search.optuna.backend import study_name
 from nas_growclip.search.optuna.storage import open_storage
 

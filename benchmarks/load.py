@@ -29,10 +29,13 @@ from nas_growclip.data.config import DataConfig
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_experiment
-from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices, candidate_label
+from nas_growclip.growth.candidates import candidate_label
+from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
 from nas_growclip.io.progress import hush
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.records.entries import CONFIG_FILE, STAGES_FILE, TRIALS_FILE, Trial, load_run
+from nas_growclip.records.entries import Trial
+from nas_growclip.records.folder import CONFIG_FILE, STAGES_FILE, TRIALS_FILE
+from nas_growclip.records.frames import load_run
 from nas_growclip.report import write_report
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search

@@ -18,11 +18,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.training_speed import MODELS, made_batches, our_loader, our_shards
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.losses import Backpropagation
 from nas_growclip.training import loop as training
-from nas_growclip.training.loop import TrainConfig, TrainState, start_training, train
+from nas_growclip.training.backpropagation import Backpropagation
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, TrainState, start_training
 
 PARTS = {
     "next batch": "loading, decoding, tokens",

@@ -46,22 +46,16 @@ from benchmarks.recovery_arms import (
     start_arm,
     validation_loss,
 )
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.io.progress import say
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops
-from nas_growclip.records.entries import append_line, drop_torn_line
+from nas_growclip.records.lines import append_line, drop_torn_line
 from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.grow_state import Parent
-from nas_growclip.training.loop import (
-    DivergedError,
-    TrainConfig,
-    TrainState,
-    optimizer_tensors,
-    start_training,
-    train,
-)
+from nas_growclip.training.loop import DivergedError, train
+from nas_growclip.training.state import TrainConfig, TrainState, optimizer_tensors, start_training
 
 RATES = (1e-3, 2e-3, 4e-3)
 PARENT_RATE = 1e-3

@@ -15,14 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_growclip.data.batches import PairBatch, PairEncoder, epoch_seed, fixed_batches
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.pairs import (
-    ImageTextPairs,
-    PairBatch,
-    PairEncoder,
-    epoch_seed,
-    fixed_batches,
-)
+from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.sources.table import find_source
 from nas_growclip.evaluation.embeddings import EmbeddedPairs
 from nas_growclip.evaluation.metrics import contrastive_loss
@@ -31,7 +26,7 @@ from nas_growclip.growth.inherit import BISECTIONS, Evidence
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.training.grow_state import Parent, grow_training
-from nas_growclip.training.loop import TrainConfig, TrainState, start_training
+from nas_growclip.training.state import TrainConfig, TrainState, start_training
 
 PARENT = ClipArch(
     image=ImageArch(depth=2, width=24, mlp_width=48, patch_size=8, image_size=32, head_dim=24),

@@ -13,12 +13,13 @@ import subprocess
 import torch
 
 from nas_growclip import Clip, ClipArch, count_flops
+from nas_growclip.data.batches import PairEncoder, training_batches
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.pairs import PairEncoder, training_batches
 from nas_growclip.data.stages import open_stages
 from nas_growclip.evaluation.metrics import evaluate
 from nas_growclip.io.progress import track
-from nas_growclip.training.loop import TrainConfig, start_training, train
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, start_training
 
 WIDTHS = (64, 128)
 PAIRS = (4000, 16000)

@@ -18,21 +18,24 @@ from typing import Any
 
 import torch
 
+from nas_growclip.data.batches import PairEncoder, training_batches
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.pairs import FirstPairs, ImageTextPairs, PairEncoder, training_batches
+from nas_growclip.data.pairs import FirstPairs, ImageTextPairs
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.evaluation.embeddings import embed_pairs
 from nas_growclip.evaluation.metrics import contrastive_loss, evaluate
+from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps, candidate_label
 from nas_growclip.growth.config import GrowthConfig
-from nas_growclip.growth.space import Candidate, GrowthStep, apply_steps, candidate_label
 from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.io.progress import say
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
-from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Trial, append_line
+from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Trial
+from nas_growclip.records.lines import append_line
 from nas_growclip.training.grow_state import Parent, grow_training
-from nas_growclip.training.loop import TrainConfig, TrainState, start_training, train
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, TrainState, start_training
 
 PAIRS = (1000, 4000, 12000)
 PASSES = 10.0

@@ -35,15 +35,17 @@ from benchmarks.search_policy import final_loss, scored, shortened, whole_stages
 from nas_growclip.data.pairs import FirstPairs
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.evaluation.metrics import evaluate
-from nas_growclip.growth.space import apply_steps, candidate_label
+from nas_growclip.growth.candidates import apply_steps, candidate_label
 from nas_growclip.io.mappings import to_mapping
 from nas_growclip.io.progress import say
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
-from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Trial, append_line
+from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Trial
+from nas_growclip.records.lines import append_line
 from nas_growclip.search.objective import OBJECTIVES
-from nas_growclip.training.loop import start_training, train
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import start_training
 
 SIZES = (
     {},

@@ -33,14 +33,19 @@ from typing import NamedTuple
 from nas_growclip.data.config import DataConfig
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import prepare_folder
-from nas_growclip.experiment.search_stage import SPACE_FILE
-from nas_growclip.experiment.trial import stage_folder
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.io.progress import say
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.records.entries import TIMINGS_FILE, TRIALS_FILE, append_line, read_trials
+from nas_growclip.records.folder import (
+    SPACE_FILE,
+    TIMINGS_FILE,
+    TRIALS_FILE,
+    read_trials,
+    stage_folder,
+)
+from nas_growclip.records.lines import append_line
 from nas_growclip.search.config import SearchConfig
-from nas_growclip.training.loop import TrainConfig
+from nas_growclip.training.state import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 SEED = 0

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip, tokenized
-from nas_growclip.training.loop import TrainConfig, TrainState, start_training, train
+from nas_growclip.training.loop import train
 from nas_growclip.training.sharding import share_out
+from nas_growclip.training.state import TrainConfig, TrainState, start_training
 from nas_growclip.training.team import Team, join_team
 
 WAYS = ("copies", "shares")

@@ -17,11 +17,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops
-from nas_growclip.training.loop import TrainConfig, TrainState, start_training, train
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, TrainState, start_training
 
 MIB = 2**20
 ROWS: dict[str, tuple[int, dict[str, int]]] = {

@@ -11,29 +11,29 @@ if TYPE_CHECKING:
     from nas_growclip.experiment.config import ExperimentConfig as ExperimentConfig
     from nas_growclip.experiment.config import load_config as load_config
     from nas_growclip.experiment.run import run_experiment as run_experiment
+    from nas_growclip.growth.candidates import GrowthStep as GrowthStep
     from nas_growclip.growth.inherit import inherit as inherit
     from nas_growclip.growth.space import GrowthSpace as GrowthSpace
-    from nas_growclip.growth.space import GrowthStep as GrowthStep
     from nas_growclip.models.arch import ClipArch as ClipArch
+    from nas_growclip.models.checkpoint import load_model as load_model
+    from nas_growclip.models.checkpoint import save_model as save_model
     from nas_growclip.models.clip import Clip as Clip
     from nas_growclip.models.flops import count_flops as count_flops
-    from nas_growclip.records.entries import load_run as load_run
-    from nas_growclip.training.checkpoint import load_model as load_model
-    from nas_growclip.training.checkpoint import save_model as save_model
+    from nas_growclip.records.frames import load_run as load_run
 
 _HOME = {
     "Clip": "nas_growclip.models.clip",
     "ClipArch": "nas_growclip.models.arch",
     "ExperimentConfig": "nas_growclip.experiment.config",
     "GrowthSpace": "nas_growclip.growth.space",
-    "GrowthStep": "nas_growclip.growth.space",
+    "GrowthStep": "nas_growclip.growth.candidates",
     "count_flops": "nas_growclip.models.flops",
     "inherit": "nas_growclip.growth.inherit",
     "load_config": "nas_growclip.experiment.config",
-    "load_model": "nas_growclip.training.checkpoint",
-    "load_run": "nas_growclip.records.entries",
+    "load_model": "nas_growclip.models.checkpoint",
+    "load_run": "nas_growclip.records.frames",
     "run_experiment": "nas_growclip.experiment.run",
-    "save_model": "nas_growclip.training.checkpoint",
+    "save_model": "nas_growclip.models.checkpoint",
 }
 
 __all__ = sorted(_HOME)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from nas_growclip.experiment.trial import StageRun
-    from nas_growclip.growth.space import Candidate
+    from nas_growclip.experiment.stage_plan import StageRun
+    from nas_growclip.growth.candidates import Candidate
     from nas_growclip.records.entries import Trial
 
 FAILED = 1
@@ -83,8 +83,8 @@ def run(options: argparse.Namespace) -> "Trial":
     sample, reports = ask_nni() if options.candidate is None else ({}, PRINTED)
     import torch
 
-    from nas_growclip.experiment.run import open_stage
-    from nas_growclip.search.optuna.encoding import candidate_from_nni
+    from nas_growclip.experiment.stage_setup import open_stage
+    from nas_growclip.search.nni.space import candidate_from_nni
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -114,8 +114,8 @@ def try_candidate(
     Raises:
         ValueError: If the control fails.
     """
-    from nas_growclip.experiment.search_stage import scored_trial
     from nas_growclip.experiment.trial import measure_candidate
+    from nas_growclip.experiment.trial_records import scored_trial
 
     points: list[int] = []
 
@@ -157,7 +157,7 @@ def named_candidate(name: str, candidates: "Sequence[Candidate]") -> "Candidate"
     Raises:
         ValueError: If there is none.
     """
-    from nas_growclip.growth.space import candidate_label
+    from nas_growclip.growth.candidates import candidate_label
 
     by_label = {candidate_label(candidate): candidate for candidate in candidates}
     if name not in by_label:

@@ -8,7 +8,7 @@ from nas_growclip.compare.config import StudyConfig, Unit, load_study, tuning_un
 from nas_growclip.experiment.run import is_complete
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.io.mappings import read_mapping, to_mapping
-from nas_growclip.records.entries import read_stages
+from nas_growclip.records.folder import read_stages
 
 STUDY_FILE = "study.yaml"
 ARMS_FILE = "arms.json"

@@ -9,9 +9,10 @@ import pandas as pd
 
 from nas_growclip.compare.bootstrap import Outcomes, paired_difference
 from nas_growclip.compare.folder import StudyFolder
-from nas_growclip.growth.space import candidate_label
+from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.io.files import make_folder, write_atomically
-from nas_growclip.records.entries import Run, load_run, read_outcomes, read_timings
+from nas_growclip.records.folder import read_outcomes, read_timings
+from nas_growclip.records.frames import Run, load_run
 from nas_growclip.report.figures import draw_study, to_png
 from nas_growclip.report.tables import FLOPS_NOTE
 

@@ -20,7 +20,7 @@ from nas_growclip.data.config import DataConfig
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_experiment
-from nas_growclip.experiment.trial import StageFailedError
+from nas_growclip.experiment.stage import StageFailedError
 from nas_growclip.io.files import make_folder, try_locked, write_atomically
 from nas_growclip.io.mappings import to_mapping
 from nas_growclip.io.progress import say

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import prepare_folder
-from nas_growclip.experiment.stage import TRAINING_FILE
-from nas_growclip.experiment.trial import stage_folder
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.io.mappings import to_mapping
-from nas_growclip.records.entries import (
+from nas_growclip.records.folder import (
     STAGES_FILE,
     TIMINGS_FILE,
+    TRAINING_FILE,
     TRIALS_FILE,
     read_stages,
+    stage_folder,
     stage_lines,
 )
 

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nas_growclip.data.pairs import ImageTextPairs, PairEncoder, fixed_batches
+from nas_growclip.data.batches import PairEncoder, fixed_batches
+from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.io.progress import track
 from nas_growclip.models.clip import Clip
 

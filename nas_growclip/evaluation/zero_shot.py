@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas_growclip.data.pairs import normalise, resize
+from nas_growclip.data.batches import normalise, resize
 from nas_growclip.data.zero_shot import ZeroShotTask
 from nas_growclip.io.progress import track
 from nas_growclip.models.clip import Clip

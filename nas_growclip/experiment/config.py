@@ -25,7 +25,7 @@ from nas_growclip.search.nni.experiment import ASSESSORS, TUNERS
 from nas_growclip.search.objective import OBJECTIVES, ObjectiveConfig
 from nas_growclip.search.optuna.samplers import PRUNERS, SAMPLERS
 from nas_growclip.search.trigger import TRIGGERS, TriggerConfig
-from nas_growclip.training.loop import TrainConfig
+from nas_growclip.training.state import TrainConfig
 
 MAX_COUNT = 2**32 - 1
 """Largest whole number that a setting may be; also the largest seed of NumPy's generators."""

@@ -17,12 +17,13 @@ from nas_growclip.data.sources.decoding import file_name
 from nas_growclip.data.sources.webdataset import SHARD_SUFFIXES, held_out_paths, train_paths
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.run import load_run_config, run_experiment
-from nas_growclip.experiment.trial import stage_folder
+from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.stage_setup import load_run_config
 from nas_growclip.io.files import owned, write_atomically
 from nas_growclip.io.mappings import read_mapping
 from nas_growclip.io.progress import say
-from nas_growclip.records.entries import CONFIG_FILE, Run, noted_data_folder, read_stages
+from nas_growclip.records.folder import CONFIG_FILE, noted_data_folder, read_stages, stage_folder
+from nas_growclip.records.frames import Run
 
 
 class Continued(NamedTuple):

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.trial import shared_batches
+from nas_growclip.experiment.stage_training import shared_batches
 from nas_growclip.io.progress import hush
 from nas_growclip.search.backends import EXPERIMENT_BACKENDS
 from nas_growclip.training.checkpoint import unpack_state
-from nas_growclip.training.loop import DivergedError, TrainState, train
+from nas_growclip.training.loop import DivergedError, train
 from nas_growclip.training.sharding import gather, share_out, state_device
+from nas_growclip.training.state import TrainState
 from nas_growclip.training.team import Order, Team
 
 

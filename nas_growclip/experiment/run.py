@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from nas_growclip.data.stages import DataStage, open_stages, stage_manifest
 from nas_growclip.experiment.config import ExperimentConfig, load_config
-from nas_growclip.experiment.stage import TRAINING_FILE, run_stage
-from nas_growclip.experiment.trial import StageFailedError, StageRun, stage_folder, trial_path
-from nas_growclip.interop.importing import open_checkpoint
+from nas_growclip.experiment.stage import StageFailedError, run_stage
+from nas_growclip.experiment.stage_plan import StageRun
+from nas_growclip.experiment.stage_setup import _device, make_stage
+from nas_growclip.experiment.trial_records import trial_path
 from nas_growclip.io.files import (
     OWNER_FILE,
     make_folder,
@@ -21,42 +20,29 @@ from nas_growclip.io.files import (
 )
 from nas_growclip.io.mappings import to_mapping
 from nas_growclip.io.progress import say
+from nas_growclip.models.checkpoint import save_model
 from nas_growclip.models.clip import Clip
-from nas_growclip.records.entries import (
+from nas_growclip.records.entries import StageResult, to_line
+from nas_growclip.records.folder import (
     CONFIG_FILE,
     STAGES_FILE,
-    TIMINGS_FILE,
-    TRIALS_FILE,
-    Run,
-    StageResult,
-    append_line,
-    config_path,
-    drop_torn_line,
-    load_run,
-    note_data_folder,
-    noted_data_folder,
-    read_stages,
-    to_line,
-)
-from nas_growclip.report import write_report
-from nas_growclip.training.checkpoint import (
     STATE_FILE,
-    WEIGHTS_FILE,
-    load_model,
-    load_parent,
-    save_model,
+    STOPPED_FILE,
+    TIMINGS_FILE,
+    TRAINING_FILE,
+    TRIALS_FILE,
+    note_data_folder,
+    read_stages,
+    stage_folder,
 )
-from nas_growclip.training.grow_state import Parent
-from nas_growclip.training.loop import start_training
+from nas_growclip.records.frames import Run, load_run
+from nas_growclip.records.lines import append_line, drop_torn_line
+from nas_growclip.report import write_report
 
-STOPPED_FILE = "stopped.json"
-"""In the folder of a stage whose training failed: why."""
 CURES = frozenset(
     ("learning_rate", "warmup_steps", "max_grad_norm", "micro_batch_size", "divergence_retries")
 )
 """Keys of ``train`` that may be changed in a run whose stage failed."""
-PARENT_FOLDER = "parent"
-"""In a run folder: the checkpoint that it started from, if it did not start afresh."""
 
 
 def run_experiment(
@@ -193,67 +179,6 @@ def _search_words(stage: StageRun) -> str:
     return f"up to {stage.config.search.num_trials} trials; {stage.trigger.reason}"
 
 
-def open_stage(
-    run: Path,
-    *,
-    stage: int | None = None,
-    data_folder: Path | None = None,
-    device: str | None = None,
-    trials: Path | None = None,
-) -> StageRun:
-    """A run folder's stage, to take part in its search.
-
-    Args:
-        run: The run folder.
-        stage: Its number; by default the first unfinished one, the last where all are finished.
-        data_folder: Where the data's relative paths start; by default where the run has found it.
-        device: A torch device; CUDA where there is one, else the CPU.
-        trials: Where the trials' records and states go; in the stage's folder if not given.
-
-    Raises:
-        ValueError: If it is no run folder, or has no such stage to search yet.
-    """
-    config = load_run_config(run)
-    finished = read_stages(run)
-    last = min(len(finished), len(config.data.stages) - 1)
-    index = last if stage is None else stage
-    if not 0 <= index <= last:
-        raise ValueError(
-            f"stage must be between 0 and {last}, the last one that {run} can search, "
-            f"but got {index}."
-        )
-    data_folder = data_folder or noted_data_folder(run)
-    data = open_stages(config.data, data_folder)[index]
-    made = make_stage(config, run, data, finished[:index], _device(device))
-    return replace(made, data_folder=data_folder, trials=trials)
-
-
-def load_run_config(run: Path) -> ExperimentConfig:
-    """The experiment that a run folder was made with.
-
-    Raises:
-        ValueError: If it is no run folder.
-    """
-    return load_config(config_path(run))
-
-
-def make_stage(
-    config: ExperimentConfig,
-    run: Path,
-    data: DataStage,
-    history: Sequence[StageResult],
-    device: torch.device,
-) -> StageRun:
-    """A stage with its parent: the model of the stage before it, or the first one."""
-    return StageRun(
-        config=config,
-        data=data,
-        trained=_parent(config, run, history, device),
-        history=tuple(history),
-        run=run,
-    )
-
-
 def finish_stage(stage: StageRun, model: Clip, result: StageResult) -> None:
     """Write the model and the manifest, then the record that makes the stage finished.
 
@@ -289,44 +214,3 @@ def _clear_stage(run: Path, result: StageResult) -> None:
 def keeps_state(config: ExperimentConfig) -> bool:
     """Whether a growth needs the moments or the moving average of the training before it."""
     return config.growth.moments != "reset" or bool(config.train.ema_decay)
-
-
-def _parent(
-    config: ExperimentConfig, run: Path, finished: Sequence[StageResult], device: torch.device
-) -> Parent:
-    if finished and not config.restart:
-        return load_parent(stage_folder(run, finished[-1].stage), device)
-    if config.parent_checkpoint and not finished:
-        model = _first_parent(config, run).to(device)
-    else:
-        arch = finished[-1].arch if finished else config.parent_arch
-        model = Clip(arch, seed=config.seed).to(device)
-    return Parent(model, ema=start_training(model, config.train).ema)
-
-
-def _first_parent(config: ExperimentConfig, run: Path) -> Clip:
-    """The checkpoint that the run starts from, as the run folder keeps it.
-
-    Raises:
-        ValueError: If it is gone before it was copied, or is not what the configuration says.
-    """
-    kept = run / PARENT_FOLDER
-    if not (kept / WEIGHTS_FILE).exists():
-        save_model(open_checkpoint(config.parent_checkpoint), kept)
-    model = load_model(kept)
-    if model.arch != config.parent_arch:
-        raise ValueError(
-            f"{kept}: must have the architecture that the configuration names, but has another. "
-            "Was the parent's checkpoint replaced? Choose another --out."
-        )
-    return model
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used: {reason}. Try --device cpu.") from None
-    return device

@@ -5,50 +5,33 @@ records; other workers only try candidates.
 """
 
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 import optuna
-import torch
 
-from nas_growclip.experiment.trial import (
-    StageRun,
-    curve_steps,
+from nas_growclip.experiment.search_nni import search_with_nni
+from nas_growclip.experiment.stage_plan import StageRun
+from nas_growclip.experiment.trial import measure_candidate
+from nas_growclip.experiment.trial_records import (
+    finished_trial,
     held_record,
-    measure_candidate,
-    planned_trial,
-    record_path,
-    trial_path,
-    write_record,
+    record_trial,
+    recorded_trials,
+    scored_trial,
 )
-from nas_growclip.growth.space import Candidate, candidate_label
 from nas_growclip.io.files import make_folder, write_atomically
-from nas_growclip.io.progress import say
 from nas_growclip.models.flops import count_flops, count_params
-from nas_growclip.records.entries import (
-    TRIALS_FILE,
-    StageResult,
-    Trial,
-    append_line,
-    read_trials,
-    to_line,
-)
+from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.records.folder import SPACE_FILE, read_trials
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
 from nas_growclip.search.loop import Report, search
-from nas_growclip.search.nni.experiment import NniExperiment, NniTrial, run_nni_experiment
+from nas_growclip.search.nni.space import nni_space
 from nas_growclip.search.objective import explain
 from nas_growclip.search.optuna.backend import study_name
 from nas_growclip.search.optuna.dashboard import StageStory, decoration, describe_stage
-from nas_growclip.search.optuna.encoding import candidate_from_nni, nni_space
 from nas_growclip.search.optuna.storage import open_storage
 from nas_growclip.search.protocol import Question, StageSearch
 from nas_growclip.search.warm_start import promising
-
-NNI_FOLDER = "nni"
-PROPOSED_FILE = "proposed.json"
-SPACE_FILE = "search_space.json"
-"""The stage's growth space, as NNI takes it."""
 
 
 def run_search(stage: StageRun) -> tuple[Trial, ...]:
@@ -147,115 +130,6 @@ def describe_choice(
         describe_stage(study, story)
 
 
-def search_with_nni(stage: StageRun) -> None:
-    """Search the stage by one NNI experiment, whose trials are processes of their own.
-
-    The control is tried here first; where it fails nothing could be compared, and NNI is not
-    started. NNI's tuners may propose a candidate again; it is tried once.
-    """
-    recorded = list(recorded_trials(stage))
-    if not recorded:
-        measure_candidate(stage, 0, ())
-        record_trial(stage, recorded, finished_trial(stage, ()))
-    if recorded[0].state != "complete":
-        return
-    tried = {trial.candidate for trial in recorded}
-    for candidate in proposed_by_nni(stage):
-        if candidate not in tried:
-            record_trial(stage, recorded, finished_trial(stage, candidate))
-
-
-def proposed_by_nni(stage: StageRun) -> tuple[Candidate, ...]:
-    """What NNI's tuner proposed, each candidate once; all of them have records then.
-
-    The experiment runs once: its proposals are kept in the stage's folder.
-    """
-    by_label = {candidate_label(c): c for c in stage.candidates[1:]}
-    kept = stage.folder / NNI_FOLDER / PROPOSED_FILE
-    if not by_label or stage.config.search.num_trials < 2:
-        return ()
-    if not kept.is_file():
-        candidates = tuple(by_label.values())
-        ends = run_nni_experiment(nni_experiment(stage, candidates))
-        proposed = {candidate_from_nni(end.parameters, candidates): end for end in reversed(ends)}
-        for candidate, end in proposed.items():
-            if held_record(stage, candidate) is None:
-                write_record(stage, unmeasured(stage, candidate, end))
-        labels = [candidate_label(candidate) for candidate in reversed(proposed)]
-        write_atomically(kept, (json.dumps(labels) + "\n").encode())
-    try:
-        return tuple(by_label[label] for label in json.loads(kept.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise ValueError(
-            f"{kept}: must list candidates of the stage, but: {error}. Delete it to search anew."
-        ) from None
-
-
-def nni_experiment(stage: StageRun, candidates: Sequence[Candidate]) -> NniExperiment:
-    """The stage's search as an NNI experiment over the candidates that grow."""
-    config, index = stage.config.search, stage.data.index
-    command = [
-        sys.executable,
-        "-m",
-        "nas_growclip.cli.nni_trial",
-        "--run",
-        str(stage.run.resolve()),
-    ]
-    command += ["--stage", str(index), "--device", str(stage.parent.logit_scale.device)]
-    if stage.data_folder is not None:
-        command += ["--data", str(stage.data_folder.resolve())]
-    if config.nni_workers > 1:
-        threads = max(1, torch.get_num_threads() // config.nni_workers)
-        command += ["--threads", str(threads)]
-    return NniExperiment(
-        name=f"growclip {stage.run.resolve().name}, stage {index}",
-        space=nni_space(candidates),
-        command=tuple(command),
-        folder=stage.folder / NNI_FOLDER,
-        num_trials=config.num_trials - 1,
-        workers=config.nni_workers,
-        tuner=config.nni_tuner,
-        assessor=config.nni_assessor,
-        seed=stage.seed,
-        curve_points=config.curve_points,
-    )
-
-
-def unmeasured(stage: StageRun, candidate: Candidate, end: NniTrial) -> Trial:
-    """The record of a trial that NNI ended before it wrote its own."""
-    planned = planned_trial(stage, end.number, candidate)
-    num_points = stage.config.search.curve_points
-    steps = curve_steps(0, stage.trial_steps(planned.arch), num_points)
-    losses = [point["loss"] for point in end.curve if "loss" in point]
-    pairs = [step * stage.config.train.batch_size for step in steps]
-    return replace(
-        planned,
-        state="pruned" if end.state == "pruned" else "failed",
-        curve=tuple(zip(pairs, losses, strict=False)),
-        train_flops=round(planned.train_flops * min(1.0, len(losses) / num_points)),
-        message=end.message or f"{end.state} by NNI",
-    )
-
-
-def recorded_trials(stage: StageRun) -> tuple[Trial, ...]:
-    """The stage's lines of ``trials.jsonl``."""
-    return tuple(t for t in read_trials(stage.run) if t.stage == stage.data.index)
-
-
-def record_trial(stage: StageRun, recorded: list[Trial], trial: Trial) -> None:
-    """Append a finished trial to ``trials.jsonl`` and to the stage's records, as the next one."""
-    trial = replace(trial, number=len(recorded))
-    append_line(stage.run / TRIALS_FILE, to_line(trial))
-    recorded.append(trial)
-    keep_best_state(stage, recorded)
-    score = f"score {trial.score:+.4g}" if trial.score is not None else _unscored(trial)
-    say(f"stage {stage.data.index}, trial {trial.number}: {trial.label}: {score}")
-
-
-def _unscored(trial: Trial) -> str:
-    return trial.message or "no score, since the control failed"
-
-
 def choose_trial(stage: StageRun, trials: Sequence[Trial]) -> tuple[Trial, str]:
     """The trial that the stage goes on with, and why.
 
@@ -276,38 +150,3 @@ def choose_trial(stage: StageRun, trials: Sequence[Trial]) -> tuple[Trial, str]:
         f"no growth: the parent is kept, since {failed} of {len(trials)} trials failed, the "
         f"control among them: {first.message}"
     )
-
-
-def finished_trial(stage: StageRun, candidate: Candidate) -> Trial:
-    """The scored record of a trial that some worker finished.
-
-    Raises:
-        ValueError: If its record is not in the run folder.
-    """
-    trial, control = held_record(stage, candidate), held_record(stage, ())
-    if trial is None or control is None:
-        raise ValueError(
-            f"{record_path(stage, candidate)}: must hold the record of a finished trial, "
-            "but is missing. Do all workers see the same run folder?"
-        )
-    return scored_trial(stage, control, trial)
-
-
-def scored_trial(stage: StageRun, control: Trial, trial: Trial) -> Trial:
-    """A trial with its score against the control; without one if either did not complete."""
-    if trial.state != "complete" or control.state != "complete":
-        return trial
-    score = stage.objective.score(trial, control, stage.data_size, stage.coefficients)
-    return replace(trial, score=score.value, terms=score.terms)
-
-
-def keep_best_state(stage: StageRun, trials: Sequence[Trial]) -> None:
-    """Delete the training states of all trials but those that may still be chosen.
-
-    While no trial has a score there are none.
-    """
-    has_score = any(trial.score is not None for trial in trials)
-    kept = {trial.label for trial in stage.objective.contenders(trials)} if has_score else set()
-    for trial in trials:
-        if trial.label not in kept:
-            trial_path(stage, trial.candidate).unlink(missing_ok=True)

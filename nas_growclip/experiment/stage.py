@@ -9,31 +9,27 @@ from collections.abc import Sequence
 from nas_growclip.data.stages import skipped_counts
 from nas_growclip.evaluation.metrics import Outcomes, evaluate
 from nas_growclip.experiment.search_stage import choose_trial, describe_choice, run_search
-from nas_growclip.experiment.trial import (
-    StageFailedError,
-    StageRun,
+from nas_growclip.experiment.stage_plan import StageRun, curve_steps
+from nas_growclip.experiment.stage_training import (
     TrainingFile,
-    curve_steps,
     is_out_of_memory,
     train_through,
-    trial_state,
 )
+from nas_growclip.experiment.trial import trial_state
 from nas_growclip.io.mappings import to_mapping
 from nas_growclip.io.progress import say
 from nas_growclip.models.clip import Clip, placed
 from nas_growclip.models.flops import flops_by_encoder
-from nas_growclip.records.entries import (
-    Setback,
-    StageResult,
-    Trial,
+from nas_growclip.records.entries import Setback, StageResult, Trial
+from nas_growclip.records.folder import (
+    TRAINING_FILE,
     append_timing,
     write_outcomes,
 )
 from nas_growclip.training.checkpoint import load_state, save_state
-from nas_growclip.training.loop import RATE_CUT, DivergedError, TrainState, count_setbacks
+from nas_growclip.training.loop import RATE_CUT, DivergedError, count_setbacks
+from nas_growclip.training.state import TrainState
 
-TRAINING_FILE = "training.safetensors"
-"""A stage's training state while it is under way."""
 STAGE_CURVE_POINTS = 12
 
 
@@ -197,3 +193,7 @@ def measure_stage(
         },
         setbacks=state.setbacks,
     )
+
+
+class StageFailedError(ValueError):
+    """A stage has nothing to go on with: what all else is compared with failed."""

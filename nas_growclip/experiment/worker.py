@@ -7,11 +7,11 @@ to the next stage by itself: that is the run's own process's part.
 import time
 from pathlib import Path
 
-from nas_growclip.experiment.run import load_run_config, open_stage
 from nas_growclip.experiment.search_stage import join_search
+from nas_growclip.experiment.stage_setup import load_run_config, open_stage
 from nas_growclip.io.files import remove_abandoned
 from nas_growclip.io.progress import say
-from nas_growclip.records.entries import read_stages
+from nas_growclip.records.folder import read_stages
 from nas_growclip.search.optuna.backend import is_open
 from nas_growclip.search.optuna.storage import open_storage
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import find_depth_operator
-from nas_growclip.growth.operators import EXACT, LOSSY, Claim, find_operator
+from nas_growclip.growth.exactness import EXACT, LOSSY, Claim
+from nas_growclip.growth.operators import find_operator
 from nas_growclip.growth.pim import find_reading
 from nas_growclip.models.arch import ClipArch, dimension_steps
 

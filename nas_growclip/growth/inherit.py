@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
+from nas_growclip.growth.candidates import check_growth
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.ligo import learn_growth
 from nas_growclip.growth.operators import GrowthOperator, find_operator
 from nas_growclip.growth.pim import check_groups, find_reading
-from nas_growclip.growth.plan import Growth, axis_maps, block_sources, grown_params
-from nas_growclip.growth.space import check_growth
+from nas_growclip.growth.plan import Growth, axis_maps, block_sources
+from nas_growclip.growth.tensors import grown_params
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip

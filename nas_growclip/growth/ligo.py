@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.growth.depth import BlockSource
 from nas_growclip.growth.maps import AxisMap
 from nas_growclip.growth.operators import SPECIAL_AXES
-from nas_growclip.growth.plan import Growth, grown_params
+from nas_growclip.growth.plan import Growth
+from nas_growclip.growth.tensors import grown_params
 from nas_growclip.models.axes import BLOCK_LISTS
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.losses import make_loss

@@ -10,7 +10,6 @@ grow that way under every operator.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -18,25 +17,22 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 from torch.nn import functional
 
+from nas_growclip.growth.exactness import (
+    _ALL_LOSSY,
+    Claim,
+    _integer_ratio,
+    always,
+    any_ratio,
+    claims,
+    never,
+)
 from nas_growclip.growth.maps import AxisMap, AxisStep, Expansion
-from nas_growclip.models.arch import DIMENSIONS, ClipArch
 from nas_growclip.models.axes import STREAM_AXES
 
 ONE_SIDED = 1e-3
 """Relative size of the image tower's new rows of a joint embedding without a shared encoder."""
 
 AxisOperator = Callable[[AxisStep], AxisMap]
-
-
-class Claim(NamedTuple):
-    """When growing a dimension leaves every embedding as it was."""
-
-    holds: Callable[[ClipArch, ClipArch], bool]
-    condition: str
-
-
-EXACT = Claim(lambda parent, child: True, "always")
-LOSSY = Claim(lambda parent, child: False, "never")
 
 
 @dataclass(frozen=True)
@@ -315,78 +311,6 @@ SPECIAL_AXES: Mapping[str, AxisOperator] = {
 }
 """Axes that grow in one way under every operator."""
 
-
-def _integer_ratio(dimension: str) -> Claim:
-    return Claim(
-        lambda parent, child: child.size(dimension) % parent.size(dimension) == 0, "integer ratio"
-    )
-
-
-def _has_shared_encoder(parent: ClipArch, child: ClipArch) -> bool:
-    return bool(parent.shared.depth or child.shared.depth)
-
-
-def _keeps_norm_pre(parent: ClipArch, child: ClipArch) -> bool:
-    return not parent.image.norm_pre or child.image.width % parent.image.width == 0
-
-
-def _keeps_grid(parent: ClipArch, child: ClipArch) -> bool:
-    is_larger = child.image.patch_size >= parent.image.patch_size
-    return is_larger and parent.image.grid == child.image.grid
-
-
-SAME_GRID = Claim(
-    _keeps_grid, "larger patch, same grid, for images whose patches are resized bilinearly"
-)
-
-_SPECIAL_CLAIMS = {
-    **dict.fromkeys(["image.head_dim", "text.head_dim", "shared.head_dim"], EXACT),
-    "image.patch_size": SAME_GRID,
-    "image.image_size": SAME_GRID,
-    "image.image_height": SAME_GRID,
-    "text.context_length": Claim(EXACT.holds, "texts that fit the parent's context"),
-    "text.vocab_size": Claim(EXACT.holds, "texts of the parent's vocabulary"),
-}
-
-_WIDTHS = ("image.width", "text.width")
-_UNITS = tuple(d for d in DIMENSIONS if d.endswith(("mlp_width", "heads")))
-
-
-def claims(width: Callable[[str], Claim], units: Callable[[str], Claim]) -> Mapping[str, Claim]:
-    """Claims of an operator from what it does to widths and to units (heads, MLP units)."""
-    heads = units("shared.heads")
-    embed_dim = Claim(
-        lambda parent, child: _has_shared_encoder(parent, child) and heads.holds(parent, child),
-        f"with a shared encoder (heads: {heads.condition}); otherwise lossy by 1e-6",
-    )
-    return (
-        _SPECIAL_CLAIMS
-        | {dimension: width(dimension) for dimension in _WIDTHS}
-        | {dimension: units(dimension) for dimension in _UNITS}
-        | {"embed_dim": embed_dim}
-    )
-
-
-def always(dimension: str) -> Claim:
-    """Exact in that dimension."""
-    return EXACT
-
-
-def never(dimension: str) -> Claim:
-    """Lossy in that dimension."""
-    return LOSSY
-
-
-def any_ratio(dimension: str) -> Claim:
-    """Exact at any ratio of a width, but for an image tower's with ``norm_pre``."""
-    return (
-        Claim(_keeps_norm_pre, "any ratio; with norm_pre integer ratios")
-        if dimension == "image.width"
-        else EXACT
-    )
-
-
-_ALL_LOSSY = {dimension: LOSSY for dimension in DIMENSIONS if not dimension.endswith("depth")}
 
 OPERATORS: Mapping[str, GrowthOperator] = {
     "exact": GrowthOperator(exact_axis, claims(any_ratio, always)),

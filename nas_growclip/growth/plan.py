@@ -5,24 +5,21 @@ axis that grew is multiplied by its map (``growth/operators.py``), and blocks co
 depth operator says (``growth/depth.py``). Nothing here knows of data, and nothing changes a parent.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import BlockSource, DepthStep, find_depth_operator
 from nas_growclip.growth.maps import AxisMap, AxisStep
 from nas_growclip.growth.operators import SPECIAL_AXES, GrowthOperator
-from nas_growclip.growth.pim import Inherited
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import (
     BLOCK_LISTS,
     NORM_OF_READER,
     PARAM_AXES,
-    AxisSpec,
     axis_size,
     param_axes,
     parse_axes,
@@ -135,150 +132,3 @@ def block_sources(
         step = DepthStep(old, new, config.placement)
         blocks[name] = same if old == new else operator.sources(step)
     return blocks
-
-
-def grown_params(growth: Growth, fresh: Mapping[str, Tensor]) -> Iterator[Inherited]:
-    """Every parameter of the child before PIM's blend, one after the other.
-
-    Args:
-        growth: The plan.
-        fresh: A fresh initialisation of the child.
-    """
-    for name, value in fresh.items():
-        yield grown_param(name, value, growth)
-
-
-def grown_param(name: str, fresh: Tensor, growth: Growth) -> Inherited:
-    """One parameter of the child before PIM's blend.
-
-    Raises:
-        ValueError: If the axis table has no row for it.
-    """
-    axes, source = param_axes(name), growth.source(name)
-    is_silent = source.mode in ("silent", "gated")
-    inherited = Inherited(name, fresh, fresh, None, axes.is_linear, is_silent, is_zero=False)
-    if source.mode == "silent" and axes.writes_stream:
-        return inherited._replace(value=torch.zeros_like(fresh), is_zero=True)
-    if source.parents:
-        value, null = _grown(name, fresh, axes, source, growth)
-        inherited = inherited._replace(value=value, null=null)
-    if source.mode == "cancelled":
-        cancelled = _cancelled(name, inherited.value, axes, growth.child_arch)
-        return inherited._replace(value=cancelled, null=None)
-    if growth.is_noisy and inherited.null is not None:
-        inherited = inherited._replace(value=_noisy(inherited, growth.config.snr_db))
-    return inherited
-
-
-def _grown(
-    name: str, fresh: Tensor, axes: AxisSpec, source: BlockSource, growth: Growth
-) -> tuple[Tensor, Tensor | None]:
-    parts = axes.parts() if axes.is_fused else (axes,)
-
-    def unfold(tensor: Tensor, arch: ClipArch) -> list[Tensor]:
-        return list(tensor.reshape(len(parts), *parts[0].shape(arch)))
-
-    weights = unfold(growth.parent_weight(name, source), growth.arch)
-    uppers: list[Tensor] | list[None] = [None] * len(parts)
-    if _takes_upper(axes, growth):
-        uppers = unfold(growth.parent_weight(name, source, above=1), growth.arch)
-    pieces = [
-        inherit_tensor(*tensors, growth.maps)
-        for tensors in zip(weights, uppers, unfold(fresh, growth.child_arch), parts, strict=True)
-    ]
-    values = torch.stack([value for value, _ in pieces]).reshape(fresh.shape)
-    nulls = [null for _, null in pieces if null is not None]
-    return values, torch.stack(nulls).reshape(fresh.shape) if nulls else None
-
-
-def inherit_tensor(
-    weight: Float[Tensor, "..."],
-    upper: Float[Tensor, "..."] | None,
-    fresh: Float[Tensor, "..."],
-    axes: AxisSpec,
-    maps: Mapping[str, AxisMap],
-) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."] | None]:
-    """Enlarge one parameter along the axes that grow.
-
-    Args:
-        weight: The parent's parameter, unfolded into elementary axes.
-        upper: The same parameter of the block above, for operators that take from it.
-        fresh: A fresh initialisation of the child's, unfolded likewise.
-        axes: Its row of the axis table.
-        maps: One map for each axis that grows.
-
-    Returns:
-        The child's parameter, unfolded, and the fresh weight's part along null directions (None
-        where there are none).
-    """
-    expansions = [
-        (position, maps[axis.name].expansion(axis.role))
-        for position, axis in enumerate(axes.axes)
-        if axis.name in maps
-    ]
-    value, kept, shared = weight, fresh, fresh
-    is_zero = torch.zeros([1] * fresh.ndim, dtype=torch.bool, device=fresh.device)
-    is_upper, scale = is_zero.clone(), 1.0
-    for position, expansion in expansions:
-        value = expansion(value, position)
-        upper = None if upper is None else expansion(upper, position)
-        shared = expansion.shared_part(shared, position)
-        along = [1] * fresh.ndim
-        along[position] = -1
-        is_new = expansion.is_new.to(fresh.device).reshape(along)
-        if expansion.is_free:
-            kept = expansion.kept(kept, position)
-            scale *= expansion.free_scale if bool(is_new.any()) else 1.0
-        else:
-            is_zero = is_zero | is_new
-        if expansion.is_upper is not None:
-            is_upper = is_upper | expansion.is_upper.to(fresh.device).reshape(along)
-    if upper is not None:
-        value = torch.where(is_upper, upper, value)
-    if kept is not fresh:
-        value = value + scale * torch.where(is_zero, 0, fresh - kept)
-    if shared is fresh:
-        return value, None
-    is_held = ~is_zero if kept is fresh else ~is_zero & (fresh == kept)
-    return value, torch.where(is_held, fresh - shared, 0)
-
-
-def _takes_upper(axes: AxisSpec, growth: Growth) -> bool:
-    expansions = (
-        growth.maps[axis.name].expansion(axis.role)
-        for axis in axes.axes
-        if axis.name in growth.maps
-    )
-    return any(expansion.is_upper is not None for expansion in expansions)
-
-
-def _cancelled(name: str, value: Tensor, axes: AxisSpec, arch: ClipArch) -> Tensor:
-    """Pair value channels and MLP units: the second half copies the first, with fan-out -1."""
-    if axes.writes_stream and not axes.is_linear:
-        return torch.zeros_like(value)
-    unfolded = value.reshape(axes.shape(arch)).clone()
-    for position, axis in enumerate(axes.axes):
-        if not axis.name.endswith(("head_dim", "mlp_width")):
-            continue
-        half = unfolded.shape[position] // 2
-        first, second, rest = (
-            (slice(None),) * position + (part,)
-            for part in (slice(half), slice(half, 2 * half), slice(2 * half, None))
-        )
-        if axis.role == "read":
-            unfolded[second] = -unfolded[first]
-            unfolded[rest] = 0
-        elif axes.is_fused:
-            values = unfolded[2]
-            values[second[1:]] = values[first[1:]]
-        else:
-            unfolded[second] = unfolded[first]
-    return unfolded.reshape(value.shape)
-
-
-def _noisy(inherited: Inherited, snr_db: float) -> Tensor:
-    """Add noise along null directions, at a signal-to-noise ratio over the whole tensor."""
-    if inherited.null is None or not bool(inherited.null.any()):
-        return inherited.value
-    ratio: Tensor = 10 ** (-snr_db / 20) * inherited.value.norm() / inherited.null.norm()
-    return inherited.value + ratio * inherited.null

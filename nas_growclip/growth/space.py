@@ -10,76 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from nas_growclip.models.arch import DIMENSIONS, FOLLOWING, MAX_SIZE, ClipArch, dimension_steps
-
-SHRINKABLE = frozenset({"image.patch_size"})
-"""Dimensions that may also become smaller: smaller patches are more tokens."""
+from nas_growclip.growth.candidates import (
+    SHRINKABLE,
+    Candidate,
+    GrowthStep,
+    apply_steps,
+    check_growth,
+)
+from nas_growclip.models.arch import DIMENSIONS, FOLLOWING, MAX_SIZE, ClipArch
 
 MAX_CANDIDATES = 100_000
 """A space with more is refused: it is listed, and searches try few of it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GrowthStep:
-    """One dimension from an old to a new size, as in ``image.width 384 -> 512``."""
-
-    dimension: str
-    old: int
-    new: int
-    momentum: float | None = None
-    """PIM's momentum where it is searched for, the same in all steps of a candidate."""
-
-    def __post_init__(self) -> None:
-        if self.new == self.old or (self.new < self.old and self.dimension not in SHRINKABLE):
-            raise ValueError(
-                f"A growth step must enlarge {self.dimension}, but got {self.old} -> {self.new}. "
-                "Choose a larger size."
-            )
-
-    def __str__(self) -> str:
-        with_momentum = "" if self.momentum is None else f" (momentum {self.momentum:g})"
-        return f"{self.dimension} {self.old} -> {self.new}{with_momentum}"
-
-
-Candidate = tuple[GrowthStep, ...]
-"""Growth steps that are taken together; the empty tuple is *no growth*."""
-
-
-def apply_steps(parent: ClipArch, candidate: Candidate) -> ClipArch:
-    """The child's architecture after every step of a candidate."""
-    return parent.with_sizes({step.dimension: step.new for step in candidate})
-
-
-def candidate_label(candidate: Candidate) -> str:
-    """Short name of a candidate, as in ``image.width=96+text.depth=4``; ``none`` for no growth."""
-    momentum = candidate_momentum(candidate)
-    suffix = "" if momentum is None else f"@{momentum:g}"
-    return ("+".join(f"{step.dimension}={step.new}" for step in candidate) or "none") + suffix
-
-
-def candidate_momentum(candidate: Candidate) -> float | None:
-    """PIM's momentum of a candidate; None where it is not searched for."""
-    return candidate[0].momentum if candidate else None
-
-
-def check_growth(parent: ClipArch, child: ClipArch) -> None:
-    """Check that a child can be grown from a parent.
-
-    Raises:
-        ValueError: If a dimension shrinks or a step would change nothing.
-    """
-    steps = dimension_steps(parent, child)
-    for dimension, (old, new) in steps.items():
-        if new < old and dimension not in SHRINKABLE:
-            raise ValueError(
-                f"The child's {dimension} must be at least the parent's, but got {old} -> {new}. "
-                "Growing never shrinks a dimension."
-            )
-    for dimension in ("shared.mlp_width", "shared.heads", "shared.head_dim"):
-        if dimension in steps and not child.shared.depth:
-            raise ValueError(
-                f"{dimension} has nothing to grow while shared.depth is 0. Grow shared.depth too."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from nas_growclip.interop.layouts import (
 )
 from nas_growclip.interop.weights import read_weights
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.checkpoint import ARCH_FILE, fill_model, load_model
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.checkpoint import ARCH_FILE, fill_model, load_model
 
 LAYOUTS = {
     "open_clip": (*OPEN_CLIP_IMAGE, *OPEN_CLIP_TEXT),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas_growclip.io.files import make_folder, write_atomically
-from nas_growclip.records.entries import Run
+from nas_growclip.records.frames import Run
 from nas_growclip.report.figures import FIGURES, to_png
 from nas_growclip.report.page import render_page
 from nas_growclip.report.terminal import print_rescored, print_summary

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from nas_growclip.growth.space import candidate_label
+from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.models.arch import DIMENSIONS
-from nas_growclip.records.entries import Run, StageResult, Trial
+from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.records.frames import Run
 from nas_growclip.report.tables import (
     ACCURACIES,
     FLOPS_NOTE,

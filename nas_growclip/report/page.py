@@ -9,7 +9,8 @@ from html import escape
 
 import yaml
 
-from nas_growclip.records.entries import Run, StageResult
+from nas_growclip.records.entries import StageResult
+from nas_growclip.records.frames import Run
 from nas_growclip.report.reasons import choice_table, coefficient_words, setback_lines
 from nas_growclip.report.tables import (
     ACCURACIES,

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nas_growclip.growth.space import candidate_label
-from nas_growclip.records.entries import Run, StageResult
+from nas_growclip.growth.candidates import candidate_label
+from nas_growclip.records.entries import StageResult
+from nas_growclip.records.frames import Run
 from nas_growclip.report.rescoring import Choice, is_reproduced, objective_config, stage_choices
 from nas_growclip.report.tables import (
     DASH,

@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from nas_growclip.io.mappings import from_mapping, to_mapping
-from nas_growclip.records.entries import CONFIG_FILE, TRIALS_FILE, Run, StageResult, Trial
+from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.records.folder import CONFIG_FILE, TRIALS_FILE
+from nas_growclip.records.frames import Run
 from nas_growclip.search.objective import OBJECTIVES, DataSize, ObjectiveConfig
 from nas_growclip.search.refit import FinishedStage, finished_stages, refit
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nas_growclip.growth.space import Candidate
-from nas_growclip.records.entries import Run, StageResult, Trial
+from nas_growclip.growth.candidates import Candidate
+from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.records.frames import Run
 from nas_growclip.search.objective import TERMS
 
 FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one."

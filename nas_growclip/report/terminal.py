@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from nas_growclip.growth.space import candidate_label
-from nas_growclip.records.entries import Run, Trial
+from nas_growclip.growth.candidates import candidate_label
+from nas_growclip.records.entries import Trial
+from nas_growclip.records.frames import Run
 from nas_growclip.report.reasons import changed_words, choice_lines, setback_lines
 from nas_growclip.report.rescoring import Rescoring, recorded_scores
 from nas_growclip.report.tables import (

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from nas_growclip.growth.space import Candidate
+from nas_growclip.growth.candidates import Candidate
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.optuna.backend import OptunaSearch
 from nas_growclip.search.protocol import Question, SearchBackend, StageSearch, mixed_seed

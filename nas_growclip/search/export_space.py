@@ -12,15 +12,11 @@ from typing import Any
 
 from optuna.distributions import distribution_to_json
 
-from nas_growclip.growth.space import GrowthSpace, candidate_label
+from nas_growclip.growth.candidates import GROW, MOMENTUM, candidate_label
+from nas_growclip.growth.space import GrowthSpace
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.search.optuna.encoding import (
-    GROW,
-    MOMENTUM,
-    ConditionalEncoding,
-    Value,
-    nni_space,
-)
+from nas_growclip.search.nni.space import nni_space
+from nas_growclip.search.optuna.encoding import ConditionalEncoding, Value
 
 Params = Mapping[str, Value]
 

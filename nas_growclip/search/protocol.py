@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from nas_growclip.growth.space import Candidate
+from nas_growclip.growth.candidates import Candidate
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.config import SearchConfig
 

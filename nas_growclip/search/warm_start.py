@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nas_growclip.growth.space import Candidate
+from nas_growclip.growth.candidates import Candidate
 from nas_growclip.records.entries import Trial
 
 

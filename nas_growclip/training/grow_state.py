@@ -14,7 +14,7 @@ from nas_growclip.growth.pim import find_reading
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import folded_state
-from nas_growclip.training.loop import TrainConfig, TrainState, restore_optimizer, start_training
+from nas_growclip.training.state import TrainConfig, TrainState, restore_optimizer, start_training
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import set_gates
-from nas_growclip.training.loop import TrainConfig, TrainState, make_optimizer
+from nas_growclip.training.state import TrainConfig, TrainState, make_optimizer
 from nas_growclip.training.team import Team
 
 

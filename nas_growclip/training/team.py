@@ -21,9 +21,10 @@ from torch import Tensor, distributed
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nas_growclip.data.pairs import Share
+from nas_growclip.data.batches import Share
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.losses import Backpropagation, make_loss
+from nas_growclip.models.losses import make_loss
+from nas_growclip.training.backpropagation import Backpropagation
 
 Order = Mapping[str, Any]
 """What followers are to do, by name."""

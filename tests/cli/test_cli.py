@@ -11,10 +11,10 @@ import torch
 
 from nas_growclip import __all__ as public_names
 from nas_growclip.cli.main import main, make_parser
-from nas_growclip.growth.space import candidate_label
+from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.checkpoint import load_model, save_model
 from tests.support.runs import SMOKE, smoke_config
 
 SPACE = str(SMOKE.parent.parent / "search_spaces" / "tiny.yaml")

@@ -8,7 +8,7 @@ import pytest
 
 from nas_growclip.cli.slurm import BAD_INPUT, GrowclipJob, main, make_parser, submit
 from nas_growclip.experiment.run import is_complete
-from nas_growclip.records.entries import read_trials
+from nas_growclip.records.folder import read_trials
 from tests.support.runs import ROOT, SMOKE, smoke_config
 
 pytest.importorskip("submitit")

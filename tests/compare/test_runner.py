@@ -18,7 +18,8 @@ from nas_growclip.compare.config import StudyConfig, load_study
 from nas_growclip.compare.folder import FAILURE_FILE, StudyFolder
 from nas_growclip.compare.results import load_arms, write_results
 from nas_growclip.compare.runner import run_study
-from nas_growclip.records.entries import load_run, read_outcomes, read_stages
+from nas_growclip.records.folder import read_outcomes, read_stages
+from nas_growclip.records.frames import load_run
 from tests.compare.test_compare_config import SMALL
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from nas_growclip.compare.shared_prefix import alike_stages, find_beginning, tak
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_experiment
 from nas_growclip.growth.config import GrowthConfig
-from nas_growclip.records.entries import STAGES_FILE, TRIALS_FILE
+from nas_growclip.records.folder import STAGES_FILE, TRIALS_FILE
 from tests.compare.test_compare_config import SMALL
 
 WIDER = {"image.width": 64}

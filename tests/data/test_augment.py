@@ -8,14 +8,8 @@ import torch
 from PIL import Image
 
 from nas_growclip.data.augment import AugmentConfig, vary
+from nas_growclip.data.batches import PairBatch, PairEncoder, Share, fixed_batches, training_batches
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.pairs import (
-    PairBatch,
-    PairEncoder,
-    Share,
-    fixed_batches,
-    training_batches,
-)
 from nas_growclip.data.stages import open_stages
 
 CROPS = AugmentConfig(crop_scale=0.4, flip=0.5)

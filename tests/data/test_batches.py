@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from nas_growclip.data.augment import AugmentConfig
-from nas_growclip.data.batches import BatchOrder, load_batches
+from nas_growclip.data.batches import BatchOrder, PairEncoder, Share, load_batches
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.pairs import ImageTextPairs, IsWanted, Pair, PairEncoder, Share, every_pair
+from nas_growclip.data.pairs import ImageTextPairs, IsWanted, Pair, every_pair
 from nas_growclip.data.stages import open_stages
 
 DATA = DataConfig(source="scenes", stages=(80,), validation_pairs=8, test_pairs=8)

@@ -19,15 +19,9 @@ from optuna.storages.journal import JournalFileBackend
 
 from nas_growclip.cli.main import main
 from nas_growclip.doctor import checks as doctor
-from nas_growclip.doctor.checks import (
-    CHECKS,
-    Finding,
-    Place,
-    describe,
-    diagnose,
-    filesystem,
-    run_check,
-)
+from nas_growclip.doctor.checks import CHECKS, describe, diagnose, run_check
+from nas_growclip.doctor.machine import Finding, Place
+from nas_growclip.doctor.storage import filesystem
 from nas_growclip.search.optuna.storage import JOURNAL_FILE, STUDY_FILE
 
 ROOT = Path(__file__).parents[2]

@@ -14,13 +14,18 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
 from nas_growclip.cli.main import main
+from nas_growclip.data.batches import PairEncoder, training_batches
+from nas_growclip.data.config import DataConfig
+from nas_growclip.data.stages import open_stages
 from nas_growclip.data.zero_shot import ZeroShotTask, folder_task
 from nas_growclip.evaluation.benchmark import classification_metrics
 from nas_growclip.evaluation.zero_shot import class_scores, top1
 from nas_growclip.interop.exporting import export_open_clip
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.checkpoint import save_model
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.checkpoint import save_model
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, start_training
 from tests.data.sources.test_webdataset import write_shards
 from tests.data.test_packs import PACKS, needs_packs
 
@@ -115,10 +120,6 @@ def open_clip_top1(folder: Path, task: ZeroShotTask) -> float:
 @pytest.mark.slow
 def test_exported_model_scores_the_same_through_open_clip(tmp_path: Path) -> None:
     """A model trained on the pack, through both libraries' whole evaluation."""
-    from nas_growclip.data.config import DataConfig  # noqa: PLC0415
-    from nas_growclip.data.pairs import PairEncoder, training_batches  # noqa: PLC0415
-    from nas_growclip.data.stages import open_stages  # noqa: PLC0415
-    from nas_growclip.training.loop import TrainConfig, start_training, train  # noqa: PLC0415
 
     folder = "research_only/cifar100_label_pairs"
     config = DataConfig(

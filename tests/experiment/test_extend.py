@@ -19,13 +19,15 @@ from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.data.stages import open_stages
 from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.experiment.extend import Continued, continue_run
-from nas_growclip.experiment.run import is_complete, open_stage, run_experiment
+from nas_growclip.experiment.run import is_complete, run_experiment
+from nas_growclip.experiment.stage_setup import open_stage
 from nas_growclip.experiment.worker import work
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
-from nas_growclip.records.entries import DATA_FOLDER_FILE, load_run
+from nas_growclip.models.checkpoint import load_model
+from nas_growclip.records.folder import DATA_FOLDER_FILE
+from nas_growclip.records.frames import load_run
 from nas_growclip.search.config import SearchConfig
-from nas_growclip.training.checkpoint import load_model
-from nas_growclip.training.loop import TrainConfig
+from nas_growclip.training.state import TrainConfig
 from tests.data.sources.test_webdataset import png, write_tar
 from tests.experiment.test_run import DYING
 from tests.support.runs import ROOT, records_of, smoke_config

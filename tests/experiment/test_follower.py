@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.follower import check_team
 from nas_growclip.experiment.run import is_complete, run_experiment
-from nas_growclip.records.entries import read_stages, read_trials
+from nas_growclip.records.folder import read_stages, read_trials
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.training.team import ALONE, Team, join_team
 from tests.support.runs import ROOT, SMOKE, by_two_processes, environment, smoke_config

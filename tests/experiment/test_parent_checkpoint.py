@@ -13,8 +13,8 @@ from nas_growclip.evaluation.embeddings import embed_pairs
 from nas_growclip.evaluation.metrics import contrastive_loss
 from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_experiment
+from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.checkpoint import load_model, save_model
 from tests.support.models import stock_model, write_config
 from tests.support.runs import ROOT, SMOKE
 

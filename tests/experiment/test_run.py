@@ -18,13 +18,13 @@ from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import is_complete, run_experiment
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.io.files import owned
+from nas_growclip.models.checkpoint import load_model
 from nas_growclip.models.flops import count_flops, count_params
-from nas_growclip.records.entries import Run, load_run
+from nas_growclip.records.frames import Run, load_run
 from nas_growclip.search.backends import BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.trigger import TriggerConfig
-from nas_growclip.training.checkpoint import load_model
-from nas_growclip.training.loop import TrainConfig
+from nas_growclip.training.state import TrainConfig
 from tests.support.runs import ROOT, SMOKE, records_of, smoke_config
 
 pytestmark = pytest.mark.slow

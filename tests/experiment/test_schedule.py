@@ -7,8 +7,11 @@ import pytest
 
 from nas_growclip.data.stages import open_stages
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.run import make_stage, run_experiment
-from nas_growclip.experiment.trial import StageFailedError, StageRun
+from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.stage import StageFailedError
+from nas_growclip.experiment.stage_plan import StageRun
+from nas_growclip.experiment.stage_setup import make_stage
+from nas_growclip.growth.candidates import apply_steps
 from nas_growclip.search.config import SearchConfig
 from tests.support.runs import smoke_config
 
@@ -36,7 +39,6 @@ def test_a_search_ends_within_its_flops(tmp_path: Path, share: float, num_trials
 
 
 def archs(stage: StageRun):  # type: ignore[no-untyped-def]
-    from nas_growclip.growth.space import apply_steps  # noqa: PLC0415
 
     return [apply_steps(stage.parent.arch, candidate) for candidate in stage.candidates]
 

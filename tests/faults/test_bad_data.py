@@ -22,8 +22,8 @@ import yaml
 from PIL import Image
 
 from nas_growclip.cli.main import main
+from nas_growclip.data.batches import PairEncoder, fixed_batches, normalise, training_batches
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.pairs import PairEncoder, fixed_batches, normalise, training_batches
 from nas_growclip.data.sources.csv_pairs import csv_pairs
 from nas_growclip.data.sources.decoding import decode_image
 from nas_growclip.data.sources.tar import MAX_FILE_BYTES

@@ -25,7 +25,8 @@ from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_experiment
 from nas_growclip.io.files import owned, remove_abandoned, temporary_suffix, write_atomically
-from nas_growclip.records.entries import TIMINGS_FILE, append_line, read_trials
+from nas_growclip.records.folder import TIMINGS_FILE, read_trials
+from nas_growclip.records.lines import append_line
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.optuna.storage import open_storage
 from tests.support.dying import ending, forked

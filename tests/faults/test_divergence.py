@@ -16,18 +16,19 @@ from safetensors.torch import load_file
 import nas_growclip.experiment.stage as stage_module
 import nas_growclip.experiment.trial as trial_module
 import nas_growclip.training.loop as train_module
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.run import STOPPED_FILE, run_experiment
-from nas_growclip.experiment.stage import TRAINING_FILE
-from nas_growclip.experiment.trial import StageFailedError
+from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.stage import StageFailedError
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
-from nas_growclip.records.entries import Run, read_stages
+from nas_growclip.records.folder import STOPPED_FILE, TRAINING_FILE, read_stages
+from nas_growclip.records.frames import Run
 from nas_growclip.report.terminal import print_summary
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.training.checkpoint import load_state, save_state
-from nas_growclip.training.loop import DivergedError, TrainConfig, TrainState, start_training, train
+from nas_growclip.training.loop import DivergedError, train
+from nas_growclip.training.state import TrainConfig, TrainState, start_training
 from tests.support.dying import die_after, ending, forked
 from tests.support.runs import ROOT, records_of, smoke_config
 

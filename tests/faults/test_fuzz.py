@@ -34,10 +34,11 @@ from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
 from nas_growclip.interop.weights import read_weights
 from nas_growclip.io.mappings import MAX_JSON_BYTES, MAX_YAML_BYTES, read_mapping
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
-from nas_growclip.records.entries import read_stages, read_timings, stage_lines
-from nas_growclip.training.checkpoint import load_model, load_state, save_model, save_state
-from nas_growclip.training.loop import TrainConfig, start_training
+from nas_growclip.records.folder import read_stages, read_timings, stage_lines
+from nas_growclip.training.checkpoint import load_state, save_state
+from nas_growclip.training.state import TrainConfig, start_training
 from tests.support.runs import ROOT, SMOKE
 
 STRUCTURED = ("experiment", "study", "growth space", "architecture", "OpenCLIP config")

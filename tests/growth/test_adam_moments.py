@@ -13,7 +13,7 @@ from nas_growclip.growth.verify import probe
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
 from nas_growclip.training.grow_state import Parent, grow_training
-from nas_growclip.training.loop import (
+from nas_growclip.training.state import (
     TrainConfig,
     optimizer_tensors,
     restore_optimizer,

@@ -18,10 +18,12 @@ from nas_growclip.growth.depth import (
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import probe, similarity, similarity_change
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import gates_of, set_gates
-from nas_growclip.training.checkpoint import load_model, load_state, save_model, save_state
-from nas_growclip.training.loop import TrainConfig, start_training, train
+from nas_growclip.training.checkpoint import load_state, save_state
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, start_training
 from tests.training.test_loop import same_batch
 
 DEEPER = {"image.depth": 5, "text.depth": 3, "shared.depth": 4}

@@ -9,9 +9,10 @@ import torch
 from nas_growclip.growth import operators
 from nas_growclip.growth.claims import claim_of, is_exact
 from nas_growclip.growth.config import GrowthConfig
+from nas_growclip.growth.exactness import LOSSY
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.maps import AxisMap, AxisStep
-from nas_growclip.growth.operators import LOSSY, OPERATORS, GrowthOperator
+from nas_growclip.growth.operators import OPERATORS, GrowthOperator
 from nas_growclip.growth.verify import perturbed, random_pair, similarity_change
 from nas_growclip.models.arch import DIMENSIONS, ClipArch
 from nas_growclip.models.axes import STREAM_AXES

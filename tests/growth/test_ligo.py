@@ -6,7 +6,7 @@ import pytest
 import torch
 from open_clip.loss import ClipLoss
 
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.growth.inherit import Evidence, inherit
 from nas_growclip.growth.verify import perturbed, probe, similarity_change
 from nas_growclip.models.arch import ClipArch

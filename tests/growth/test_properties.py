@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.growth.claims import is_exact
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import inherit
@@ -17,7 +17,8 @@ from nas_growclip.growth.verify import perturbed, probe, similarity_change
 from nas_growclip.models.arch import DIMENSIONS, ClipArch, dimension_steps
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.loop import TrainConfig, start_training, train
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, start_training
 from tests.support.strategies import COPYING, Grown, growths, ways_to_grow
 
 SEEDS = st.integers(0, 2**20)

@@ -7,16 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_growclip.growth.space import (
+from nas_growclip.growth.candidates import (
     SHRINKABLE,
-    Combination,
-    GrowthSpace,
     GrowthStep,
-    SizeChoices,
     apply_steps,
     candidate_label,
     candidate_momentum,
 )
+from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
 from nas_growclip.models.arch import DIMENSIONS, ClipArch
 
 TINY = ClipArch.preset("tiny")

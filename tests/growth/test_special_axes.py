@@ -12,7 +12,7 @@ from nas_growclip.growth.verify import perturbed, probe, similarity, similarity_
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.towers import END_OF_TEXT
-from nas_growclip.training.loop import TrainConfig, start_training
+from nas_growclip.training.state import TrainConfig, start_training
 
 
 def contrastive_step(model: Clip, optimizer: torch.optim.Optimizer) -> None:

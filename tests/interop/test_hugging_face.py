@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from nas_growclip.data.pairs import normalise, resize
+from nas_growclip.data.batches import normalise, resize
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.interop.exporting import export_hugging_face
 from nas_growclip.interop.importing import checkpoint_arch, open_checkpoint

@@ -13,8 +13,10 @@ from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.arch import ClipArch, dimension_steps
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.losses import Backpropagation, guess_loss, make_loss
-from nas_growclip.training.loop import TrainConfig, start_training, train
+from nas_growclip.models.losses import guess_loss, make_loss
+from nas_growclip.training.backpropagation import Backpropagation
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, start_training
 from tests.training.test_loop import same_batch
 
 BATCH = 7

@@ -7,22 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_growclip.growth.space import GrowthStep
+from nas_growclip.growth.candidates import GrowthStep
 from nas_growclip.models.arch import DIMENSIONS, ClipArch
-from nas_growclip.records.entries import (
+from nas_growclip.records.entries import StageResult, Trial, to_line
+from nas_growclip.records.folder import (
     STAGES_FILE,
     TIMINGS_FILE,
     TRIALS_FILE,
-    StageResult,
-    Trial,
-    append_line,
     append_timing,
-    drop_torn_line,
-    load_run,
     read_stages,
     read_trials,
-    to_line,
 )
+from nas_growclip.records.frames import load_run
+from nas_growclip.records.lines import append_line, drop_torn_line
 
 PARENT = ClipArch.preset("tiny")
 WIDER = (GrowthStep(dimension="image.width", old=64, new=96),)

@@ -14,18 +14,12 @@ import pytest
 import yaml
 
 import nas_growclip.report
-from nas_growclip.growth.space import Candidate, GrowthStep, apply_steps
+from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.records.entries import (
-    STAGES_FILE,
-    TRIALS_FILE,
-    Run,
-    StageResult,
-    Trial,
-    append_line,
-    load_run,
-    to_line,
-)
+from nas_growclip.records.entries import StageResult, Trial, to_line
+from nas_growclip.records.folder import STAGES_FILE, TRIALS_FILE
+from nas_growclip.records.frames import Run, load_run
+from nas_growclip.records.lines import append_line
 from nas_growclip.report import print_summary, write_report
 from nas_growclip.report.reasons import NOT_REPRODUCED_NOTE, RESCORING_NOTE
 from nas_growclip.report.tables import DASH, FLOPS_NOTE, accuracy, number, percent, si

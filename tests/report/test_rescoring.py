@@ -10,7 +10,8 @@ import pytest
 
 from nas_growclip.cli.main import main
 from nas_growclip.experiment.run import run_experiment
-from nas_growclip.records.entries import Run, Trial
+from nas_growclip.records.entries import Trial
+from nas_growclip.records.frames import Run
 from nas_growclip.report.rescoring import (
     choices,
     choose,

@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from nas_growclip.growth.space import Candidate, GrowthStep, candidate_label
+from nas_growclip.growth.candidates import Candidate, GrowthStep, candidate_label
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.backends import BACKENDS

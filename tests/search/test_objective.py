@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas_growclip.growth.space import Candidate, GrowthStep
+from nas_growclip.growth.candidates import Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.extrapolation import CurvePrior, fit_power_law

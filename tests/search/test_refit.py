@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas_growclip.growth.space import GrowthStep
+from nas_growclip.growth.candidates import GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.search.objective import DataSize, ObjectiveConfig

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nas_growclip.growth.space import Candidate, GrowthStep
+from nas_growclip.growth.candidates import Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.trigger import TRIGGERS, Situation, TriggerConfig

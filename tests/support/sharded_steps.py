@@ -13,20 +13,15 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 import nas_growclip.training.loop
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import install_gates
 from nas_growclip.training.checkpoint import pack_state, unpack_state
-from nas_growclip.training.loop import (
-    TrainConfig,
-    TrainState,
-    restore_optimizer,
-    start_training,
-    train,
-)
+from nas_growclip.training.loop import train
 from nas_growclip.training.sharding import gather, share_out
+from nas_growclip.training.state import TrainConfig, TrainState, restore_optimizer, start_training
 from nas_growclip.training.team import Team, join_team
 
 STEPS, BATCH = 3, 8

@@ -7,11 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.checkpoint import load_model, load_state, save_model, save_state
-from nas_growclip.training.loop import TrainConfig, TrainState, start_training, train
+from nas_growclip.training.checkpoint import load_state, save_state
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, TrainState, start_training
 
 CONFIG = TrainConfig(batch_size=4, warmup_steps=2, learning_rate=1e-2)
 CPU = torch.device("cpu")

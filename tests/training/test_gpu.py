@@ -6,7 +6,8 @@ import torch
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.loop import TrainConfig, start_training, train
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, start_training
 from tests.training.test_loop import same_batch
 
 pytestmark = [

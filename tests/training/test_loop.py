@@ -12,20 +12,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.loop_profile import values_read
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
 from nas_growclip.training import loop as training
-from nas_growclip.training.loop import (
-    DivergedError,
-    TrainConfig,
-    TrainState,
-    learning_rate,
-    make_optimizer,
-    start_training,
-    train,
-)
+from nas_growclip.training.loop import DivergedError, learning_rate, train
+from nas_growclip.training.state import TrainConfig, TrainState, make_optimizer, start_training
 
 
 def same_batch(model: Clip) -> Iterator[PairBatch]:

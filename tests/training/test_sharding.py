@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nas_growclip.models.clip import Clip, placed
-from nas_growclip.training.loop import TrainConfig, start_training
 from nas_growclip.training.sharding import gather, is_sharded, share_out, state_device
+from nas_growclip.training.state import TrainConfig, start_training
 from nas_growclip.training.team import ALONE, Team
 from tests.support.runs import ROOT, by_two_processes, environment
 

@@ -28,7 +28,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from nas_growclip.growth.space import Candidate, candidate_label
+from nas_growclip.growth.candidates import Candidate, candidate_label
 from nas_growclip.io.files import locked
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.optuna.dashboard import describe_trial

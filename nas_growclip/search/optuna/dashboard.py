@@ -20,10 +20,11 @@ from matplotlib.ticker import EngFormatter
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.study import Study
 
-from nas_growclip.growth.space import candidate_label
+from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.io.files import temporary_suffix
 from nas_growclip.io.progress import say
-from nas_growclip.records.entries import StageResult, Trial, read_stages
+from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.records.folder import read_stages
 from nas_growclip.search.objective import TERMS
 from nas_growclip.search.optuna.dashboard_figures import (
     CHOSEN,

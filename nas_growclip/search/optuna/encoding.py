@@ -5,20 +5,23 @@ combination may be illegal. Each encoding turns that list into parameters so tha
 decodes to a legal candidate and every candidate can be drawn.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
-from nas_growclip.growth.space import Candidate, candidate_label, candidate_momentum
-
-GROW = "grow"
-MOMENTUM = "momentum"
+from nas_growclip.growth.candidates import (
+    GROW,
+    MOMENTUM,
+    Candidate,
+    _momenta,
+    _unique,
+    candidate_label,
+    candidate_momentum,
+    dimensions_label,
+)
 
 Value = str | int | float
-T = TypeVar("T")
 Choose = Callable[[str, tuple[Value, ...]], Value]
 """(parameter, its choices) -> the chosen one."""
 
@@ -142,102 +145,6 @@ class OrdinalEncoding:
         return levels | ({} if momentum is None else {MOMENTUM: self.momenta.index(momentum)})
 
 
-def nni_space(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """The candidates as an NNI search space: one choice, with the sizes nested in its items.
-
-    Nothing is nested in a nested choice: NNI 3.0's TPE, Random and GridSearch fail there with a
-    KeyError. Sizes that are no product are cut into products, named by what each has fixed.
-    """
-    items = [{"_name": name, **_nni_sizes(part)} for name, part in _nni_parts(candidates).items()]
-    return {GROW: _nni_choice(items)}
-
-
-def candidate_from_nni(sample: Mapping[str, Any], candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate of an NNI sample; no growth for the empty one, which NNI gives outside it.
-
-    Raises:
-        ValueError: If the sample is of no candidate.
-    """
-    if not sample:
-        return ()
-    given = sample.get(GROW)
-    values = dict(given) if isinstance(given, Mapping) else {"_name": given}
-    part = _nni_parts(candidates).get(str(values.pop("_name", None)), ())
-    for candidate in part:
-        if sample.keys() == {GROW} and _is_sample_of(values, candidate):
-            return candidate
-    raise ValueError(
-        f"NNI's sample must be one of the stage's {len(candidates)} candidates, but got "
-        f"{dict(sample)!r}. Is the search space that of this stage?"
-    )
-
-
-def dimensions_label(candidate: Candidate) -> str:
-    """The dimensions that a candidate grows, as in ``image.width+text.depth``; else ``none``."""
-    return "+".join(step.dimension for step in candidate) or "none"
-
-
-def _nni_parts(candidates: Sequence[Candidate]) -> dict[str, Sequence[Candidate]]:
-    """Candidates by what they grow, each part a product of its sizes and momenta."""
-    groups: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        groups.setdefault(dimensions_label(candidate), []).append(candidate)
-    parts: dict[str, Sequence[Candidate]] = {}
-    for group in groups.values():
-        parts |= _products(group, num_fixed=0)
-    return parts
-
-
-def _products(group: Sequence[Candidate], num_fixed: int) -> dict[str, Sequence[Candidate]]:
-    """A group cut into products, by as many of the first sizes as it takes."""
-    if len(group) == math.prod(len(values) for values in _columns(group).values()):
-        return {_part_name(group[0], num_fixed): group}
-    parts: dict[str, Sequence[Candidate]] = {}
-    for size in _unique(candidate[num_fixed].new for candidate in group):
-        part = [candidate for candidate in group if candidate[num_fixed].new == size]
-        parts |= _products(part, num_fixed + 1)
-    return parts
-
-
-def _part_name(candidate: Candidate, num_fixed: int) -> str:
-    """What a part grows and has fixed, as in ``image.width=96+text.depth``."""
-    fixed = [f"{step.dimension}={step.new}" for step in candidate[:num_fixed]]
-    return "+".join([*fixed, *(step.dimension for step in candidate[num_fixed:])]) or "none"
-
-
-def _columns(group: Sequence[Candidate]) -> dict[str, tuple[int | float, ...]]:
-    """The sizes of each dimension, and the momenta, among candidates that grow the same."""
-    columns: dict[str, tuple[int | float, ...]] = {
-        step.dimension: _unique(candidate[place].new for candidate in group)
-        for place, step in enumerate(group[0])
-    }
-    momenta = _momenta(group)
-    return columns | ({MOMENTUM: momenta} if momenta else {})
-
-
-def _nni_sizes(part: Sequence[Candidate]) -> dict[str, Any]:
-    return {name: _nni_choice(list(values)) for name, values in _columns(part).items()}
-
-
-def _nni_choice(values: list[Any]) -> dict[str, Any]:
-    return {"_type": "choice", "_value": values}
-
-
-def _is_sample_of(values: Mapping[str, Any], candidate: Candidate) -> bool:
-    wanted = {name: column[0] for name, column in _columns([candidate]).items()}
-    return values.keys() == wanted.keys() and all(
-        _is_same(values[name], value) for name, value in wanted.items()
-    )
-
-
-def _is_same(given: Any, value: int | float) -> bool:
-    """Whether NNI means a value; its tuners give 96.0 or numpy's 96 for 96."""
-    try:
-        return math.isclose(float(given), value)
-    except (TypeError, ValueError):
-        return False
-
-
 def _suggested(trial: BaseTrial, name: str, choices: tuple[Value, ...]) -> Value:
     chosen = trial.suggest_categorical(name, choices)
     assert isinstance(chosen, str | int | float)
@@ -269,12 +176,3 @@ def _distance(drawn: Mapping[str, int], levels: Mapping[str, int]) -> int:
 
 def _sizes(candidates: Sequence[Candidate], dimension: str) -> tuple[Value, ...]:
     return _unique(s.new for c in candidates for s in c if s.dimension == dimension)
-
-
-def _momenta(candidates: Sequence[Candidate]) -> tuple[float, ...]:
-    momenta = [candidate_momentum(candidate) for candidate in candidates]
-    return _unique(momentum for momentum in momenta if momentum is not None)
-
-
-def _unique(values: Iterable[T]) -> tuple[T, ...]:
-    return tuple(dict.fromkeys(values))

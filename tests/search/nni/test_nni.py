@@ -24,9 +24,10 @@ import yaml
 
 from nas_growclip.cli import nni_trial
 from nas_growclip.cli.nni_trial import BAD_INPUT, FAILED, Reports, main, make_parser, try_candidate
-from nas_growclip.experiment.run import open_stage, prepare_folder
+from nas_growclip.experiment.run import prepare_folder
+from nas_growclip.experiment.stage_setup import open_stage
 from nas_growclip.experiment.trial import trained_trial
-from nas_growclip.growth.space import candidate_label
+from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.search.nni.experiment import (
     ASSESSORS,
     TUNERS,
@@ -35,7 +36,7 @@ from nas_growclip.search.nni.experiment import (
     check_installed,
     run_nni_experiment,
 )
-from nas_growclip.search.optuna.encoding import candidate_from_nni, nni_space
+from nas_growclip.search.nni.space import candidate_from_nni, nni_space
 from nas_growclip.training.loop import DivergedError
 from tests.support.runs import ROOT, smoke_config
 

@@ -18,9 +18,11 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 from optuna.study import Study
 
-from nas_growclip.growth.space import Candidate, GrowthStep, apply_steps
+from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.records.entries import STAGES_FILE, StageResult, Trial, append_line, to_line
+from nas_growclip.records.entries import StageResult, Trial, to_line
+from nas_growclip.records.folder import STAGES_FILE
+from nas_growclip.records.lines import append_line
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.optuna.backend import OptunaSearch, study_name

@@ -16,23 +16,12 @@ from optuna.distributions import json_to_distribution
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler
 from optuna.trial import FixedTrial
 
-from nas_growclip.growth.space import (
-    Candidate,
-    Combination,
-    GrowthSpace,
-    GrowthStep,
-    SizeChoices,
-    candidate_label,
-)
+from nas_growclip.growth.candidates import Candidate, GrowthStep, candidate_label, dimensions_label
+from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.export_space import FORMATS, space_document
-from nas_growclip.search.optuna.encoding import (
-    ConditionalEncoding,
-    OrdinalEncoding,
-    candidate_from_nni,
-    dimensions_label,
-    nni_space,
-)
+from nas_growclip.search.nni.space import candidate_from_nni, nni_space
+from nas_growclip.search.optuna.encoding import ConditionalEncoding, OrdinalEncoding
 from nas_growclip.search.optuna.samplers import grid
 from tests.support.strategies import archs
 

@@ -24,9 +24,11 @@ from benchmarks.search_workers import PostgresServer, missing_postgres, postgres
 from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import prepare_folder
-from nas_growclip.growth.space import GrowthSpace, GrowthStep, SizeChoices, candidate_label
+from nas_growclip.growth.candidates import GrowthStep, candidate_label
+from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.records.entries import TIMINGS_FILE, TRIALS_FILE, Trial, read_stages, read_trials
+from nas_growclip.records.entries import Trial
+from nas_growclip.records.folder import TIMINGS_FILE, TRIALS_FILE, read_stages, read_trials
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.optuna.backend import OptunaSearch, is_open, study_name

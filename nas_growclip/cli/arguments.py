@@ -1,0 +1,104 @@
+"""Arguments that several commands take, and how their values are read."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas_growclip.models.arch import PRESETS, ClipArch
+
+if TYPE_CHECKING:
+    from nas_growclip.growth.space import GrowthSpace
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    """Where the data is and where to train: the same for every command that trains."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
+    _add_device(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+
+
+def read_space(path: Path | None, parent: str) -> "GrowthSpace":
+    """A growth space from its file, else from the run that a parent is a stage of.
+
+    Raises:
+        ValueError: If the file is bad, or none is given and the parent is of no run.
+    """
+    from nas_growclip.growth.space import GrowthSpace
+    from nas_growclip.io.mappings import from_mapping, read_mapping
+
+    if path is not None:
+        return from_mapping(GrowthSpace, read_mapping(path), str(path))
+    config = Path(parent).resolve().parent / "config.yaml"
+    if parent in PRESETS or not Path(parent).is_dir() or not config.is_file():
+        raise ValueError(
+            f"--space must be given unless PARENT is a stage's folder in a run folder, "
+            f"but got PARENT={parent!r}. Give a file, as in --space search_spaces/tiny.yaml."
+        )
+    return from_mapping(GrowthSpace, read_mapping(config).get("space"), f"{config}: space")
+
+
+def parse_size(text: str) -> tuple[str, int]:
+    """Read ``image.width=96``.
+
+    Raises:
+        ValueError: If it has another form.
+    """
+    dimension, equals, size = text.partition("=")
+    if not equals or not size.isdecimal():
+        raise ValueError(f"--set must be DIMENSION=SIZE, as in image.width=96, but got {text!r}.")
+    return dimension, int(size)
+
+
+def parse_coefficient(text: str) -> tuple[str, float]:
+    """Read ``capacity_exponent=0.7``.
+
+    Raises:
+        ValueError: If it has another form.
+    """
+    name, _, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(
+            f"--set must be COEFFICIENT=NUMBER, as in capacity_exponent=0.7, but got {text!r}."
+        )
+    return name, number
+
+
+def read_arch(text: str) -> ClipArch:
+    """An architecture from a preset's name, a file, or a checkpoint folder.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    path = Path(text)
+    if text in PRESETS:
+        return ClipArch.preset(text)
+    if (path / "arch.json").is_file():
+        return ClipArch.load(path / "arch.json")
+    if path.is_dir():
+        from nas_growclip.interop.importing import checkpoint_arch
+
+        return checkpoint_arch(path)
+    if path.is_file():
+        return ClipArch.load(path)
+    raise ValueError(
+        f"{text!r} must be a preset ({', '.join(PRESETS)}), a file or a checkpoint folder, "
+        "but is none of them."
+    )
+
+
+def require_new_folder(path: Path) -> None:
+    """Refuse to write into a folder that holds something.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"--out must be a new or empty folder, but {path} holds something.")

@@ -1,0 +1,117 @@
+"""A stage's search by an NNI experiment, whose trials are processes of their own."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from nas_growclip.experiment.stage_plan import StageRun, curve_steps
+from nas_growclip.experiment.trial import measure_candidate, planned_trial
+from nas_growclip.experiment.trial_records import (
+    finished_trial,
+    held_record,
+    record_trial,
+    recorded_trials,
+    write_record,
+)
+from nas_growclip.growth.candidates import Candidate, candidate_label
+from nas_growclip.io.files import write_atomically
+from nas_growclip.records.entries import Trial
+from nas_growclip.search.nni.experiment import NniExperiment, NniTrial, run_nni_experiment
+from nas_growclip.search.nni.space import candidate_from_nni, nni_space
+
+NNI_FOLDER = "nni"
+
+PROPOSED_FILE = "proposed.json"
+
+
+def search_with_nni(stage: StageRun) -> None:
+    """Search the stage by one NNI experiment, whose trials are processes of their own.
+
+    The control is tried here first; where it fails nothing could be compared, and NNI is not
+    started. NNI's tuners may propose a candidate again; it is tried once.
+    """
+    recorded = list(recorded_trials(stage))
+    if not recorded:
+        measure_candidate(stage, 0, ())
+        record_trial(stage, recorded, finished_trial(stage, ()))
+    if recorded[0].state != "complete":
+        return
+    tried = {trial.candidate for trial in recorded}
+    for candidate in proposed_by_nni(stage):
+        if candidate not in tried:
+            record_trial(stage, recorded, finished_trial(stage, candidate))
+
+
+def proposed_by_nni(stage: StageRun) -> tuple[Candidate, ...]:
+    """What NNI's tuner proposed, each candidate once; all of them have records then.
+
+    The experiment runs once: its proposals are kept in the stage's folder.
+    """
+    by_label = {candidate_label(c): c for c in stage.candidates[1:]}
+    kept = stage.folder / NNI_FOLDER / PROPOSED_FILE
+    if not by_label or stage.config.search.num_trials < 2:
+        return ()
+    if not kept.is_file():
+        candidates = tuple(by_label.values())
+        ends = run_nni_experiment(nni_experiment(stage, candidates))
+        proposed = {candidate_from_nni(end.parameters, candidates): end for end in reversed(ends)}
+        for candidate, end in proposed.items():
+            if held_record(stage, candidate) is None:
+                write_record(stage, unmeasured(stage, candidate, end))
+        labels = [candidate_label(candidate) for candidate in reversed(proposed)]
+        write_atomically(kept, (json.dumps(labels) + "\n").encode())
+    try:
+        return tuple(by_label[label] for label in json.loads(kept.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ValueError(
+            f"{kept}: must list candidates of the stage, but: {error}. Delete it to search anew."
+        ) from None
+
+
+def nni_experiment(stage: StageRun, candidates: Sequence[Candidate]) -> NniExperiment:
+    """The stage's search as an NNI experiment over the candidates that grow."""
+    config, index = stage.config.search, stage.data.index
+    command = [
+        sys.executable,
+        "-m",
+        "nas_growclip.cli.nni_trial",
+        "--run",
+        str(stage.run.resolve()),
+    ]
+    command += ["--stage", str(index), "--device", str(stage.parent.logit_scale.device)]
+    if stage.data_folder is not None:
+        command += ["--data", str(stage.data_folder.resolve())]
+    if config.nni_workers > 1:
+        threads = max(1, torch.get_num_threads() // config.nni_workers)
+        command += ["--threads", str(threads)]
+    return NniExperiment(
+        name=f"growclip {stage.run.resolve().name}, stage {index}",
+        space=nni_space(candidates),
+        command=tuple(command),
+        folder=stage.folder / NNI_FOLDER,
+        num_trials=config.num_trials - 1,
+        workers=config.nni_workers,
+        tuner=config.nni_tuner,
+        assessor=config.nni_assessor,
+        seed=stage.seed,
+        curve_points=config.curve_points,
+    )
+
+
+def unmeasured(stage: StageRun, candidate: Candidate, end: NniTrial) -> Trial:
+    """The record of a trial that NNI ended before it wrote its own."""
+    planned = planned_trial(stage, end.number, candidate)
+    num_points = stage.config.search.curve_points
+    steps = curve_steps(0, stage.trial_steps(planned.arch), num_points)
+    losses = [point["loss"] for point in end.curve if "loss" in point]
+    pairs = [step * stage.config.train.batch_size for step in steps]
+    return replace(
+        planned,
+        state="pruned" if end.state == "pruned" else "failed",
+        curve=tuple(zip(pairs, losses, strict=False)),
+        train_flops=round(planned.train_flops * min(1.0, len(losses) / num_points)),
+        message=end.message or f"{end.state} by NNI",
+    )

@@ -1,0 +1,127 @@
+"""A model on disk: ``model.safetensors`` with its weights and ``arch.json``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nas_growclip.io.files import make_folder, replace_atomically, write_atomically
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.clip import Clip
+from nas_growclip.models.gates import folded_state
+
+WEIGHTS_FILE = "model.safetensors"
+
+ARCH_FILE = "arch.json"
+
+WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored as."""
+
+
+def save_model(model: Clip, path: str | Path) -> None:
+    """Write a model's weights and architecture into a folder.
+
+    Gates that are still opening are folded into the weights, so the function is the same.
+
+    Raises:
+        ValueError: If the folder cannot be written.
+    """
+    folder = Path(path)
+    make_folder(folder)
+    write_atomically(folder / ARCH_FILE, (model.arch.to_json() + "\n").encode())
+    _write_tensors(folder / WEIGHTS_FILE, folded_state(model), {"arch": model.arch.to_json()})
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
+    """Read a model that ``save_model`` wrote.
+
+    Raises:
+        ValueError: If a file is missing, truncated, or does not fit the architecture.
+    """
+    folder = Path(path)
+    if not (folder / ARCH_FILE).is_file():
+        raise ValueError(f"{folder}: not a checkpoint: it has no {ARCH_FILE}. Check the path.")
+    arch = ClipArch.load(folder / ARCH_FILE)
+    tensors, _ = _read_tensors(folder / WEIGHTS_FILE)
+    return _filled(arch, tensors, folder / WEIGHTS_FILE).to(device)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(contiguous, temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+
+    replace_atomically(path, write)
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file. Check the path.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file: {error}. Restore it from a copy."
+        ) from None
+
+
+def _filled(arch: ClipArch, tensors: Mapping[str, Tensor], path: Path) -> Clip:
+    """A model with these weights, made only if they are all of it: a file may claim any size."""
+    with torch.device("meta"):
+        check_weights(Clip(arch), tensors, path)
+    return _with_weights(Clip(arch), tensors)
+
+
+def fill_model(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Clip:
+    """Put weights into a model, strictly: every parameter, in its shape, and nothing else.
+
+    Raises:
+        ValueError: As ``check_weights``.
+    """
+    check_weights(model, tensors, path)
+    return _with_weights(model, tensors)
+
+
+def _with_weights(model: Clip, tensors: Mapping[str, Tensor]) -> Clip:
+    model = model.to(next(iter(tensors.values())).dtype)
+    model.load_state_dict(dict(tensors))
+    return model
+
+
+def check_weights(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Check that weights are a model's: every parameter, in its shape, and nothing else.
+
+    Raises:
+        ValueError: If one is missing, has another shape or no place, or is of another type;
+            ``path`` is named.
+    """
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise ValueError(
+                f"{path}: must hold {name!r}, which is missing. Is it this architecture's file?"
+            )
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(
+                f"{path}: {name!r} must have shape {shape}, but got "
+                f"{tuple(tensors[name].shape)}. Is it this architecture's file?"
+            )
+    extra = sorted(set(tensors) - set(expected))
+    if extra:
+        raise ValueError(
+            f"{path}: holds {extra[0]!r}, which the architecture has no place for. "
+            "Is it this architecture's file?"
+        )
+    for name, value in tensors.items():
+        if value.dtype not in WEIGHT_TYPES:
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in WEIGHT_TYPES)
+            raise ValueError(f"{path}: {name!r} must be one of {kinds}, but is {value.dtype}.")

@@ -40,7 +40,7 @@ from nas_growclip.report import write_report
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.optuna.backend import OptunaSearch
-from nas_growclip.search.protocol import Question, StageSearch
+from nas_growclip.search.protocol import Proposal, SearchTask
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "experiments" / "smoke.yaml"
@@ -70,7 +70,7 @@ def timed(into: dict[str, float], name: str) -> Iterator[None]:
 # A search.
 
 
-def made_up_trial(question: Question, report: Report) -> Trial:
+def made_up_trial(question: Proposal, report: Report) -> Trial:
     """A trial that takes no time; its loss and score follow from its candidate."""
     width = sum(step.new for step in question.candidate)
     report(1, 1.0 / (1 + width))
@@ -94,7 +94,7 @@ def search_times(num_trials: int, folder: Path) -> dict[str, float]:
     with timed(seconds, "listing the candidates"):
         candidates = SPACE.candidates(PARENT, 10_000)[:NUM_CANDIDATES]
     config = SearchConfig(num_trials=num_trials)
-    made = StageSearch(candidates=candidates, seed=0, stage=0, run=folder, config=config)
+    made = SearchTask(candidates=candidates, seed=0, stage=0, run=folder, config=config)
     backend = OptunaSearch(made)
     with timed(seconds, "search"):
         search(backend, made_up_trial, lambda trial: trial)

@@ -24,7 +24,7 @@ from nas_growclip.search.backends import BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.objective import OBJECTIVES, DataSize, ObjectiveConfig
-from nas_growclip.search.protocol import Question, StageSearch
+from nas_growclip.search.protocol import Proposal, SearchTask
 
 POINTS = 6
 LAGS = (16, 64, 128)
@@ -138,13 +138,13 @@ def replay(stage: Stage, config: SearchConfig, objective: str) -> tuple[float, f
     whole = [shortened(o, config.trial_share * o.total_steps * BATCH) for o in stage.outcomes]
     found: list[Trial] = []
 
-    def measure(question: Question, report: Report) -> Trial:
-        trial = whole[by_candidate[question.candidate].trial.number]
+    def measure(proposal: Proposal, report: Report) -> Trial:
+        trial = whole[by_candidate[proposal.candidate].trial.number]
         for point, (pairs, loss) in enumerate(trial.curve):
             if point and report(point, loss) and point < len(trial.curve) - 1:
                 flops = round(trial.train_flops * pairs / trial.curve[-1][0])
-                return replace(trial, number=question.number, state="pruned", train_flops=flops)
-        return replace(trial, number=question.number)
+                return replace(trial, number=proposal.number, state="pruned", train_flops=flops)
+        return replace(trial, number=proposal.number)
 
     def score(trial: Trial) -> Trial:
         if trial.state == "complete":
@@ -154,7 +154,7 @@ def replay(stage: Stage, config: SearchConfig, objective: str) -> tuple[float, f
         return trial
 
     backend = BACKENDS[config.backend](
-        StageSearch(
+        SearchTask(
             candidates=[o.trial.candidate for o in stage.outcomes],
             seed=stage.seed,
             stage=PAIRS.index(stage.data.num_pairs),

@@ -28,9 +28,9 @@ from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip, tokenized
 from nas_growclip.training.loop import train
-from nas_growclip.training.sharding import share_out
+from nas_growclip.training.process_group import ProcessGroup, join_group
+from nas_growclip.training.sharding import shard_state
 from nas_growclip.training.state import TrainConfig, TrainState, start_training
-from nas_growclip.training.team import Team, join_team
 
 WAYS = ("copies", "shares")
 M_MMAP_THRESHOLD = -3
@@ -38,25 +38,25 @@ M_MMAP_THRESHOLD = -3
 SIZES = ("weights", "gradients", "moments", "peak")
 
 
-def made_batches(arch: ClipArch, team: Team, batch: int) -> Iterator[PairBatch]:
+def made_batches(arch: ClipArch, group: ProcessGroup, batch: int) -> Iterator[PairBatch]:
     """This process's share of one random batch, again and again."""
-    size = batch // team.size
-    generator = torch.Generator().manual_seed(team.rank)
+    size = batch // group.size
+    generator = torch.Generator().manual_seed(group.rank)
     captions = tuple(f"picture number {number}" for number in range(size))
     images = torch.randn(size, 3, *arch.image.image_shape, generator=generator)
     tokens = tokenized(list(captions), arch.text.context_length)
     return itertools.repeat(PairBatch(images, tokens, captions))
 
 
-def measured(team: Team, way: str, options: Namespace) -> tuple[dict[str, float], float]:
+def measured(group: ProcessGroup, way: str, options: Namespace) -> tuple[dict[str, float], float]:
     """Gigabytes of this process by what they hold, and the median seconds of a step."""
     before = released_memory()
     config = TrainConfig(batch_size=options.batch, warmup_steps=1, shard=way == "shares")
     arch = ClipArch.preset(options.model)
     state = start_training(Clip(arch), config)
-    state.team = team
-    state = share_out(state, config)
-    batches = made_batches(arch, team, options.batch)
+    state.group = group
+    state = shard_state(state, config)
+    batches = made_batches(arch, group, options.batch)
     train(state, batches, config, total_steps=1000, until_step=1)  # makes the moments
     released_memory()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
@@ -103,28 +103,28 @@ def memory_line(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def largest(team: Team, sizes: dict[str, float]) -> list[float]:
+def largest(group: ProcessGroup, sizes: dict[str, float]) -> list[float]:
     """Each size in the process where it is largest."""
     values = torch.tensor([sizes[name] for name in SIZES])
-    if team.size > 1:
+    if group.size > 1:
         distributed.all_reduce(values, distributed.ReduceOp.MAX)
     return values.tolist()
 
 
-def weighed(team: Team, options: Namespace) -> list[str]:
+def weighed(group: ProcessGroup, options: Namespace) -> list[str]:
     """A table of gigabytes."""
     # By default glibc keeps what is freed for later, which is not what is measured here.
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**18)
-    rows = {way: largest(team, measured(team, way, options)[0]) for way in WAYS}
+    rows = {way: largest(group, measured(group, way, options)[0]) for way in WAYS}
     head = [f"| GB in one process | {' | '.join(SIZES)} |", "|---|---|---|---|---|"]
     return head + [
         f"| {way} | {' | '.join(f'{v:.2f}' for v in row)} |" for way, row in rows.items()
     ]
 
 
-def timed(team: Team, options: Namespace) -> list[str]:
+def timed(group: ProcessGroup, options: Namespace) -> list[str]:
     """Seconds of a step, and their ratio turn by turn."""
-    pairs = [[measured(team, way, options)[1] for way in WAYS] for _ in range(options.turns)]
+    pairs = [[measured(group, way, options)[1] for way in WAYS] for _ in range(options.turns)]
     medians = [statistics.median(seconds) for seconds in zip(*pairs, strict=True)]
     ratios = [shares / copies for copies, shares in pairs]
     words = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
@@ -140,14 +140,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
     parser.add_argument("--turns", type=int, default=0, help="turns of each way to time")
     options = parser.parse_args()
-    team = join_team("cpu")
+    group = join_group("cpu")
     torch.set_num_threads(1)
-    lines = timed(team, options) if options.turns else weighed(team, options)
-    if team.is_leader:
-        print(f"{options.model}, batch {options.batch}, {team.size} processes", *lines, sep="\n")
+    lines = timed(group, options) if options.turns else weighed(group, options)
+    if group.is_leader:
+        print(f"{options.model}, batch {options.batch}, {group.size} processes", *lines, sep="\n")
     else:
-        team.hear()
-    team.leave()
+        group.receive()
+    group.leave()
 
 
 if __name__ == "__main__":

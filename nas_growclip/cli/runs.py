@@ -26,22 +26,22 @@ def run(options: argparse.Namespace) -> None:
 
     read_mapping(options.experiment)  # a bad file is told before the slow imports
     from nas_growclip.experiment.config import load_config
-    from nas_growclip.experiment.follower import check_team, follow
+    from nas_growclip.experiment.follower import check_group, follow
     from nas_growclip.experiment.run import is_complete, run_experiment
     from nas_growclip.report import print_summary
+    from nas_growclip.training.process_group import join_group
     from nas_growclip.training.sharding import state_device
-    from nas_growclip.training.team import join_team
 
     config = load_config(options.experiment, options.seed)
-    team = join_team(options.device)
-    check_team(config, team)
-    if not team.is_leader:
-        follow(config, options.data, team)
+    group = join_group(options.device)
+    check_group(config, group)
+    if not group.is_leader:
+        follow(config, options.data, group)
         return
     was_complete = is_complete(config, options.out)
-    device = state_device(config.train, team) or options.device
+    device = state_device(config.train, group) or options.device
     records = run_experiment(config, options.out, data_folder=options.data, device=device)
-    team.leave()
+    group.leave()
     print_summary(records)
     if was_complete:
         print(f"The run in {options.out} was complete already; nothing was trained.")

@@ -39,7 +39,7 @@ from nas_growclip.records.frames import Run, load_run
 from nas_growclip.records.lines import append_line, drop_torn_line
 from nas_growclip.report import write_report
 
-CURES = frozenset(
+RECOVERY_SETTINGS = frozenset(
     ("learning_rate", "warmup_steps", "max_grad_norm", "micro_batch_size", "divergence_retries")
 )
 """Keys of ``train`` that may be changed in a run whose stage failed."""
@@ -70,7 +70,7 @@ def run_experiment(
     Raises:
         ValueError: If the folder cannot be written, holds another experiment or is worked on by
             another process, data is bad, or a stage's training fails: it goes on from there with
-            another ``train.learning_rate``, see ``CURES``.
+            another ``train.learning_rate``, see ``RECOVERY_SETTINGS``.
     """
     run = Path(out)
     folder = Path(data_folder) if data_folder is not None else None
@@ -106,7 +106,7 @@ def prepare_folder(config: ExperimentConfig, run: Path) -> None:
     """
     path = run / CONFIG_FILE
     if path.exists():
-        if not _takes_cure(config, run):
+        if not _takes_recovery_setting(config, run):
             _check_same_experiment(config, path)
         for file in (TRIALS_FILE, STAGES_FILE, TIMINGS_FILE):
             drop_torn_line(run / file)
@@ -127,14 +127,14 @@ def _refuse_foreign(run: Path) -> None:
         )
 
 
-def _takes_cure(config: ExperimentConfig, run: Path) -> bool:
+def _takes_recovery_setting(config: ExperimentConfig, run: Path) -> bool:
     """Whether the experiment is a failed run's with another rate or the like; it is kept then."""
     if not (stage_folder(run, len(read_stages(run))) / STOPPED_FILE).exists():
         return False
     held = load_config(run / CONFIG_FILE)
     before, now = to_mapping(held.train), to_mapping(config.train)
     changed = {key for key in now if now[key] != before[key]}
-    if not changed or changed - CURES or replace(held, train=config.train) != config:
+    if not changed or changed - RECOVERY_SETTINGS or replace(held, train=config.train) != config:
         return False
     write_atomically(run / CONFIG_FILE, config.to_yaml().encode())
     words = (f"train.{key} from {before[key]:g} to {now[key]:g}" for key in sorted(changed))

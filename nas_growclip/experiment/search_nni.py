@@ -11,7 +11,7 @@ from nas_growclip.experiment.stage_plan import StageRun, curve_steps
 from nas_growclip.experiment.trial import measure_candidate, planned_trial
 from nas_growclip.experiment.trial_records import (
     finished_trial,
-    held_record,
+    read_record,
     record_trial,
     recorded_trials,
     write_record,
@@ -59,7 +59,7 @@ def proposed_by_nni(stage: StageRun) -> tuple[Candidate, ...]:
         ends = run_nni_experiment(nni_experiment(stage, candidates))
         proposed = {candidate_from_nni(end.parameters, candidates): end for end in reversed(ends)}
         for candidate, end in proposed.items():
-            if held_record(stage, candidate) is None:
+            if read_record(stage, candidate) is None:
                 write_record(stage, unmeasured(stage, candidate, end))
         labels = [candidate_label(candidate) for candidate in reversed(proposed)]
         write_atomically(kept, (json.dumps(labels) + "\n").encode())

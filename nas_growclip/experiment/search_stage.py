@@ -14,7 +14,7 @@ from nas_growclip.experiment.stage_plan import StageRun
 from nas_growclip.experiment.trial import measure_candidate
 from nas_growclip.experiment.trial_records import (
     finished_trial,
-    held_record,
+    read_record,
     record_trial,
     recorded_trials,
     scored_trial,
@@ -28,10 +28,10 @@ from nas_growclip.search.loop import Report, search
 from nas_growclip.search.nni.space import nni_space
 from nas_growclip.search.objective import explain
 from nas_growclip.search.optuna.backend import study_name
-from nas_growclip.search.optuna.dashboard import StageStory, decoration, describe_stage
+from nas_growclip.search.optuna.dashboard import StageStory, best_effort, describe_stage
 from nas_growclip.search.optuna.storage import open_storage
-from nas_growclip.search.protocol import Question, StageSearch
-from nas_growclip.search.warm_start import promising
+from nas_growclip.search.protocol import Proposal, SearchTask
+from nas_growclip.search.warm_start import warm_start_candidates
 
 
 def run_search(stage: StageRun) -> tuple[Trial, ...]:
@@ -59,20 +59,20 @@ def join_search(stage: StageRun, *, keeps_records: bool = False) -> None:
         stage: The stage; its backend's storage may be shared.
         keeps_records: Whether this is the one process that writes ``trials.jsonl``.
     """
-    made = stage_search(stage)
+    made = search_task(stage)
     backend, recorded = BACKENDS[stage.config.search.backend](made), list(made.recorded)
 
-    def measure(question: Question, report: Report) -> Trial:
-        return measure_candidate(stage, question.number, question.candidate, report)
+    def measure(proposal: Proposal, report: Report) -> Trial:
+        return measure_candidate(stage, proposal.number, proposal.candidate, report)
 
     def score(trial: Trial) -> Trial | None:
-        control = held_record(stage, ())
+        control = read_record(stage, ())
         return scored_trial(stage, control, trial) if control else None
 
     def record_finished() -> None:
         if keeps_records:
-            for question in backend.finished()[len(recorded) :]:
-                record_trial(stage, recorded, finished_trial(stage, question.candidate))
+            for proposal in backend.finished()[len(recorded) :]:
+                record_trial(stage, recorded, finished_trial(stage, proposal.candidate))
 
     try:
         search(backend, measure, score, record_finished)
@@ -87,18 +87,18 @@ def follow_schedule(stage: StageRun) -> None:
         record_trial(stage, [], scored_trial(stage, trial, trial))
 
 
-def stage_search(stage: StageRun) -> StageSearch:
+def search_task(stage: StageRun) -> SearchTask:
     """What a search backend needs to know of the stage."""
     candidates, trials = stage.candidates, read_trials(stage.run)
     earlier = [trial for trial in trials if trial.stage < stage.data.index]
-    return StageSearch(
+    return SearchTask(
         candidates=candidates,
         seed=stage.seed,
         stage=stage.data.index,
         run=stage.run,
         config=stage.config.search,
         recorded=[trial for trial in trials if trial.stage == stage.data.index],
-        promising=promising(earlier, candidates),
+        warm_start_candidates=warm_start_candidates(earlier, candidates),
         facts={
             "pairs": stage.data.num_pairs,
             "parent FLOPs a pair": count_flops(stage.parent.arch),
@@ -121,7 +121,7 @@ def describe_choice(
     if stage.config.search.backend != "optuna" or stage.scheduled_sizes is not None:
         return
     history = (*stage.history, *([result] if result else []))
-    with decoration(f"stage {stage.data.index}, choice"):
+    with best_effort(f"stage {stage.data.index}, choice"):
         study = optuna.load_study(
             study_name=study_name(stage.run, stage.data.index),
             storage=open_storage(stage.config.search.storage, stage.run, waits=True),

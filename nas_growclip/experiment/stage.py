@@ -20,14 +20,14 @@ from nas_growclip.io.mappings import to_mapping
 from nas_growclip.io.progress import say
 from nas_growclip.models.clip import Clip, placed
 from nas_growclip.models.flops import flops_by_encoder
-from nas_growclip.records.entries import Setback, StageResult, Trial
+from nas_growclip.records.entries import Rollback, StageResult, Trial
 from nas_growclip.records.folder import (
     TRAINING_FILE,
     append_timing,
     write_outcomes,
 )
 from nas_growclip.training.checkpoint import load_state, save_state
-from nas_growclip.training.loop import RATE_CUT, DivergedError, count_setbacks
+from nas_growclip.training.loop import LR_DECAY, DivergedError, count_rollbacks
 from nas_growclip.training.state import TrainState
 
 STAGE_CURVE_POINTS = 12
@@ -49,7 +49,7 @@ def run_stage(stage: StageRun) -> tuple[Clip, StageResult]:
     describe_choice(stage, trials, best, reason)
     started = time.monotonic()
     state = continue_training(stage, best)
-    with placed(state.model, stage.team.device):
+    with placed(state.model, stage.group.device):
         result = measure_stage(stage, state, trials, best, reason)
     describe_choice(stage, trials, best, reason, result)
     append_timing(stage.run, stage.data.index, "training", time.monotonic() - started)
@@ -60,7 +60,7 @@ def continue_training(stage: StageRun, best: Trial) -> TrainState:
     """Train the chosen trial on to the end of the stage's budget.
 
     Where it diverges it goes back to the last saved state with half the rate, as often as
-    ``train.divergence_retries`` says; setbacks are saved before it goes on.
+    ``train.divergence_retries`` says; rollbacks are saved before it goes on.
 
     Raises:
         StageFailedError: If it diverges once more, or does not fit memory.
@@ -71,7 +71,7 @@ def continue_training(stage: StageRun, best: Trial) -> TrainState:
         if diverged is None:
             return state
         del state  # room for the one that it goes back to
-        _go_back(stage, best, diverged)
+        _roll_back(stage, best, diverged)
 
 
 def _last_state(stage: StageRun, best: Trial) -> TrainState:
@@ -101,7 +101,7 @@ def _try_training(stage: StageRun, best: Trial, state: TrainState) -> DivergedEr
     except DivergedError as error:
         return error.with_traceback(None)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error) or stage.team.size > 1:
+        if not is_out_of_memory(error) or stage.group.size > 1:
             raise
         raise StageFailedError(
             f"Stage {stage.data.index} must fit memory, but did not at step {state.step}: {error} "
@@ -110,34 +110,34 @@ def _try_training(stage: StageRun, best: Trial, state: TrainState) -> DivergedEr
     return None
 
 
-def _go_back(stage: StageRun, best: Trial, diverged: DivergedError) -> None:
-    """Note a setback in the last saved state, which halves the rate from there on.
+def _roll_back(stage: StageRun, best: Trial, diverged: DivergedError) -> None:
+    """Note a rollback in the last saved state, which halves the rate from there on.
 
     Where that state was gone back to already it is finite but no good: then to the trial's end.
     """
     config, index = stage.config.train, stage.data.index
     state = _last_state(stage, best)
-    num_setbacks = count_setbacks(state.setbacks, config)
-    if num_setbacks >= config.divergence_retries:
+    num_rollbacks = count_rollbacks(state.rollbacks, config)
+    if num_rollbacks >= config.divergence_retries:
         raise StageFailedError(
-            f"The training of stage {index} must not diverge, but did {num_setbacks + 1} times, "
-            f"the last time at {RATE_CUT**num_setbacks:g} of train.learning_rate: {diverged} Then "
+            f"The training of stage {index} must not diverge, but did {num_rollbacks + 1} times, "
+            f"the last time at {LR_DECAY**num_rollbacks:g} of train.learning_rate: {diverged} Then "
             f"the same command goes on from step {state.step}."
         )
-    setbacks = state.setbacks
-    if setbacks and setbacks[-1].back_to == state.step:
+    rollbacks = state.rollbacks
+    if rollbacks and rollbacks[-1].back_to == state.step:
         state = trial_state(stage, best.candidate)
-    setback = Setback(
+    rollback = Rollback(
         step=diverged.step,
         back_to=state.step,
         learning_rate=config.learning_rate,
         reason=str(diverged),
     )
-    state.setbacks = (*setbacks, setback)
+    state.rollbacks = (*rollbacks, rollback)
     save_state(state, stage.folder / TRAINING_FILE)
     say(
-        f"stage {index}, training: {setback} It goes on with {RATE_CUT ** (num_setbacks + 1):g} of "
-        f"the learning rate; retries left: {config.divergence_retries - num_setbacks - 1}."
+        f"stage {index}, training: {rollback} "
+        f"It resumes with {LR_DECAY ** (num_rollbacks + 1):g} of the learning rate; retries left: {config.divergence_retries - num_rollbacks - 1}."
     )
 
 
@@ -161,7 +161,7 @@ def measure_stage(
     batch_size = config.train.batch_size
     before = stage.history[-1].cumulative_flops if stage.history else 0
     search_flops = sum(t.train_flops for t in trials if t.number != best.number)
-    repeated = sum(setback.step - setback.back_to for setback in state.setbacks)
+    repeated = sum(rollback.step - rollback.back_to for rollback in state.rollbacks)
     train_flops = stage.train_flops(best.arch, state.step + repeated)
     validation = evaluate(model, data.validation, (), ("loss", "retrieval"), batch_size)
     outcomes: Outcomes = {}
@@ -191,7 +191,7 @@ def measure_stage(
             for name, value in to_mapping(stage.coefficients).items()
             if isinstance(value, int | float)
         },
-        setbacks=state.setbacks,
+        rollbacks=state.rollbacks,
     )
 
 

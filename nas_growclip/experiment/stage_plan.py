@@ -16,9 +16,9 @@ from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, StageResult
 from nas_growclip.records.folder import read_trials, stage_folder
 from nas_growclip.search.objective import OBJECTIVES, DataSize, Objective, ObjectiveConfig
 from nas_growclip.search.refit import finished_stages, refit
-from nas_growclip.search.trigger import TRIGGERS, Decision, Situation
+from nas_growclip.search.trigger import TRIGGERS, Decision, TriggerInput
 from nas_growclip.training.grow_state import Parent
-from nas_growclip.training.team import Team, current_team
+from nas_growclip.training.process_group import ProcessGroup, current_group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class StageRun:
     """Where the data's relative paths start."""
     trials: Path | None = None
     """Where the trials' records and states are; in the stage's folder if not given."""
-    team: Team = field(default_factory=current_team)
+    group: ProcessGroup = field(default_factory=current_group)
     """The processes that train each model together."""
 
     @property
@@ -60,12 +60,12 @@ class StageRun:
     @cached_property
     def trigger(self) -> Decision:
         """Whether the stage is searched, and why."""
-        situation = Situation(
+        given = TriggerInput(
             num_pairs=self.data.num_pairs,
             earlier_pairs=self.history[-1].num_pairs if self.history else None,
             measure_losses=lambda: self.measure_losses(self),
         )
-        return TRIGGERS[self.config.trigger.name](situation, self.config.trigger)
+        return TRIGGERS[self.config.trigger.name](given, self.config.trigger)
 
     @property
     def objective(self) -> Objective:
@@ -99,7 +99,7 @@ class StageRun:
         """
         if self.scheduled_sizes is not None:
             return (scheduled(self.parent.arch, self.scheduled_sizes),)
-        if not self.trigger.is_search:
+        if not self.trigger.should_search:
             return ((),)
         return self.config.space.candidates(self.parent.arch, self.data.num_pairs)
 

@@ -20,7 +20,7 @@ from nas_growclip.models.clip import Clip, placed, tokenized
 from nas_growclip.search.loop import Report
 from nas_growclip.training.checkpoint import pack_state, save_state
 from nas_growclip.training.loop import check_loss, train
-from nas_growclip.training.sharding import gather, share_out
+from nas_growclip.training.sharding import gather, shard_state
 from nas_growclip.training.state import TrainState
 
 NO_ROOM = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
@@ -70,15 +70,15 @@ def train_through(
     points = [point for point in points if point > state.step]
     if not points:
         return state
-    state.team = stage.team
+    state.group = stage.group
     start_followers(stage, state)
     config = stage.config.train
-    shares = share_out(state, config)
-    batches = shared_batches(stage.config, stage.data, shares)
+    shares = shard_state(state, config)
+    batches = sharded_batches(stage.config, stage.data, shares)
     total_steps = stage.stage_steps(state.model.arch)
     with closing(track(batches, total=points[-1] - state.step, label=file.label)) as tracked:
         for step in _stops(state.step, points, config.checkpoint_steps):
-            stage.team.tell({"total_steps": total_steps, "until_step": step})
+            stage.group.broadcast({"total_steps": total_steps, "until_step": step})
             train(shares, tracked, config, total_steps=total_steps, until_step=step)
             gather(shares, state)
             ends = step == points[-1]
@@ -99,7 +99,7 @@ def _stops(start: int, points: Sequence[int], checkpoint_steps: int) -> list[int
     return sorted(step for step in {*points, *checkpoints} if step > start)
 
 
-def shared_batches(
+def sharded_batches(
     config: ExperimentConfig, data: DataStage, state: TrainState
 ) -> Generator[PairBatch]:
     """This process's share of a stage's batches, from a training state's step on."""
@@ -107,18 +107,18 @@ def shared_batches(
     return load_batches(
         data.train,
         training_encoder(config, state.model),
-        BatchOrder(batch_size, seed, start=state.step, share=state.team.share),
+        BatchOrder(batch_size, seed, start=state.step, share=state.group.share),
         config.data.workers,
         pin_memory=state.model.logit_scale.device.type == "cuda",
     )
 
 
 def start_followers(stage: StageRun, state: TrainState) -> None:
-    """Give the other processes of the team a copy of a training state to train on."""
-    if stage.team.size > 1:
+    """Give the other processes of the group a copy of a training state to train on."""
+    if stage.group.size > 1:
         tensors, metadata = pack_state(state)
-        stage.team.tell({"stage": stage.data.index, "metadata": metadata})
-        stage.team.send(tensors)
+        stage.group.broadcast({"stage": stage.data.index, "metadata": metadata})
+        stage.group.broadcast_tensors(tensors)
 
 
 def validation_loss(stage: StageRun, model: Clip) -> float:
@@ -147,5 +147,5 @@ def parent_losses(stage: StageRun) -> tuple[float, float]:
 def loss_on(stage: StageRun, model: Clip, pairs: ImageTextPairs) -> float:
     """Contrastive loss on some pairs, in batches of the training size."""
     batch_size = stage.config.train.batch_size
-    with placed(model, stage.team.device):
+    with placed(model, stage.group.device):
         return contrastive_loss(embed_pairs(model, pairs, batch_size), batch_size)["loss"]

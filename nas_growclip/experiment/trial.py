@@ -24,7 +24,7 @@ from nas_growclip.experiment.stage_training import (
     training_encoder,
     validation_loss,
 )
-from nas_growclip.experiment.trial_records import held_record, record_path, trial_path, write_record
+from nas_growclip.experiment.trial_records import read_record, record_path, trial_path, write_record
 from nas_growclip.growth.candidates import (
     Candidate,
     apply_steps,
@@ -63,7 +63,7 @@ def measure_candidate(
     """
     make_folder(stage.trials_folder)
     with locked(record_path(stage, candidate).with_suffix(".lock")):
-        held = held_record(stage, candidate)
+        held = read_record(stage, candidate)
         if held is not None:
             return replace(held, number=number)
         started = time.monotonic()
@@ -84,7 +84,7 @@ def run_trial(stage: StageRun, number: int, candidate: Candidate, report: Report
         if not isinstance(error, DivergedError) and not is_out_of_memory(error):
             raise
         failed = replace(trial, state="failed", message=f"{type(error).__name__}: {error}")
-        if stage.team.size > 1 and not isinstance(error, DivergedError):
+        if stage.group.size > 1 and not isinstance(error, DivergedError):
             write_record(stage, failed)
             raise  # the others still wait for its gradients; the next start finds the record
         return failed

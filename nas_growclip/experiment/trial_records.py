@@ -19,7 +19,7 @@ def write_record(stage: StageRun, trial: Trial) -> None:
     write_atomically(record_path(stage, trial.candidate), (to_line(trial) + "\n").encode())
 
 
-def held_record(stage: StageRun, candidate: Candidate) -> Trial | None:
+def read_record(stage: StageRun, candidate: Candidate) -> Trial | None:
     """A candidate's record in the trials folder, not scored."""
     path = record_path(stage, candidate)
     if not path.is_file():
@@ -62,7 +62,7 @@ def finished_trial(stage: StageRun, candidate: Candidate) -> Trial:
     Raises:
         ValueError: If its record is not in the run folder.
     """
-    trial, control = held_record(stage, candidate), held_record(stage, ())
+    trial, control = read_record(stage, candidate), read_record(stage, ())
     if trial is None or control is None:
         raise ValueError(
             f"{record_path(stage, candidate)}: must hold the record of a finished trial, "

@@ -52,7 +52,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setback:
+class Rollback:
     """A stage's training that diverged and went back to its last good state."""
 
     step: int
@@ -101,7 +101,7 @@ class StageResult:
     """Training FLOPs of the whole run up to here, search included."""
     coefficients: Mapping[str, float] = field(default_factory=dict)
     """The objective's coefficients in this stage, as refitted from the stages before."""
-    setbacks: tuple[Setback, ...] = ()
+    rollbacks: tuple[Rollback, ...] = ()
     """Where its training diverged; each halved the learning rate from there on."""
 
 

@@ -62,10 +62,10 @@ def choice_table(run: Run, stage: StageResult) -> Table:
 
 
 def setback_lines(stage: StageResult) -> tuple[str, ...]:
-    """A sentence a setback of a stage's training."""
+    """A sentence a rollback of a stage's training."""
     return tuple(
-        f"The training of stage {stage.stage} {setback} Half the learning rate from there on."
-        for setback in stage.setbacks
+        f"The training of stage {stage.stage} {rollback} Half the learning rate from there on."
+        for rollback in stage.rollbacks
     )
 
 

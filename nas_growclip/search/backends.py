@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from nas_growclip.growth.candidates import Candidate
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.optuna.backend import OptunaSearch
-from nas_growclip.search.protocol import Question, SearchBackend, StageSearch, mixed_seed
+from nas_growclip.search.protocol import Proposal, SearchBackend, SearchTask, mixed_seed
 
 
 class OrderedSearch:
@@ -16,12 +16,12 @@ class OrderedSearch:
         ValueError: If the recorded trials are not the order's beginning.
     """
 
-    def __init__(self, search: StageSearch, candidates: Sequence[Candidate]) -> None:
+    def __init__(self, search: SearchTask, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates[: search.config.num_trials]
         self.num_told = 0
         for trial in search.recorded:
-            question = self.ask()
-            if question is None or question.candidate != trial.candidate:
+            proposal = self.ask()
+            if proposal is None or proposal.candidate != trial.candidate:
                 raise ValueError(
                     f"Trial {trial.number} of stage {trial.stage} is recorded as "
                     f"{trial.label!r}, which this search would not propose. Was trials.jsonl "
@@ -29,11 +29,11 @@ class OrderedSearch:
                 )
             self.tell(trial)
 
-    def ask(self) -> Question | None:
+    def ask(self) -> Proposal | None:
         """The next candidate in order."""
         if self.num_told == len(self.candidates):
             return None
-        return Question(self.num_told, self.candidates[self.num_told])
+        return Proposal(self.num_told, self.candidates[self.num_told])
 
     def report(self, number: int, point: int, loss: float) -> bool:
         """Every trial runs to its end."""
@@ -43,27 +43,27 @@ class OrderedSearch:
         """Go on to the next one."""
         self.num_told += 1
 
-    def finished(self) -> tuple[Question, ...]:
+    def finished(self) -> tuple[Proposal, ...]:
         """What was told so far."""
-        return tuple(Question(n, self.candidates[n]) for n in range(self.num_told))
+        return tuple(Proposal(n, self.candidates[n]) for n in range(self.num_told))
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-def exhaustive_search(search: StageSearch) -> SearchBackend:
+def exhaustive_search(search: SearchTask) -> SearchBackend:
     """Every candidate, in the order of the growth space."""
     return OrderedSearch(search, search.candidates)
 
 
-def random_search(search: StageSearch) -> SearchBackend:
+def random_search(search: SearchTask) -> SearchBackend:
     """Candidates in a random order without repeats; the control stays first."""
     control, *rest = search.candidates
     random.Random(mixed_seed(search.seed, search.stage)).shuffle(rest)
     return OrderedSearch(search, (control, *rest))
 
 
-BACKENDS: Mapping[str, Callable[[StageSearch], SearchBackend]] = {
+BACKENDS: Mapping[str, Callable[[SearchTask], SearchBackend]] = {
     "optuna": OptunaSearch,
     "exhaustive": exhaustive_search,
     "random": random_search,

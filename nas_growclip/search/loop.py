@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from nas_growclip.records.entries import Trial
-from nas_growclip.search.protocol import Question, SearchBackend
+from nas_growclip.search.protocol import Proposal, SearchBackend
 
 Report = Callable[[int, float], bool]
 """(point of the learning curve, loss) -> whether the trial should stop there."""
@@ -12,7 +12,7 @@ Report = Callable[[int, float], bool]
 
 def search(
     backend: SearchBackend,
-    measure: Callable[[Question, Report], Trial],
+    measure: Callable[[Proposal, Report], Trial],
     score: Callable[[Trial], Trial | None],
     after_trial: Callable[[], None] = lambda: None,
 ) -> None:
@@ -28,8 +28,8 @@ def search(
         after_trial: Called after each trial.
     """
     unscored: list[Trial] = []
-    while (question := backend.ask()) is not None:
-        unscored.append(measure(question, partial(backend.report, question.number)))
+    while (proposal := backend.ask()) is not None:
+        unscored.append(measure(proposal, partial(backend.report, proposal.number)))
         unscored = _tell_scored(backend, unscored, score)
         after_trial()
     _tell_scored(backend, unscored, score)

@@ -18,7 +18,7 @@ from nas_growclip.search.config import SearchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageSearch:
+class SearchTask:
     """What a backend needs to know of the stage it searches."""
 
     candidates: Sequence[Candidate]
@@ -30,13 +30,13 @@ class StageSearch:
     config: SearchConfig = field(default_factory=SearchConfig)
     recorded: Sequence[Trial] = ()
     """Scored trials of this search that are known already, by number."""
-    promising: Sequence[Candidate] = ()
+    warm_start_candidates: Sequence[Candidate] = ()
     """Candidates to try right after the control."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What Optuna's study shows of the stage: data size, parent, units."""
 
 
-class Question(NamedTuple):
+class Proposal(NamedTuple):
     """A candidate that was handed out to be tried."""
 
     number: int
@@ -48,7 +48,7 @@ class Question(NamedTuple):
 class SearchBackend(Protocol):
     """Proposes candidates and learns from their trials; several workers may share one search."""
 
-    def ask(self) -> Question | None:
+    def ask(self) -> Proposal | None:
         """The next candidate; None when every trial of the search is finished or handed out."""
         ...
 
@@ -60,7 +60,7 @@ class SearchBackend(Protocol):
         """Take note of a finished, scored trial that was asked for."""
         ...
 
-    def finished(self) -> tuple[Question, ...]:
+    def finished(self) -> tuple[Proposal, ...]:
         """Finished trials in order, other workers' too, up to the first that is not finished."""
         ...
 

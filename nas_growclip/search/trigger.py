@@ -31,7 +31,7 @@ class TriggerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
+class TriggerInput:
     """What a stage begins with."""
 
     num_pairs: int
@@ -44,20 +44,20 @@ class Situation:
 class Decision(NamedTuple):
     """Whether to search, and why."""
 
-    is_search: bool
+    should_search: bool
     reason: str
 
 
-def always(situation: Situation, config: TriggerConfig) -> Decision:
+def always(given: TriggerInput, config: TriggerConfig) -> Decision:
     """In every stage."""
     return Decision(True, "every stage is searched")
 
 
-def data_grew(situation: Situation, config: TriggerConfig) -> Decision:
+def data_grew(given: TriggerInput, config: TriggerConfig) -> Decision:
     """Where there are enough more pairs than in the stage before."""
-    if situation.earlier_pairs is None:
+    if given.earlier_pairs is None:
         return Decision(True, "the first data arrived")
-    ratio = situation.num_pairs / situation.earlier_pairs
+    ratio = given.num_pairs / given.earlier_pairs
     words = "grew" if ratio >= config.min_ratio else "did not grow enough:"
     return Decision(
         ratio >= config.min_ratio,
@@ -65,12 +65,12 @@ def data_grew(situation: Situation, config: TriggerConfig) -> Decision:
     )
 
 
-def gap(situation: Situation, config: TriggerConfig) -> Decision:
+def gap(given: TriggerInput, config: TriggerConfig) -> Decision:
     """Where the parent does about as well on new pairs as on those that it was trained on.
 
     A model that fits its training pairs much better than others lacks data, not capacity.
     """
-    validation, training = situation.measure_losses()
+    validation, training = given.measure_losses()
     found = validation - training
     compared = "within" if found <= config.max_gap else "above"
     return Decision(
@@ -80,7 +80,7 @@ def gap(situation: Situation, config: TriggerConfig) -> Decision:
     )
 
 
-TRIGGERS: Mapping[str, Callable[[Situation, TriggerConfig], Decision]] = {
+TRIGGERS: Mapping[str, Callable[[TriggerInput, TriggerConfig], Decision]] = {
     "data_grew": data_grew,
     "gap": gap,
     "always": always,

@@ -6,7 +6,9 @@ from nas_growclip.growth.candidates import Candidate
 from nas_growclip.records.entries import Trial
 
 
-def promising(earlier: Sequence[Trial], candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+def warm_start_candidates(
+    earlier: Sequence[Trial], candidates: Sequence[Candidate]
+) -> tuple[Candidate, ...]:
     """Candidates whose dimensions gained in earlier stages, the largest gain first.
 
     Of the candidates with the same dimensions the first is taken, the smallest step. A dimension's

@@ -19,7 +19,7 @@ from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.checkpoint import _filled, _read_tensors, _write_tensors, load_model
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import gates_of, install_gates, set_gates
-from nas_growclip.records.entries import Setback
+from nas_growclip.records.entries import Rollback
 from nas_growclip.records.folder import STATE_FILE
 from nas_growclip.training.grow_state import Parent
 from nas_growclip.training.state import (
@@ -49,7 +49,7 @@ def pack_state(state: TrainState) -> tuple[dict[str, Tensor], dict[str, str]]:
         "step": str(state.step),
         "curve": json.dumps(state.curve),
         "gates": json.dumps(gates),
-        "setbacks": json.dumps(to_mapping(state.setbacks)),
+        "rollbacks": json.dumps(to_mapping(state.rollbacks)),
     }
     tensors |= optimizer_tensors(state)
     tensors |= {f"ema.{name}": value for name, value in state.ema.items()}
@@ -109,7 +109,7 @@ def unpack_state(
     if progress.step:
         set_gates(model, progress.step - 1)
     state.step, state.curve = progress.step, list(progress.curve)
-    state.setbacks = progress.setbacks
+    state.rollbacks = progress.rollbacks
     if state.ema:
         state.ema = _averages(tensors, model, path)
     restore_optimizer(state, tensors)
@@ -124,7 +124,7 @@ class _Progress:
     curve: tuple[tuple[int, float], ...]
     gates: Mapping[str, int]
     """Steps over which each gate opens, by name."""
-    setbacks: tuple[Setback, ...]
+    rollbacks: tuple[Rollback, ...]
     """Where the training diverged."""
 
     def __post_init__(self) -> None:

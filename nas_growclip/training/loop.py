@@ -15,14 +15,14 @@ from torch.distributed.tensor import DTensor
 from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.clip import MAX_LOGIT_SCALE
 from nas_growclip.models.gates import set_gates
-from nas_growclip.records.entries import Setback
+from nas_growclip.records.entries import Rollback
 from nas_growclip.training.state import TrainConfig, TrainState
 
 CHECK_STEPS = 20
 """The loss and the state are looked at every so many steps: each look waits for the device."""
 REMEDY = "Lower train.learning_rate or raise train.warmup_steps."
-RATE_CUT = 0.5
-"""What a setback leaves of the learning rate."""
+LR_DECAY = 0.5
+"""What a rollback leaves of the learning rate."""
 
 
 class DivergedError(ArithmeticError):
@@ -49,9 +49,9 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
     return config.learning_rate * max(0.0, min(1.0, (total_steps - step) / cooldown))
 
 
-def count_setbacks(setbacks: Sequence[Setback], config: TrainConfig) -> int:
+def count_rollbacks(rollbacks: Sequence[Rollback], config: TrainConfig) -> int:
     """How often the training went back under the configured rate; another rate begins anew."""
-    return sum(setback.learning_rate == config.learning_rate for setback in setbacks)
+    return sum(rollback.learning_rate == config.learning_rate for rollback in rollbacks)
 
 
 def train(
@@ -78,13 +78,13 @@ def train(
             and before ``after_step`` sees a state that it may save.
     """
     device = state.model.logit_scale.device
-    backpropagate = state.team.backpropagation(
+    backpropagate = state.group.backpropagation(
         state.model, config.micro_batch_size, lambda: autocast(device)
     )
     state.model.train()
     if config.compile and state.model._compiled_call_impl is None:
         state.model.compile(dynamic=False)
-    lowered = RATE_CUT ** count_setbacks(state.setbacks, config)
+    lowered = LR_DECAY ** count_rollbacks(state.rollbacks, config)
     while state.step < until_step:
         batch = next(batches).to(device)
         for group in state.optimizer.param_groups:
@@ -129,7 +129,7 @@ def _is_looked_at(step: int, config: TrainConfig) -> bool:
 def _check_finite(state: TrainState, loss: Tensor) -> None:
     """Check the mean loss of all processes, and their states, which no finite loss vouches for."""
     values = torch.stack([loss.float(), _largest_norm(state)])
-    value, largest = state.team.mean(values).tolist()
+    value, largest = state.group.mean(values).tolist()
     check_loss(value, state.step)
     if not math.isfinite(largest):
         raise DivergedError(

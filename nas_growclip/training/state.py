@@ -8,9 +8,9 @@ from torch import Tensor
 
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
-from nas_growclip.records.entries import Setback
+from nas_growclip.records.entries import Rollback
 from nas_growclip.training.optimizer import AgedAdamW
-from nas_growclip.training.team import ALONE, Team
+from nas_growclip.training.process_group import ALONE, ProcessGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +88,9 @@ class TrainState:
     """Learning curve: (pairs seen, validation loss)."""
     ema: dict[str, Tensor] = field(default_factory=dict)
     """Moving average of the weights by parameter name; empty if none is kept."""
-    setbacks: tuple[Setback, ...] = ()
+    rollbacks: tuple[Rollback, ...] = ()
     """Where this stage's training diverged so far."""
-    team: Team = ALONE
+    group: ProcessGroup = ALONE
     """The processes that train it together, each with its own copy of this state or its share."""
 
 

@@ -13,11 +13,11 @@ import yaml
 from safetensors.torch import load_file
 
 from nas_growclip.experiment.config import load_config
-from nas_growclip.experiment.follower import check_team
+from nas_growclip.experiment.follower import check_group
 from nas_growclip.experiment.run import is_complete, run_experiment
 from nas_growclip.records.folder import read_stages, read_trials
 from nas_growclip.search.config import SearchConfig
-from nas_growclip.training.team import ALONE, Team, join_team
+from nas_growclip.training.process_group import ALONE, ProcessGroup, join_group
 from tests.support.runs import ROOT, SMOKE, by_two_processes, environment, smoke_config
 
 pytestmark = pytest.mark.slow
@@ -129,12 +129,12 @@ def test_a_bad_experiment_ends_every_process_with_one_line(tmp_path: Path) -> No
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert join_team() is ALONE
+    assert join_group() is ALONE
     assert ALONE.mean(torch.tensor(3.0)).item() == 3.0
 
 
 def test_trials_in_processes_of_their_own_are_refused() -> None:
     search = SearchConfig(backend="nni")
     with pytest.raises(ValueError, match="'nni' starts trials as processes of their own"):
-        check_team(smoke_config(search=search), Team(rank=0, size=2))
-    check_team(smoke_config(search=search), ALONE)
+        check_group(smoke_config(search=search), ProcessGroup(rank=0, size=2))
+    check_group(smoke_config(search=search), ALONE)

@@ -124,7 +124,7 @@ def test_steps_between_two_looks_do_not_wait_for_the_device(
 
 def poison_batches(monkeypatch: pytest.MonkeyPatch, *, where: Callable[[TrainState], bool]) -> None:
     """Put a pixel that is not a number into the first batch of some trainings."""
-    original = trial_module.shared_batches
+    original = trial_module.sharded_batches
 
     def poisoned(config: ExperimentConfig, data: object, state: TrainState) -> object:
         is_bad = where(state)
@@ -133,7 +133,7 @@ def poison_batches(monkeypatch: pytest.MonkeyPatch, *, where: Callable[[TrainSta
                 batch.images[0, 0, 0, 0] = math.nan
             yield batch
 
-    monkeypatch.setattr(trial_module, "shared_batches", poisoned)
+    monkeypatch.setattr(trial_module, "sharded_batches", poisoned)
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_a_poisoned_candidate_fails_and_the_search_goes_on(
     failed = next(trial for trial in run.trials if trial.state == "failed")
     assert failed.message.startswith("DivergedError: The loss must stay finite, but is nan at ste")
     assert run.stages[0].chosen != failed.candidate
-    assert run.stages[0].setbacks == ()
+    assert run.stages[0].rollbacks == ()
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_where_every_trial_fails_the_parent_is_kept(
     (stage,) = run.stages
     assert stage.chosen == ()
     assert stage.arch == stage.parent
-    assert 10 < len(stage.setbacks) < 40
+    assert 10 < len(stage.rollbacks) < 40
     assert stage.curve[0][0] == 0
     assert all(math.isfinite(loss) for _, loss in stage.curve)
     said = "no growth: the parent is kept, since 2 of 2 trials failed, the control among them"
@@ -203,18 +203,18 @@ def test_where_every_trial_fails_the_parent_is_kept(
 
 
 @pytest.fixture(scope="module")
-def set_back(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that diverges twice: the state it goes back to first is finite, but no good."""
-    return run_experiment(small(HIGH), tmp_path_factory.mktemp("set_back") / "run")
+    return run_experiment(small(HIGH), tmp_path_factory.mktemp("rolled_back") / "run")
 
 
 @pytest.mark.slow
 def test_a_stage_goes_back_with_half_the_rate_and_says_so(
-    set_back: Run, capsys: pytest.CaptureFixture[str]
+    rolled_back: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert [trial.state for trial in set_back.trials] == ["complete", "complete"]
-    (stage,) = set_back.stages
-    assert [(s.step, s.back_to, s.learning_rate) for s in stage.setbacks] == [
+    assert [trial.state for trial in rolled_back.trials] == ["complete", "complete"]
+    (stage,) = rolled_back.stages
+    assert [(s.step, s.back_to, s.learning_rate) for s in stage.rollbacks] == [
         (7, 6, HIGH),
         (7, 1, HIGH),
     ]
@@ -222,8 +222,8 @@ def test_a_stage_goes_back_with_half_the_rate_and_says_so(
     steps = stage.pairs_seen // 32 + 1 + 6
     assert stage.train_flops == 3 * stage.flops * 32 * steps
     words = "diverged at step 7 and went back to step 6"
-    assert words in (set_back.path / "report" / "index.html").read_text()
-    print_summary(set_back)
+    assert words in (rolled_back.path / "report" / "index.html").read_text()
+    print_summary(rolled_back)
     assert words in " ".join(capsys.readouterr().out.split())
 
 
@@ -231,15 +231,15 @@ def test_a_stage_goes_back_with_half_the_rate_and_says_so(
 @pytest.mark.parametrize(
     ("what", "call"),
     [
-        ("_go_back", 1),
-        ("_go_back", 2),
-        ("load_state", 1),  # diverged, the setback not written down
+        ("_roll_back", 1),
+        ("_roll_back", 2),
+        ("load_state", 1),  # diverged, the rollback not written down
         ("load_state", 3),
         ("train_through", 1),
     ],
 )
 def test_a_kill_while_it_goes_back_changes_nothing(
-    what: str, call: int, set_back: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, call: int, rolled_back: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
 
@@ -250,7 +250,7 @@ def test_a_kill_while_it_goes_back_changes_nothing(
     assert ending(forked(run)) == -9
     assert read_stages(out) == ()
     run_experiment(small(HIGH), out, with_report=False)
-    assert records_of(out) == records_of(set_back.path)
+    assert records_of(out) == records_of(rolled_back.path)
 
 
 @pytest.mark.slow
@@ -268,7 +268,7 @@ def test_a_stage_that_keeps_diverging_ends_and_goes_on_with_another_rate(tmp_pat
     with pytest.raises(ValueError, match="holds another experiment: it differs in train"):
         run_experiment(replace(good, train=replace(good.train, batch_size=16)), out)
     run = run_experiment(good, out, with_report=False)
-    assert [setback.learning_rate for setback in run.stages[0].setbacks] == [TOO_HIGH] * 2
+    assert [rollback.learning_rate for rollback in run.stages[0].rollbacks] == [TOO_HIGH] * 2
     assert yaml.safe_load((out / "config.yaml").read_text())["train"]["learning_rate"] == 1e-3
     assert not (out / "stage_00" / STOPPED_FILE).exists()
     with pytest.raises(ValueError, match="holds another experiment: it differs in train"):
@@ -295,7 +295,7 @@ def test_a_poisoned_batch_ends_after_its_retries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No rate helps; the last saved state stays finite."""
-    original = trial_module.shared_batches
+    original = trial_module.sharded_batches
 
     def poisoned(config: ExperimentConfig, data: object, state: TrainState) -> object:
         for step, batch in enumerate(original(config, data, state), start=state.step):  # type: ignore[arg-type]
@@ -303,7 +303,7 @@ def test_a_poisoned_batch_ends_after_its_retries(
                 batch.images[0, 0, 0, 0] = math.nan
             yield batch
 
-    monkeypatch.setattr(trial_module, "shared_batches", poisoned)
+    monkeypatch.setattr(trial_module, "sharded_batches", poisoned)
     with pytest.raises(StageFailedError, match=r"did 4 times.*is nan at step 11"):
         run_experiment(small(1e-3), tmp_path / "run", with_report=False)
     held = load_file(tmp_path / "run" / "stage_00" / TRAINING_FILE)
@@ -325,5 +325,5 @@ def test_two_processes_go_back_together(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     (stage,) = read_stages(out)
-    assert (stage.setbacks[0].step, stage.setbacks[0].back_to) == (7, 6)
+    assert (stage.rollbacks[0].step, stage.rollbacks[0].back_to) == (7, 6)
     assert all(math.isfinite(loss) for _, loss in stage.curve)

@@ -60,7 +60,7 @@ ODD = st.one_of(
 )
 """What a hand that slips, or one that means harm, may put in place of a value."""
 
-NO_STEPS = {"step": "0", "curve": "[]", "gates": "{}", "setbacks": "[]"}
+NO_STEPS = {"step": "0", "curve": "[]", "gates": "{}", "rollbacks": "[]"}
 """What a training state says in words before it is trained."""
 
 

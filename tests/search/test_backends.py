@@ -17,7 +17,7 @@ from nas_growclip.search.loop import Report, search
 from nas_growclip.search.optuna import backend as optuna_search
 from nas_growclip.search.optuna.backend import OptunaSearch, study_name
 from nas_growclip.search.optuna.samplers import MULTI_OBJECTIVE, PRUNERS, SAMPLERS
-from nas_growclip.search.protocol import Question, StageSearch
+from nas_growclip.search.protocol import Proposal, SearchTask
 
 CANDIDATES: tuple[Candidate, ...] = (
     (),
@@ -31,14 +31,14 @@ SEARCHES = [
 ]
 
 
-def stage_search(config: SearchConfig, run: Path | None = None, **changes: object) -> StageSearch:
-    made = StageSearch(candidates=CANDIDATES, seed=3, stage=1, run=run, config=config)
+def search_task(config: SearchConfig, run: Path | None = None, **changes: object) -> SearchTask:
+    made = SearchTask(candidates=CANDIDATES, seed=3, stage=1, run=run, config=config)
     return replace(made, **changes)
 
 
-def measure(question: Question, report: Report) -> Trial:
+def measure(proposal: Proposal, report: Report) -> Trial:
     """A made-up trial whose score is the new size; one candidate fails."""
-    number, candidate = question
+    number, candidate = proposal
     size = candidate[0].new if candidate else 64
     failed = size == 90
     stopped = not failed and [point for point in (1, 2) if report(point, 200 / size - point)]
@@ -61,14 +61,14 @@ def score(trial: Trial) -> Trial:
     return replace(trial, score=float(size)) if trial.state == "complete" else trial
 
 
-def run_search(made: StageSearch, most: int = 1000) -> list[Trial]:
+def run_search(made: SearchTask, most: int = 1000) -> list[Trial]:
     """The trials of a search, in order; ``most`` interrupts it in the trial after so many."""
     trials: list[Trial] = []
 
-    def measured(question: Question, report: Report) -> Trial:
+    def measured(proposal: Proposal, report: Report) -> Trial:
         if len(trials) == most:
             raise KeyboardInterrupt
-        return measure(question, report)
+        return measure(proposal, report)
 
     def scored(trial: Trial) -> Trial:
         trials.append(replace(score(trial), number=len(made.recorded) + len(trials)))
@@ -77,7 +77,7 @@ def run_search(made: StageSearch, most: int = 1000) -> list[Trial]:
     backend = BACKENDS[made.config.backend](made)
     try:
         search(backend, measured, scored)
-        told = [question.candidate for question in backend.finished()]
+        told = [proposal.candidate for proposal in backend.finished()]
         assert told == [trial.candidate for trial in (*made.recorded, *trials)]
     except KeyboardInterrupt:
         pass
@@ -102,18 +102,18 @@ def config(request: pytest.FixtureRequest) -> SearchConfig:
 
 
 def test_search_stays_in_the_space_without_repeats_and_ends(config: SearchConfig) -> None:
-    trials = run_search(stage_search(config))
+    trials = run_search(search_task(config))
     assert labels(trials)[0] == "none"
     assert sorted(labels(trials)) == sorted(map(candidate_label, CANDIDATES))
     assert [trial.number for trial in trials] == list(range(len(CANDIDATES)))
 
 
 def test_search_stops_at_its_number_of_trials(config: SearchConfig) -> None:
-    assert len(run_search(stage_search(replace(config, num_trials=3)))) == 3
+    assert len(run_search(search_task(replace(config, num_trials=3)))) == 3
 
 
 def test_same_seed_asks_the_same_and_another_seed_does_not(config: SearchConfig) -> None:
-    made = stage_search(config)
+    made = search_task(config)
     assert labels(run_search(made)) == labels(run_search(made))
     if config.backend != "exhaustive":
         others = [labels(run_search(replace(made, seed=seed))) for seed in (4, 5, 6)]
@@ -125,8 +125,8 @@ def test_same_seed_asks_the_same_and_another_seed_does_not(config: SearchConfig)
 def test_interrupted_search_goes_on_as_if_it_had_not_been(
     config: SearchConfig, done: int, tmp_path: Path
 ) -> None:
-    whole = run_search(stage_search(replace(config, num_trials=6)))
-    made = stage_search(replace(config, num_trials=6), tmp_path)
+    whole = run_search(search_task(replace(config, num_trials=6)))
+    made = search_task(replace(config, num_trials=6), tmp_path)
     first = run_search(made, most=done)
     assert labels(first) == labels(whole[:done])
     rest = run_search(replace(made, recorded=tuple(first)))
@@ -138,30 +138,30 @@ def test_trials_recorded_but_not_in_the_study_are_told(
     config: SearchConfig, tmp_path: Path
 ) -> None:
     config = replace(config, num_trials=6)
-    whole = run_search(stage_search(config))
-    rest = run_search(stage_search(config, tmp_path, recorded=tuple(whole[:3])))
+    whole = run_search(search_task(config))
+    rest = run_search(search_task(config, tmp_path, recorded=tuple(whole[:3])))
     assert labels(rest) == labels(whole[3:])
 
 
 def test_records_of_another_search_are_refused(config: SearchConfig) -> None:
     step = GrowthStep(dimension="image.mlp_width", old=64, new=999)
-    alien = replace(measure(Question(0, ()), lambda point, loss: False), candidate=(step,))
-    made = stage_search(config, recorded=(alien,))
+    alien = replace(measure(Proposal(0, ()), lambda point, loss: False), candidate=(step,))
+    made = search_task(config, recorded=(alien,))
     with pytest.raises(ValueError, match=r"recorded as 'image.mlp_width=999', which this search"):
         BACKENDS[config.backend](made)
 
 
 def test_only_the_control_is_searched_in_an_empty_space(config: SearchConfig) -> None:
-    assert labels(run_search(stage_search(config, candidates=((),)))) == ["none"]
+    assert labels(run_search(search_task(config, candidates=((),)))) == ["none"]
 
 
 def test_promising_candidates_come_right_after_the_control(tmp_path: Path) -> None:
-    made = stage_search(SearchConfig(num_trials=4), tmp_path, promising=CANDIDATES[5:7])
+    made = search_task(SearchConfig(num_trials=4), tmp_path, warm_start_candidates=CANDIDATES[5:7])
     assert labels(run_search(made))[:3] == ["none", *map(candidate_label, CANDIDATES[5:7])]
 
 
 def test_candidate_enqueued_by_hand_is_tried_next(tmp_path: Path) -> None:
-    made = stage_search(SearchConfig(num_trials=4), tmp_path)
+    made = search_task(SearchConfig(num_trials=4), tmp_path)
     backend = OptunaSearch(made)
     backend.study.enqueue_trial({"grow": "text.depth", "text.depth": 3})
     backend.study.enqueue_trial({"grow": "no such thing"})
@@ -169,7 +169,7 @@ def test_candidate_enqueued_by_hand_is_tried_next(tmp_path: Path) -> None:
     assert labels(run_search(made))[:2] == ["none", "text.depth=3"]
 
 
-def stored(made: StageSearch) -> list[optuna.trial.FrozenTrial]:
+def stored(made: SearchTask) -> list[optuna.trial.FrozenTrial]:
     study = optuna.load_study(
         study_name=study_name(made.run, made.stage), storage=f"sqlite:///{made.run}/study.db"
     )
@@ -178,7 +178,7 @@ def stored(made: StageSearch) -> list[optuna.trial.FrozenTrial]:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_optuna_study_holds_what_a_dashboard_shows(sampler: str, tmp_path: Path) -> None:
-    made = stage_search(SearchConfig(sampler=sampler, num_trials=7), tmp_path, facts={"pairs": 10})
+    made = search_task(SearchConfig(sampler=sampler, num_trials=7), tmp_path, facts={"pairs": 10})
     trials = run_search(made)
     assert [t.user_attrs["ticket"] for t in stored(made)] == list(range(7))
     for frozen, trial in zip(stored(made), trials, strict=True):
@@ -200,15 +200,15 @@ def test_optuna_study_holds_what_a_dashboard_shows(sampler: str, tmp_path: Path)
 def test_pruned_trials_are_recorded_as_such_and_the_control_never(
     pruner: str, tmp_path: Path
 ) -> None:
-    made = stage_search(SearchConfig(sampler="grid", pruner=pruner, num_trials=8), tmp_path)
+    made = search_task(SearchConfig(sampler="grid", pruner=pruner, num_trials=8), tmp_path)
 
-    def slow(question: Question, report: Report) -> Trial:
+    def slow(proposal: Proposal, report: Report) -> Trial:
         """Each trial is worse than the one before."""
-        losses = [(point, question.number + 1.0 / point) for point in range(1, 7)]
+        losses = [(point, proposal.number + 1.0 / point) for point in range(1, 7)]
         stopped = [point for point, loss in losses if report(point, loss)]
-        trial = measure(Question(question.number, ()), lambda point, loss: False)
+        trial = measure(Proposal(proposal.number, ()), lambda point, loss: False)
         state = "pruned" if stopped else "complete"
-        return replace(trial, candidate=question.candidate, state=state)
+        return replace(trial, candidate=proposal.candidate, state=state)
 
     backend = OptunaSearch(made)
     states: list[str] = []
@@ -225,7 +225,7 @@ def test_pruned_trials_are_recorded_as_such_and_the_control_never(
 
 
 def test_another_runs_study_of_the_same_name_is_refused(tmp_path: Path) -> None:
-    made = stage_search(SearchConfig(num_trials=1), tmp_path, facts={"run_id": "a"})
+    made = search_task(SearchConfig(num_trials=1), tmp_path, facts={"run_id": "a"})
     run_search(made)
     with pytest.raises(ValueError, match="must be this run's, but the storage holds another"):
         OptunaSearch(replace(made, facts={"run_id": "b"}))
@@ -234,29 +234,29 @@ def test_another_runs_study_of_the_same_name_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["nonsense", "mysqlite://x", "sqlite:////no/such/folder/study.db"])
 def test_bad_storage_is_one_clear_line(url: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"search.storage: cannot open .*postgresql\+psycopg"):
-        OptunaSearch(stage_search(SearchConfig(storage=url), tmp_path, stage=0))
+        OptunaSearch(search_task(SearchConfig(storage=url), tmp_path, stage=0))
 
 
 def test_password_is_not_shown(tmp_path: Path) -> None:
     url = "postgresql+psycopg://me:secret@127.0.0.1:1/x"
     with pytest.raises(ValueError, match=r"me:\*\*\*@127.0.0.1") as caught:
-        OptunaSearch(stage_search(SearchConfig(storage=url), tmp_path, stage=0))
+        OptunaSearch(search_task(SearchConfig(storage=url), tmp_path, stage=0))
     assert "secret" not in str(caught.value)
 
 
 def test_lost_trial_is_failed_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = stage_search(SearchConfig(num_trials=3), tmp_path)
+    made = search_task(SearchConfig(num_trials=3), tmp_path)
     lost = OptunaSearch(made)
-    assert lost.ask() == Question(0, ())
+    assert lost.ask() == Proposal(0, ())
     other = OptunaSearch(made)
-    question = other.ask()
-    assert question is not None
-    assert question.number == 1
+    proposal = other.ask()
+    assert proposal is not None
+    assert proposal.number == 1
     lost.close()
     monkeypatch.setattr(optuna_search, "is_gone", lambda worker: True)
-    assert other.ask() == Question(0, ())
+    assert other.ask() == Proposal(0, ())
     other.close()
     first, *_ = stored(made)
     assert first.state.name == "FAIL"
@@ -267,26 +267,26 @@ def test_silent_worker_of_another_machine_is_taken_for_dead_after_the_grace_peri
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optuna_search, "is_gone", lambda worker: None)
-    made = stage_search(SearchConfig(num_trials=1, grace_seconds=0.8), tmp_path)
+    made = search_task(SearchConfig(num_trials=1, grace_seconds=0.8), tmp_path)
     far = OptunaSearch(made)
-    assert far.ask() == Question(0, ())
+    assert far.ask() == Proposal(0, ())
     near = OptunaSearch(made)
     far.close()  # from here on it gives no sign
-    assert near.ask() == Question(0, ())
+    assert near.ask() == Proposal(0, ())
     near.close()
 
 
 def test_signs_keep_a_slow_worker_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optuna_search, "is_gone", lambda worker: None)
-    made = stage_search(SearchConfig(num_trials=1, grace_seconds=0.4), tmp_path)
+    made = search_task(SearchConfig(num_trials=1, grace_seconds=0.4), tmp_path)
     far, near = OptunaSearch(made), OptunaSearch(made)
-    question = far.ask()
-    assert question is not None
+    proposal = far.ask()
+    assert proposal is not None
     deadline = time.monotonic() + 1.5
     while time.monotonic() < deadline:
         near._return_lost()
         time.sleep(0.05)
-    far.tell(score(measure(question, lambda point, loss: False)))
+    far.tell(score(measure(proposal, lambda point, loss: False)))
     assert near.ask() is None
     for backend in (far, near):
         backend.close()

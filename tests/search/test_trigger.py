@@ -7,48 +7,48 @@ import pytest
 from nas_growclip.growth.candidates import Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
-from nas_growclip.search.trigger import TRIGGERS, Situation, TriggerConfig
-from nas_growclip.search.warm_start import promising
+from nas_growclip.search.trigger import TRIGGERS, TriggerConfig, TriggerInput
+from nas_growclip.search.warm_start import warm_start_candidates
 
 
 def losses(validation: float, training: float) -> Callable[[], tuple[float, float]]:
     return lambda: (validation, training)
 
 
-def situation(now: int, before: int | None, *, gap: float = 0.0) -> Situation:
-    return Situation(num_pairs=now, earlier_pairs=before, measure_losses=losses(2 + gap, 2.0))
+def given(now: int, before: int | None, *, gap: float = 0.0) -> TriggerInput:
+    return TriggerInput(num_pairs=now, earlier_pairs=before, measure_losses=losses(2 + gap, 2.0))
 
 
 @pytest.mark.parametrize(
-    ("name", "start", "is_search"),
+    ("name", "start", "should_search"),
     [
-        ("data_grew", situation(100, None), True),
-        ("data_grew", situation(100, 100), False),
-        ("data_grew", situation(101, 100), True),
-        ("gap", situation(100, 100, gap=0.4), True),
-        ("gap", situation(900, 100, gap=0.6), False),
-        ("gap", situation(100, 100, gap=-0.1), True),
-        ("always", situation(100, 100), True),
+        ("data_grew", given(100, None), True),
+        ("data_grew", given(100, 100), False),
+        ("data_grew", given(101, 100), True),
+        ("gap", given(100, 100, gap=0.4), True),
+        ("gap", given(900, 100, gap=0.6), False),
+        ("gap", given(100, 100, gap=-0.1), True),
+        ("always", given(100, 100), True),
     ],
 )
-def test_trigger(name: str, start: Situation, is_search: bool) -> None:
+def test_trigger(name: str, start: TriggerInput, should_search: bool) -> None:
     decision = TRIGGERS[name](start, TriggerConfig(name=name))
-    assert decision.is_search == is_search
+    assert decision.should_search == should_search
     assert decision.reason
 
 
 @pytest.mark.parametrize("name", TRIGGERS)
 def test_first_stage_is_searched(name: str) -> None:
-    assert TRIGGERS[name](situation(100, None), TriggerConfig(name=name)).is_search
+    assert TRIGGERS[name](given(100, None), TriggerConfig(name=name)).should_search
 
 
 def test_losses_are_measured_only_where_they_count() -> None:
     def fail() -> tuple[float, float]:
         raise AssertionError
 
-    start = Situation(num_pairs=10, earlier_pairs=5, measure_losses=fail)
+    start = TriggerInput(num_pairs=10, earlier_pairs=5, measure_losses=fail)
     for name in ("data_grew", "always"):
-        assert TRIGGERS[name](start, TriggerConfig(name=name)).is_search
+        assert TRIGGERS[name](start, TriggerConfig(name=name)).should_search
 
 
 @pytest.mark.parametrize("setting", [{"min_ratio": 0.0}, {"max_gap": -1.0}])
@@ -92,11 +92,11 @@ def test_promising_are_the_dimensions_that_gained_largest_first_smallest_step() 
         (step("embed_dim", 32, 48),),
         (step("image.depth", 1, 2),),
     )
-    assert promising(earlier, candidates) == (candidates[3], candidates[1])
-    assert promising([], candidates) == ()
+    assert warm_start_candidates(earlier, candidates) == (candidates[3], candidates[1])
+    assert warm_start_candidates([], candidates) == ()
 
 
 def test_what_gained_once_but_not_lately_is_not_promising() -> None:
     candidate = (step("text.depth", 2, 3),)
     earlier = [trial(0, candidate, 0.3), trial(1, candidate, -0.1)]
-    assert promising(earlier, ((), candidate)) == ()
+    assert warm_start_candidates(earlier, ((), candidate)) == ()

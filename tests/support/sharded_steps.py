@@ -20,9 +20,9 @@ from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import install_gates
 from nas_growclip.training.checkpoint import pack_state, unpack_state
 from nas_growclip.training.loop import train
-from nas_growclip.training.sharding import gather, share_out
+from nas_growclip.training.process_group import ProcessGroup, join_group
+from nas_growclip.training.sharding import gather, shard_state
 from nas_growclip.training.state import TrainConfig, TrainState, restore_optimizer, start_training
-from nas_growclip.training.team import Team, join_team
 
 STEPS, BATCH = 3, 8
 ARCH = ClipArch(
@@ -40,7 +40,7 @@ def config(**changes: Any) -> TrainConfig:
     )
 
 
-def grown_state(team: Team) -> TrainState:
+def grown_state(group: ProcessGroup) -> TrainState:
     """Weights, gates, moments with ages by entry and an average, the same in every process."""
     state = start_training(perturbed(Clip(ARCH, seed=1)), config())
     install_gates(state.model, ["image.trunk.blocks.1"], 5)
@@ -51,25 +51,25 @@ def grown_state(team: Team) -> TrainState:
         moments[f"exp_avg_sq.{name}"] = 1e-6 * torch.rand(p.shape, generator=generator)
         moments[f"age.{name}"] = torch.randint(0, 9, p.shape, generator=generator)
     restore_optimizer(state, moments)
-    state.team = team
+    state.group = group
     return state
 
 
-def batches(model: Clip, team: Team) -> Iterator[PairBatch]:
+def batches(model: Clip, group: ProcessGroup) -> Iterator[PairBatch]:
     generator = torch.Generator().manual_seed(0)
-    size = BATCH // team.size
-    mine = slice(team.rank * size, (team.rank + 1) * size)
+    size = BATCH // group.size
+    mine = slice(group.rank * size, (group.rank + 1) * size)
     captions = tuple(f"picture number {i}" for i in range(BATCH))
     while True:
         images = torch.randn(BATCH, 3, 16, 16, generator=generator)
         yield PairBatch(images[mine], model.tokenize(list(captions))[mine], captions[mine])
 
 
-def trained(team: Team, settings: TrainConfig) -> tuple[dict[str, Tensor], dict[str, int]]:
+def trained(group: ProcessGroup, settings: TrainConfig) -> tuple[dict[str, Tensor], dict[str, int]]:
     """All of the state after some steps, and the bytes that this process trained with."""
-    whole = grown_state(team)
-    shares = share_out(whole, settings)
-    train(shares, batches(whole.model, team), settings, total_steps=9, until_step=STEPS)
+    whole = grown_state(group)
+    shares = shard_state(whole, settings)
+    train(shares, batches(whole.model, group), settings, total_steps=9, until_step=STEPS)
     sizes = {
         "weights": held_bytes(shares.model.parameters()),
         "gradients": held_bytes(p.grad for p in shares.model.parameters() if p.grad is not None),
@@ -83,7 +83,7 @@ def trained(team: Team, settings: TrainConfig) -> tuple[dict[str, Tensor], dict[
     unpack_state(tensors, metadata, settings, Path("gathered"), torch.device("cpu"))
     gone = weakref.ref(shares.model)
     del shares
-    share_out(whole, settings)
+    shard_state(whole, settings)
     assert gone() in (None, whole.model)  # shares refer to themselves, and would stay
     return {name: value.detach().clone() for name, value in tensors.items()}, sizes
 
@@ -99,9 +99,9 @@ def bf16(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
-def compared(team: Team, micro_batch_size: int) -> dict[str, Any]:
-    whole, all_bytes = trained(team, config(micro_batch_size=micro_batch_size))
-    parts, bytes_held = trained(team, config(micro_batch_size=micro_batch_size, shard=True))
+def compared(group: ProcessGroup, micro_batch_size: int) -> dict[str, Any]:
+    whole, all_bytes = trained(group, config(micro_batch_size=micro_batch_size))
+    parts, bytes_held = trained(group, config(micro_batch_size=micro_batch_size, shard=True))
     assert list(whole) == list(parts)
     return {
         "difference": max(float((whole[n] - parts[n]).abs().max()) for n in whole),
@@ -110,17 +110,17 @@ def compared(team: Team, micro_batch_size: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    team = join_team("cpu")
+    group = join_group("cpu")
     autocast = nas_growclip.training.loop.autocast
     results = {}
     for name, precision in {"fp32": autocast, "bf16": bf16}.items():
         nas_growclip.training.loop.autocast = precision
         for part in (0, 6):
-            results[f"{name}, parts of {part}"] = compared(team, part)
-    Path(sys.argv[1], f"{team.rank}.json").write_text(json.dumps(results))
-    if not team.is_leader:
-        team.hear()
-    team.leave()
+            results[f"{name}, parts of {part}"] = compared(group, part)
+    Path(sys.argv[1], f"{group.rank}.json").write_text(json.dumps(results))
+    if not group.is_leader:
+        group.receive()
+    group.leave()
 
 
 if __name__ == "__main__":

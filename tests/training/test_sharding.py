@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from nas_growclip.models.clip import Clip, placed
-from nas_growclip.training.sharding import gather, is_sharded, share_out, state_device
+from nas_growclip.training.process_group import ALONE, ProcessGroup
+from nas_growclip.training.sharding import gather, is_sharded, shard_state, state_device
 from nas_growclip.training.state import TrainConfig, start_training
-from nas_growclip.training.team import ALONE, Team
 from tests.support.runs import ROOT, by_two_processes, environment
 
 
@@ -36,16 +36,16 @@ def test_two_shares_train_what_two_copies_train(tmp_path: Path) -> None:
 def test_one_process_has_all_of_a_state(tiny_parent: Clip) -> None:
     config = TrainConfig(shard=True)
     state = start_training(tiny_parent, config)
-    assert share_out(state, config) is state
+    assert shard_state(state, config) is state
     gather(state)
     assert state_device(config, ALONE) is None
 
 
 def test_whole_states_of_a_team_lie_on_the_cpu_if_their_shares_do_not() -> None:
-    team = Team(rank=1, size=2, device="cuda:1")
-    assert is_sharded(TrainConfig(shard=True), team)
-    assert state_device(TrainConfig(shard=True), team) == "cpu"
-    assert state_device(TrainConfig(), team) == "cuda:1"
+    group = ProcessGroup(rank=1, size=2, device="cuda:1")
+    assert is_sharded(TrainConfig(shard=True), group)
+    assert state_device(TrainConfig(shard=True), group) == "cpu"
+    assert state_device(TrainConfig(), group) == "cuda:1"
 
 
 def test_shards_are_not_compiled() -> None:

@@ -3,7 +3,7 @@
 A study's choices cannot change, so each stage has a study of its own. Three rules make it safe
 to share. *Turns*: a trial's number in the study is its ticket; a worker chooses a candidate only
 when every running trial with a lower number has chosen, so no two choose the same. *Nothing is
-remembered outside the study*: the sampler is made anew for each question, on a copy of the study
+remembered outside the study*: the sampler is made anew for each proposal, on a copy of the study
 in memory, seeded by how many candidates were handed out; a process that died leaves no trace in
 what comes after it, and candidates that a sampler proposes again do not clutter the study.
 *Signs of life*: a running trial names its worker; where that is gone, the trial is failed and its
@@ -33,7 +33,7 @@ from nas_growclip.io.files import locked
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.optuna.dashboard import describe_trial
 from nas_growclip.search.optuna.encoding import ConditionalEncoding, OrdinalEncoding
-from nas_growclip.search.optuna.liveness import Watch, identity, is_gone
+from nas_growclip.search.optuna.liveness import LivenessMonitor, identity, is_gone
 from nas_growclip.search.optuna.samplers import (
     MULTI_OBJECTIVE,
     NUMBERS_ONLY,
@@ -42,7 +42,7 @@ from nas_growclip.search.optuna.samplers import (
     experimental,
 )
 from nas_growclip.search.optuna.storage import LOCK_FILE, impatient, open_storage
-from nas_growclip.search.protocol import Question, StageSearch, mixed_seed
+from nas_growclip.search.protocol import Proposal, SearchTask, mixed_seed
 
 CONTROL = candidate_label(())
 COST = "cost against no growth"
@@ -62,7 +62,7 @@ class OptunaSearch:
             a recorded trial is not in the space.
     """
 
-    def __init__(self, search: StageSearch) -> None:
+    def __init__(self, search: SearchTask) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search, self.config = search, search.config
         self.by_label = {candidate_label(c): c for c in search.candidates}
@@ -74,23 +74,23 @@ class OptunaSearch:
         self._open: dict[int, optuna.Trial] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._watch = Watch(self.config.grace_seconds)
+        self._monitor = LivenessMonitor(self.config.grace_seconds)
         self._worker = identity()
         self._set_up()
         self._return_lost()
         self._pulse = threading.Thread(target=self._give_signs, daemon=True)
         self._pulse.start()
 
-    def ask(self) -> Question | None:
+    def ask(self) -> Proposal | None:
         """The next candidate; waits for other workers' last trials, which may come back."""
         while True:
             self._return_lost()
             trials = self._trials()
             is_waiting = any(t.state == TrialState.WAITING for t in trials)
             if is_waiting or self._lost(trials) or self._may_start_more(trials):
-                question = self._claim()
-                if question is not None:
-                    return question
+                proposal = self._claim()
+                if proposal is not None:
+                    return proposal
             elif self._is_over(trials):
                 return None
             else:
@@ -122,17 +122,17 @@ class OptunaSearch:
             was_pruned = trial.state == "pruned"
             self.study.tell(asked, state=TrialState.PRUNED if was_pruned else TrialState.FAIL)
 
-    def finished(self) -> tuple[Question, ...]:
+    def finished(self) -> tuple[Proposal, ...]:
         """Finished trials in the order of their tickets, up to the first that is not finished."""
         ended = []
         for ticket, trial in sorted(_by_ticket(self._trials()).items()):
             if not trial.state.is_finished() or _is_lost_trial(trial):
                 break
-            ended.append(Question(ticket, self.by_label[trial.user_attrs["candidate"]]))
+            ended.append(Proposal(ticket, self.by_label[trial.user_attrs["candidate"]]))
         return tuple(ended)
 
     def close(self) -> None:
-        """Stop giving signs of life; trials still open are left to be found lost."""
+        """Stop giving heartbeats; trials still open are left to be found lost."""
         self._closed.set()
         self._pulse.join()
 
@@ -167,7 +167,7 @@ class OptunaSearch:
             self._restore(trial)
         if not self.search.recorded:
             self._enqueue((), why="the control")
-        for candidate in self.search.promising[: self.config.num_trials - 1]:
+        for candidate in self.search.warm_start_candidates[: self.config.num_trials - 1]:
             self._enqueue(candidate, why="its dimensions gained in an earlier stage")
         self.study.set_user_attr("ready", True)
 
@@ -187,13 +187,13 @@ class OptunaSearch:
             return
         asked = self.study.ask()
         asked.set_user_attr("worker", self._worker)
-        self._take(asked, Question(trial.number, trial.candidate), {})
+        self._take(asked, Proposal(trial.number, trial.candidate), {})
         if self.config.sampler not in MULTI_OBJECTIVE:
             for point, (_, loss) in enumerate(trial.curve):
                 asked.report(loss, point)
         self.tell(trial)
 
-    def _claim(self) -> Question | None:
+    def _claim(self) -> Proposal | None:
         """Take a trial of the study, wait for its turn, choose; None if nothing was left."""
         asked = self._fresh() if self._lost(self._trials()) else self._next()
         asked.set_user_attr("worker", self._worker)
@@ -204,15 +204,15 @@ class OptunaSearch:
         given = self.storage.get_trial(asked._trial_id).system_attrs.get("fixed_params")
         attributes: dict[str, Any] = {}
         if given is not None:
-            question = self._given(asked.number, given, earlier)
+            proposal = self._given(asked.number, given, earlier)
         else:
-            question, attributes = self._choose(asked.number, earlier)
-        if question is None:
+            proposal, attributes = self._choose(asked.number, earlier)
+        if proposal is None:
             asked.set_user_attr("surplus", True)
             self.study.tell(asked, state=TrialState.FAIL)
         else:
-            self._take(asked, question, attributes)
-        return question
+            self._take(asked, proposal, attributes)
+        return proposal
 
     def _fresh(self) -> optuna.Trial:
         """A new trial of the study, whatever is in its queue."""
@@ -227,26 +227,26 @@ class OptunaSearch:
 
     def _given(
         self, number: int, params: Mapping[str, Any], earlier: list[FrozenTrial]
-    ) -> Question | None:
+    ) -> Proposal | None:
         """What a trial from the queue tries; None if that was tried before or is no candidate."""
         candidate = self._decoded(params)
         if candidate is None or candidate_label(candidate) in self._taken(earlier):
             return None
-        return Question(number, candidate)
+        return Proposal(number, candidate)
 
     def _choose(
         self, number: int, earlier: list[FrozenTrial]
-    ) -> tuple[Question | None, dict[str, Any]]:
+    ) -> tuple[Proposal | None, dict[str, Any]]:
         """What a new trial tries, and what the sampler wants to be kept with it."""
         for ticket, label in self._lost(earlier):
-            return Question(ticket, self.by_label[label]), {}
+            return Proposal(ticket, self.by_label[label]), {}
         taken = self._taken(earlier)
         untried = [label for label in self.by_label if label not in taken]
         if not untried or len(taken) >= self.config.num_trials:
             return None, {}
         known = [t for t in earlier if t.state != TrialState.WAITING]
         candidate, attributes = self._sampled(untried, known)
-        return Question(number, candidate), attributes
+        return Proposal(number, candidate), attributes
 
     def _sampled(
         self, untried: list[str], known: list[FrozenTrial]
@@ -266,17 +266,17 @@ class OptunaSearch:
             copy.tell(proposed, state=TrialState.FAIL)
         return self.by_label[random.Random(seed).choice(untried)], {}
 
-    def _take(self, asked: optuna.Trial, question: Question, attributes: Mapping[str, Any]) -> None:
+    def _take(self, asked: optuna.Trial, proposal: Proposal, attributes: Mapping[str, Any]) -> None:
         """Write down what a running trial tries, and who tries it."""
-        self.study.sampler = _Given(self.encoding.params(question.candidate))
+        self.study.sampler = _Given(self.encoding.params(proposal.candidate))
         self.encoding.suggest(asked)
         for name, value in attributes.items():
             self.storage.set_trial_system_attr(asked._trial_id, name, value)
-        asked.set_user_attr("ticket", question.number)
-        asked.set_user_attr("dimensions", ", ".join(s.dimension for s in question.candidate))
-        asked.set_user_attr("candidate", candidate_label(question.candidate))
+        asked.set_user_attr("ticket", proposal.number)
+        asked.set_user_attr("dimensions", ", ".join(s.dimension for s in proposal.candidate))
+        asked.set_user_attr("candidate", candidate_label(proposal.candidate))
         with self._lock:
-            self._open[question.number] = asked
+            self._open[proposal.number] = asked
 
     def _await_turn(self, number: int) -> None:
         """Wait until every running trial with a lower number has chosen its candidate."""
@@ -296,7 +296,7 @@ class OptunaSearch:
         worker = trial.user_attrs.get("worker")
         gone = is_gone(worker) if worker else None
         if gone is None:
-            return self._watch.is_silent(trial.number, trial.user_attrs.get("sign"))
+            return self._monitor.is_silent(trial.number, trial.user_attrs.get("sign"))
         return gone
 
     def _give_back(self, trial: FrozenTrial) -> None:

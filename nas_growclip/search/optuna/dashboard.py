@@ -1,8 +1,8 @@
 """What optuna-dashboard shows of a stage beside its own plots: pictures, notes and figures.
 
-This is decoration: it goes into the study and into ``RUN/artifacts``, never into a record, and
+This is best effort: it goes into the study and into ``RUN/artifacts``, never into a record, and
 nothing reads it back. It may not cost a trial: whatever goes wrong is said on stderr and passed
-over (see ``decoration``). Pictures need Optuna alone, notes need optuna-dashboard, and figures
+over (see ``best_effort``). Pictures need Optuna alone, notes need optuna-dashboard, and figures
 plotly too; what is not installed is left out.
 """
 
@@ -70,7 +70,7 @@ class StageStory:
 
 
 @contextmanager
-def decoration(what: str) -> Iterator[None]:
+def best_effort(what: str) -> Iterator[None]:
     """Do without what fails in here, and say so.
 
     Every error is caught, not only a full disk or a database that is away: a trial may have cost
@@ -98,11 +98,11 @@ def describe_trial(study: Study, asked: optuna.Trial, trial: Trial, run: Path | 
         return
     what = f"stage {trial.stage}, trial {trial.number}"
     control: Mapping[str, Any] = {}
-    with decoration(f"{what}, learning curve"):
+    with best_effort(f"{what}, learning curve"):
         control = control_attributes(study)
         if _finite(trial.curve)[0]:
             upload_curve(asked, trial, control.get("learning curve", ()), run / ARTIFACTS_FOLDER)
-    with decoration(f"{what}, note"):
+    with best_effort(f"{what}, note"):
         save_note(asked, trial_note(trial, control))
         if not trial.candidate:
             earlier = [stage for stage in read_stages(run) if stage.stage < trial.stage]
@@ -115,11 +115,11 @@ def describe_stage(study: Study, story: StageStory) -> None:
     Only one process may do so at a time: a note is several attributes.
     """
     stage, facts = story.best.stage, study.user_attrs
-    with decoration(f"stage {stage}, note"):
+    with best_effort(f"stage {stage}, note"):
         earlier = [result for result in story.history if result.stage < stage]
         opening = stage_note(facts, story.trials[0], earlier)
         save_note(study, f"{opening}\n\n{choice_note(facts, story)}")
-    with decoration(f"stage {stage}, figures"):
+    with best_effort(f"stage {stage}, figures"):
         for name, figure in stage_figures(story).items():
             save_figure(study, name, figure)
 

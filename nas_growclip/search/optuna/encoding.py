@@ -78,7 +78,7 @@ class ConditionalEncoding:
         return found
 
     def walk(self, choose: Choose) -> Candidate:
-        """Let ``choose`` answer one question after the other until one candidate is left."""
+        """Let ``choose`` answer one proposal after the other until one candidate is left."""
         before = grow = str(choose(GROW, tuple(self._by_dimensions)))
         left = self._by_dimensions[grow]
         for place in range(len(left[0])):

@@ -1,7 +1,7 @@
 """Which process works on a trial, and whether it is still there.
 
 On its own machine a process is looked up in the process table, so that a killed worker is known
-to be gone at once. Of another machine only signs of life are seen: a worker whose sign has not
+to be gone at once. Of another machine only heartbeats are seen: a worker whose sign has not
 changed for the grace period is taken for dead. The observer's own clock measures that period, so
 machines need not agree on the time.
 """
@@ -31,8 +31,8 @@ def is_gone(worker: str) -> bool | None:
     return _started(int(pid)) != started
 
 
-class Watch:
-    """Notices signs of life that no longer change.
+class LivenessMonitor:
+    """Notices heartbeats that no longer change.
 
     Args:
         grace_seconds: How long a sign may stay the same.

@@ -28,11 +28,11 @@ from nas_growclip.search.loop import Report, search
 from nas_growclip.search.optuna.backend import OptunaSearch, study_name
 from nas_growclip.search.optuna.dashboard import (
     StageStory,
-    decoration,
+    best_effort,
     describe_stage,
     stage_figures,
 )
-from nas_growclip.search.protocol import Question, StageSearch
+from nas_growclip.search.protocol import Proposal, SearchTask
 
 Capture = pytest.CaptureFixture[str]
 CONTROL_LOSS = 3.0 - 0.3 * 5**0.5
@@ -56,14 +56,14 @@ def candidates(parent: ClipArch) -> tuple[Candidate, ...]:
     return ((), (wide,), (pruned,), (failed,), (wide, deep))
 
 
-def stage_search(run: Path | None, stage: int = 0, parent: ClipArch = PARENT) -> StageSearch:
-    return StageSearch(
+def search_task(run: Path | None, stage: int = 0, parent: ClipArch = PARENT) -> SearchTask:
+    return SearchTask(
         candidates=candidates(parent),
         seed=3,
         stage=stage,
         run=run,
         config=SearchConfig(sampler="random", num_trials=5),
-        promising=candidates(parent)[1:],
+        warm_start_candidates=candidates(parent)[1:],
         facts={
             "pairs": 1000 * 2**stage,
             "stage's training FLOPs": 10**11,
@@ -72,14 +72,14 @@ def stage_search(run: Path | None, stage: int = 0, parent: ClipArch = PARENT) ->
     )
 
 
-def measured(stage: int, parent: ClipArch, question: Question, report: Report) -> Trial:
+def measured(stage: int, parent: ClipArch, proposal: Proposal, report: Report) -> Trial:
     """A made-up trial: larger is better."""
-    arch = apply_steps(parent, question.candidate)
+    arch = apply_steps(parent, proposal.candidate)
     sizes = arch.sizes()
     trial = Trial(
         stage=stage,
-        number=question.number,
-        candidate=question.candidate,
+        number=proposal.number,
+        candidate=proposal.candidate,
         arch=arch,
         flops=10**4 * (sum(sizes.values()) - sizes["text.vocab_size"]),
         params=10**3 * (sum(sizes.values()) - sizes["text.vocab_size"]),
@@ -87,7 +87,7 @@ def measured(stage: int, parent: ClipArch, question: Question, report: Report) -
         train_flops=10**9,
         stage_pairs=8000,
     )
-    grown = {step.dimension for step in question.candidate}
+    grown = {step.dimension for step in proposal.candidate}
     if "embed_dim" in grown:
         return replace(trial, state="failed", message="DivergedError: loss is nan at step 3")
     curve = [(0, 3.0)]
@@ -109,7 +109,7 @@ def scored(trial: Trial) -> Trial:
     return replace(trial, score=score, terms=terms)
 
 
-def searched(made: StageSearch, parent: ClipArch = PARENT) -> list[Trial]:
+def searched(made: SearchTask, parent: ClipArch = PARENT) -> list[Trial]:
     """The stage's trials, told to its study."""
     trials: list[Trial] = []
 
@@ -162,7 +162,7 @@ def grown_run(run: Path) -> list[list[Trial]]:
     """A run of three made-up stages, described as a run would."""
     parent, history, stages = PARENT, [], []
     for stage in range(3):
-        trials = searched(stage_search(run, stage, parent), parent)
+        trials = searched(search_task(run, stage, parent), parent)
         best = max(trials, key=lambda trial: trial.score or 0.0)
         history.append(stage_result(stage, best, parent))
         describe(run, trials, tuple(history))
@@ -251,7 +251,7 @@ def test_stages_note_tells_of_the_data_the_choice_and_the_searchs_share(made_run
 
 
 def test_stage_is_described_before_and_after_its_training(tmp_path: Path) -> None:
-    trials = searched(stage_search(tmp_path))
+    trials = searched(search_task(tmp_path))
     assert "# Stage 0" in notes(tmp_path)[None]
     assert "Choice" not in notes(tmp_path)[None]
     describe(tmp_path, trials)
@@ -266,7 +266,7 @@ def test_last_stage_has_a_figure_of_all_stages(made_run: Path) -> None:
 
 def test_figures_mark_the_chosen_trial_and_the_control(tmp_path: Path) -> None:
     pytest.importorskip("plotly")
-    trials = searched(stage_search(tmp_path))
+    trials = searched(search_task(tmp_path))
     control_wins = StageStory(trials=trials, best=trials[0], reason="", history=())
     for best in (trials[0], max(trials, key=lambda trial: trial.score or 0)):
         made = stage_figures(replace(control_wins, best=best))
@@ -286,7 +286,7 @@ def test_search_works_without_the_extra(
         for name in missing:
             patch.setitem(sys.modules, name, None)
             patch.setitem(sys.modules, f"{name}.graph_objects", None)
-        trials = searched(stage_search(tmp_path))
+        trials = searched(search_task(tmp_path))
         describe(tmp_path, trials)
     assert len(trials) == 5
     assert any(pictures(tmp_path).values())
@@ -296,7 +296,7 @@ def test_search_works_without_the_extra(
 
 def test_no_trial_is_lost_where_no_picture_can_be_written(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "artifacts").write_text("a file, so that no folder can be made")
-    trials = searched(stage_search(tmp_path))
+    trials = searched(search_task(tmp_path))
     assert len(trials) == len(open_study(tmp_path).trials) == 5
     assert not any(pictures(tmp_path).values())
     assert notes(tmp_path)[1]
@@ -307,27 +307,27 @@ def test_no_trial_is_lost_where_no_picture_can_be_written(tmp_path: Path, capsys
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_no_trial_is_lost_with_a_read_only_folder(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "artifacts").mkdir(mode=0o500)
-    assert len(searched(stage_search(tmp_path))) == 5
+    assert len(searched(search_task(tmp_path))) == 5
     assert "PermissionError" in capsys.readouterr().err
 
 
 def test_decoration_says_what_failed_and_lets_interrupts_pass(capsys: Capture) -> None:
-    with decoration("a note"):
+    with best_effort("a note"):
         raise OSError(28, "No space left on device")
     said = capsys.readouterr().err
     assert said == (
         "a note: not shown in optuna-dashboard: OSError: [Errno 28] No space left on device\n"
     )
-    with pytest.raises(KeyboardInterrupt), decoration("a note"):
+    with pytest.raises(KeyboardInterrupt), best_effort("a note"):
         raise KeyboardInterrupt
 
 
 def test_decoration_changes_neither_trials_nor_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = searched(stage_search(tmp_path))
+    shown = searched(search_task(tmp_path))
     monkeypatch.setattr("nas_growclip.search.optuna.backend.describe_trial", lambda *given: None)
-    assert searched(stage_search(make_folder(tmp_path / "other"))) == shown
+    assert searched(search_task(make_folder(tmp_path / "other"))) == shown
 
 
 @contextmanager

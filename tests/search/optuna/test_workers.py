@@ -32,9 +32,9 @@ from nas_growclip.records.folder import TIMINGS_FILE, TRIALS_FILE, read_stages, 
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.optuna.backend import OptunaSearch, is_open, study_name
-from nas_growclip.search.optuna.liveness import Watch, host_and_process, identity, is_gone
+from nas_growclip.search.optuna.liveness import LivenessMonitor, host_and_process, identity, is_gone
 from nas_growclip.search.optuna.storage import open_storage
-from nas_growclip.search.protocol import Question, StageSearch
+from nas_growclip.search.protocol import Proposal, SearchTask
 from tests.support.runs import ROOT, smoke_config
 
 pytestmark = pytest.mark.usefixtures("close_connections")
@@ -114,7 +114,7 @@ def test_worker_on_another_machine_or_in_another_container_is_not_judged() -> No
 def test_watch_counts_from_the_last_change_of_a_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    watch = Watch(10.0)
+    watch = LivenessMonitor(10.0)
     assert not watch.is_silent(1, None)
     now = 109.0
     assert not watch.is_silent(1, 5)
@@ -154,26 +154,26 @@ def pool() -> Iterator[ProcessPoolExecutor]:
         yield executor
 
 
-def many_candidates(storage: str | None, run: Path, stage: int) -> StageSearch:
+def many_candidates(storage: str | None, run: Path, stage: int) -> SearchTask:
     """Forty candidates; the first half of them waits in the study's queue."""
-    return StageSearch(
+    return SearchTask(
         candidates=CANDIDATES,
         seed=7,
         stage=stage,
         run=run,
         config=SearchConfig(storage=storage, num_trials=len(CANDIDATES)),
-        promising=CANDIDATES[1 : len(CANDIDATES) // 2],
+        warm_start_candidates=CANDIDATES[1 : len(CANDIDATES) // 2],
     )
 
 
-def instant_trial(question: Question, report: Report) -> Trial:
+def instant_trial(proposal: Proposal, report: Report) -> Trial:
     """A made-up trial; one in three fails."""
-    size = question.candidate[0].new if question.candidate else 64
+    size = proposal.candidate[0].new if proposal.candidate else 64
     report(1, 1 / size)
     return Trial(
         stage=0,
-        number=question.number,
-        candidate=question.candidate,
+        number=proposal.number,
+        candidate=proposal.candidate,
         arch=ClipArch.preset("tiny"),
         flops=size,
         params=size,
@@ -182,13 +182,13 @@ def instant_trial(question: Question, report: Report) -> Trial:
     )
 
 
-def ask_all(made: StageSearch) -> list[tuple[int, str]]:
+def ask_all(made: SearchTask) -> list[tuple[int, str]]:
     """Take part in a search; what this process tried."""
     tried = []
 
-    def measure(question: Question, report: Report) -> Trial:
-        tried.append((question.number, candidate_label(question.candidate)))
-        return instant_trial(question, report)
+    def measure(proposal: Proposal, report: Report) -> Trial:
+        tried.append((proposal.number, candidate_label(proposal.candidate)))
+        return instant_trial(proposal, report)
 
     backend = OptunaSearch(made)
     together.wait(DEADLINE)

@@ -1,7 +1,7 @@
 """The processes that train one model together under torchrun.
 
 One process, the leader, runs the experiment: it searches, grows, measures and writes. The others
-follow: they wait for orders to train, take the leader's training state, and train on their share
+follow: they wait for commands to train, take the leader's training state, and train on their share
 of every batch, with all of the model (DistributedDataParallel) or a share of it (``sharding``).
 So what is on disk does not depend on how many processes there were.
 """
@@ -26,23 +26,23 @@ from nas_growclip.models.clip import Clip
 from nas_growclip.models.losses import make_loss
 from nas_growclip.training.backpropagation import Backpropagation
 
-Order = Mapping[str, Any]
+Command = Mapping[str, Any]
 """What followers are to do, by name."""
 
 PATIENCE = timedelta(days=7)
-"""How long followers wait for an order, such as while the leader measures."""
+"""How long followers wait for a command, such as while the leader measures."""
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """This process's place among those that train together; by default it is alone."""
 
     rank: int = 0
     size: int = 1
     device: str | None = None
     """The device that torchrun's place gives this process; None where it is alone."""
-    orders: Any = None
-    """The process group that orders go through, on the CPU."""
+    commands: Any = None
+    """The process group that commands go through, on the CPU."""
 
     @property
     def is_leader(self) -> bool:
@@ -105,29 +105,29 @@ class Team:
             if parameter.grad is not None:
                 parameter.grad = self.mean(parameter.grad)
 
-    def tell(self, order: object) -> None:
-        """Give the followers an order."""
+    def broadcast(self, command: object) -> None:
+        """Give the followers a command."""
         if self.size > 1:
-            distributed.broadcast_object_list([order], src=0, group=self.orders)
+            distributed.broadcast_object_list([command], src=0, group=self.commands)
 
-    def hear(self) -> Any:
-        """Wait for the leader's next order."""
-        heard: list[Any] = [None]
-        distributed.broadcast_object_list(heard, src=0, group=self.orders)
-        return heard[0]
+    def receive(self) -> Any:
+        """Wait for the leader's next command."""
+        received: list[Any] = [None]
+        distributed.broadcast_object_list(received, src=0, group=self.commands)
+        return received[0]
 
-    def send(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give the followers tensors, which they ``receive``."""
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the followers tensors, for ``receive_tensors``."""
         if self.size == 1:
             return
-        self.tell({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
+        self.broadcast({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
         for value in tensors.values():
             distributed.broadcast(self._placed(value.detach()), src=0)
 
-    def receive(self, device: torch.device) -> dict[str, Tensor]:
+    def receive_tensors(self, device: torch.device) -> dict[str, Tensor]:
         """Take the tensors that the leader sends, and put each on a device."""
         received = {}
-        for name, (shape, dtype) in self.hear().items():
+        for name, (shape, dtype) in self.receive().items():
             value = self._placed(torch.empty(shape, dtype=dtype))
             distributed.broadcast(value, src=0)
             received[name] = value.to(device)
@@ -137,14 +137,14 @@ class Team:
         return value.to(self.device or "cpu").contiguous()
 
     def leave(self) -> None:
-        """End the team: its followers hear that there is nothing left to do.
+        """End the group: its followers are told that there is nothing left to do.
 
         Not for errors: followers may be in the middle of a step then, and torchrun ends them when
         it sees the leader's exit code.
         """
         if self.size > 1:
             if self.is_leader:
-                self.tell(None)
+                self.broadcast(None)
             _joined.clear()
             distributed.destroy_process_group()
 
@@ -152,12 +152,12 @@ class Team:
 PR_SET_PDEATHSIG = 1
 """From Linux's ``sys/prctl.h``."""
 
-ALONE = Team()
-_joined: list[Team] = []
+ALONE = ProcessGroup()
+_joined: list[ProcessGroup] = []
 
 
-def current_team() -> Team:
-    """The team that this process has joined; alone if none."""
+def current_group() -> ProcessGroup:
+    """The group that this process has joined; alone if none."""
     return _joined[-1] if _joined else ALONE
 
 
@@ -167,7 +167,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def join_team(device: str | None = None) -> Team:
+def join_group(device: str | None = None) -> ProcessGroup:
     """Take this process's place among those that torchrun started; alone where it did not.
 
     Args:
@@ -190,7 +190,7 @@ def join_team(device: str | None = None) -> Team:
     if uses_gpu:
         torch.cuda.set_device(place)
     distributed.init_process_group("nccl" if uses_gpu else "gloo")
-    orders = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    commands = distributed.new_group(backend="gloo", timeout=PATIENCE)
     name = f"cuda:{place}" if uses_gpu else "cpu"
-    _joined.append(Team(distributed.get_rank(), size, name, orders))
+    _joined.append(ProcessGroup(distributed.get_rank(), size, name, commands))
     return _joined[-1]

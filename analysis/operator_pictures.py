@@ -1,4 +1,6 @@
-"""A picture for each method of growth, drawn from the code that grows, for docs/operators.md.
+"""A picture for each method of growth, drawn from the code that grows.
+
+The pictures are those of docs/reference/operators.md.
 
 Axis operators are shown as their matrices (a row for each of the child's entries, a column for each
 of the parent's), depth operators as the child's list of blocks, and readings of PIM as the value of

@@ -190,7 +190,8 @@ def embed_dim_axis(step: AxisStep) -> AxisMap:
     shifts are folded into readers, since Q mixes coordinates. Cosines do not change.
 
     Without a shared encoder no exact growth by less than a factor of 2 lets the new directions
-    learn (docs/operators.md); the image tower's new rows are small and fresh, the text tower's 0.
+    learn (docs/reference/operators.md); the image tower's new rows are small and fresh, the text
+    tower's 0.
     """
     keep, is_new = _keep(step)
     if not (step.parent.shared.depth or step.child.shared.depth):

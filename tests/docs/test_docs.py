@@ -48,7 +48,7 @@ def test_readme_experiment_loads(tmp_path: Path) -> None:
     assert load_config(path).data.stages == (2, 4, 8)
 
 
-EXTENDING_OPERATOR = run_block(blocks("docs/extending.md", "python")[0])["random_copies"]
+EXTENDING_OPERATOR = run_block(blocks("docs/guide/extending.md", "python")[0])["random_copies"]
 
 
 @pytest.mark.parametrize("dimension", NOT_DEPTH)
@@ -82,15 +82,16 @@ def test_extending_operator_works_by_name(
 
 
 def test_extending_objective_scores() -> None:
-    objective = run_block(blocks("docs/extending.md", "python")[1])["smallest_loss"]
+    objective = run_block(blocks("docs/guide/extending.md", "python")[1])["smallest_loss"]
     assert objective(trial(), trial(), DATA, CONFIG).value == 0
     assert objective(trial(1, shift=-0.2), trial(), DATA, CONFIG).value == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize(
-    "path", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-)
-def test_links_lead_somewhere(path: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / path).read_text()):
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
-            assert ((ROOT / path).parent / target).exists(), target
+            assert (page.parent / target).exists(), target

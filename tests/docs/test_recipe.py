@@ -1,4 +1,4 @@
-"""The recipe of docs/openclip.md, command by command, on a model and data cut down."""
+"""The recipe of docs/guide/openclip.md, command by command, on a model and data cut down."""
 
 import io
 import json
@@ -83,7 +83,7 @@ def cut_down() -> dict[str, Any]:
 
 
 def commands(heading: str) -> list[list[str]]:
-    text = (ROOT / "docs" / "openclip.md").read_text().partition(heading)[2]
+    text = (ROOT / "docs" / "guide" / "openclip.md").read_text().partition(heading)[2]
     block = re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL)[0]
     found = [shlex.split(line) for line in block.splitlines()]
     return [["small.json" if word == "ViT-B-32" else word for word in line] for line in found]

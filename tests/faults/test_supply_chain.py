@@ -24,7 +24,7 @@ WITH_CONDITIONS = {
     "psycopg": "LGPL-3.0: PostgreSQL's driver, an extra",
     "psycopg-binary": "LGPL-3.0: the same",
 }
-"""Other licences, and why they may stay; docs/licences.md tells users."""
+"""Other licences, and why they may stay; docs/reference/licences.md tells users."""
 NVIDIA = re.compile(r"^(nvidia-|cuda-)")
 """CUDA's libraries, which PyTorch's own builds bring: NVIDIA's licence, free of charge."""
 
@@ -87,7 +87,7 @@ def test_licences_are_permissive_or_named() -> None:
         if not NVIDIA.match(name) and not PERMISSIVE.search(licence(installed))
     }
     assert set(others) <= set(WITH_CONDITIONS), others
-    listed = (ROOT / "docs" / "licences.md").read_text()
+    listed = (ROOT / "docs" / "reference" / "licences.md").read_text()
     assert all(f"`{name}`" in listed for name in WITH_CONDITIONS)
 
 

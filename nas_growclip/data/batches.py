@@ -42,7 +42,7 @@ class PairBatch:
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """A part of every batch, or of every so many batches: what one of several processes makes."""
 
     index: int = 0
@@ -53,12 +53,12 @@ class Share:
     """Of every so many batches, counted from the first one asked for, only that at ``turn``."""
 
     def places(self, batch_size: int) -> range:
-        """Places of a batch that are this share's."""
+        """Places of a batch that are this shard's."""
         ends = (batch_size * i // self.count for i in (self.index, self.index + 1))
         return range(*ends)
 
 
-WHOLE = Share()
+WHOLE = BatchShard()
 
 
 class PairEncoder(NamedTuple):
@@ -125,7 +125,7 @@ def training_batches(
     *,
     seed: int,
     start: int = 0,
-    share: Share = WHOLE,
+    shard: BatchShard = WHOLE,
 ) -> Generator[PairBatch]:
     """Endless shuffled batches, epoch after epoch; an epoch's last partial batch is dropped.
 
@@ -135,7 +135,7 @@ def training_batches(
         batch_size: Pairs in a whole batch.
         seed: Fixes the order of every epoch.
         start: Batches to leave out, so that an interrupted training goes on where it was.
-        share: The part of each batch to give; only that is decoded.
+        shard: The part of each batch to give; only that is decoded.
 
     Raises:
         ValueError: If there are fewer pairs than one batch holds.
@@ -147,10 +147,10 @@ def training_batches(
             f"batch_size={batch_size} and {pairs.num_pairs} pairs. Use a smaller batch."
         )
     first_epoch, skip = divmod(start, steps_per_epoch)
-    places = share.places(batch_size)
+    places = shard.places(batch_size)
     for epoch in itertools.count(first_epoch):
-        turn = (start + share.turn - epoch * steps_per_epoch) % share.turns
-        numbers = [n for n in range(skip, steps_per_epoch) if n % share.turns == turn]
+        turn = (start + shard.turn - epoch * steps_per_epoch) % shard.turns
+        numbers = [n for n in range(skip, steps_per_epoch) if n % shard.turns == turn]
 
         def wanted(place: int, numbers: frozenset[int] = frozenset(numbers)) -> bool:
             number, within = divmod(place, batch_size)
@@ -194,7 +194,7 @@ class BatchOrder:
     batch_size: int
     seed: int
     start: int = 0
-    share: Share = WHOLE
+    shard: BatchShard = WHOLE
 
 
 class _WorkerBatches(IterableDataset[Any]):
@@ -206,7 +206,7 @@ class _WorkerBatches(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         turns = {} if worker is None else {"turn": worker.id, "turns": worker.num_workers}
-        order = replace(self.order, share=replace(self.order.share, **turns))
+        order = replace(self.order, shard=replace(self.order.shard, **turns))
         try:
             yield from load_batches(self.pairs, self.encoder, order)
         except (ValueError, OSError) as error:
@@ -240,7 +240,7 @@ def load_batches(
             order.batch_size,
             seed=order.seed,
             start=order.start,
-            share=order.share,
+            shard=order.shard,
         )
         return
     loader = DataLoader(

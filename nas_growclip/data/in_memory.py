@@ -1,4 +1,4 @@
-"""Pairs held in memory, decoded once: for data that is small beside the training it is used for."""
+"""Pairs cached in memory, decoded once: for data that is small beside its training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,13 +22,13 @@ class DecodedPairs:
 
 
 @dataclass(frozen=True)
-class HeldPairs:
+class CachedPairs:
     """The first pairs of a set whose decoded images and captions stay in memory.
 
     An epoch's order is a permutation of all of them, not one within a shuffle buffer.
     """
 
-    held: DecodedPairs
+    decoded: DecodedPairs
     """May be longer, and shared with other sets: a stage's pairs begin with an earlier stage's."""
     num_pairs: int
     manifest: tuple[ManifestEntry, ...]
@@ -38,23 +38,23 @@ class HeldPairs:
         order = np.arange(self.num_pairs)
         if seed is not None:
             order = np.random.default_rng(seed).permutation(order)
-        return (self.held[index] for place, index in enumerate(order.tolist()) if wanted(place))
+        return (self.decoded[index] for place, index in enumerate(order.tolist()) if wanted(place))
 
 
-def hold(pairs: ImageTextPairs, within: "HeldPairs | None" = None) -> HeldPairs:
-    """Hold a set in memory.
+def cache_in_memory(pairs: ImageTextPairs, within: "CachedPairs | None" = None) -> CachedPairs:
+    """Cache a set in memory.
 
     Args:
         pairs: The set.
-        within: A set that begins with it and is held already: then nothing is held twice.
+        within: A set that begins with it and is cached already: then nothing is kept twice.
     """
-    held = within.held if within is not None else DecodedPairs(pairs)
-    return HeldPairs(held, pairs.num_pairs, pairs.manifest)
+    decoded = within.decoded if within is not None else DecodedPairs(pairs)
+    return CachedPairs(decoded, pairs.num_pairs, pairs.manifest)
 
 
-def hold_nested(sets: list[ImageTextPairs]) -> list[ImageTextPairs]:
-    """Hold sets of which each begins with the one before, in rising order of size."""
+def cache_nested(sets: list[ImageTextPairs]) -> list[ImageTextPairs]:
+    """Cache sets of which each begins with the one before, in rising order of size."""
     if not sets:
         return []
-    largest = hold(sets[-1])
-    return [*(hold(pairs, largest) for pairs in sets[:-1]), largest]
+    largest = cache_in_memory(sets[-1])
+    return [*(cache_in_memory(pairs, largest) for pairs in sets[:-1]), largest]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.in_memory import hold, hold_nested
+from nas_growclip.data.in_memory import cache_in_memory, cache_nested
 from nas_growclip.data.pairs import ImageTextPairs, ManifestEntry
 from nas_growclip.data.sources.decoding import data_folder
 from nas_growclip.data.sources.scenes import scene_tasks
@@ -59,8 +59,12 @@ def open_stages(config: DataConfig, folder: Path | None) -> tuple[DataStage, ...
         source(replace(config, test=name), folder, "test", None) for name in config.test_by_stage
     ]
     if config.in_memory:
-        trains, validation, test = hold_nested(trains), hold(validation), hold(test)
-        by_stage = [hold(pairs) for pairs in by_stage]
+        trains, validation, test = (
+            cache_nested(trains),
+            cache_in_memory(validation),
+            cache_in_memory(test),
+        )
+        by_stage = [cache_in_memory(pairs) for pairs in by_stage]
     stages = tuple(
         DataStage(
             index=index,

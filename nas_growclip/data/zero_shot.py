@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from nas_growclip.data.config import MAX_BAD_SHARE
-from nas_growclip.data.sources.bad_share import Found, check_bad_share
+from nas_growclip.data.sources.bad_share import SkipCounts, check_bad_share
 from nas_growclip.data.sources.decoding import decode_image
 from nas_growclip.data.sources.webdataset import DUPLICATE_KEY, Sample, read_samples
 
@@ -94,7 +94,7 @@ def folder_task(path: Path, max_bad_share: float = MAX_BAD_SHARE) -> ZeroShotTas
             f"{path} must hold one usable image or more, but has none (skipped: {dict(skipped)}). "
             "Check that its shards hold KEY.cls and KEY.png, KEY.webp or KEY.jpg."
         )
-    check_bad_share(str(path), len(labelled), Found(skipped, len(shards)), max_bad_share)
+    check_bad_share(str(path), len(labelled), SkipCounts(skipped, len(shards)), max_bad_share)
     images, labels = zip(*labelled, strict=True)
     name = path.resolve().name.removeprefix("wds_")
     return ZeroShotTask(name, class_names, templates, images, labels, dict(skipped))

@@ -107,7 +107,7 @@ def sharded_batches(
     return load_batches(
         data.train,
         training_encoder(config, state.model),
-        BatchOrder(batch_size, seed, start=state.step, share=state.group.share),
+        BatchOrder(batch_size, seed, start=state.step, shard=state.group.batch_shard),
         config.data.workers,
         pin_memory=state.model.logit_scale.device.type == "cuda",
     )

@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nas_growclip.data.batches import Share
+from nas_growclip.data.batches import BatchShard
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.losses import make_loss
 from nas_growclip.training.backpropagation import Backpropagation
@@ -50,9 +50,9 @@ class ProcessGroup:
         return self.rank == 0
 
     @property
-    def share(self) -> Share:
+    def batch_shard(self) -> BatchShard:
         """The part of every batch that this process trains on."""
-        return Share(self.rank, self.size)
+        return BatchShard(self.rank, self.size)
 
     def check_batch(self, batch_size: int) -> None:
         """Refuse a batch that cannot be shared out evenly.

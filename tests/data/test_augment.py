@@ -8,7 +8,13 @@ import torch
 from PIL import Image
 
 from nas_growclip.data.augment import AugmentConfig, vary
-from nas_growclip.data.batches import PairBatch, PairEncoder, Share, fixed_batches, training_batches
+from nas_growclip.data.batches import (
+    BatchShard,
+    PairBatch,
+    PairEncoder,
+    fixed_batches,
+    training_batches,
+)
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.stages import open_stages
 
@@ -52,14 +58,19 @@ def test_taken_up_anywhere_the_batches_are_the_same() -> None:
 def test_shares_of_a_batch_are_the_batch(count: int) -> None:
     encoder = PairEncoder((32, 32), lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64))
     pairs = open_stages(DATA, None)[0].train
-    shares = [
+    shards = [
         training_batches(
-            pairs, encoder._replace(augment=CROPS), 16, seed=0, start=2, share=Share(index, count)
+            pairs,
+            encoder._replace(augment=CROPS),
+            16,
+            seed=0,
+            start=2,
+            shard=BatchShard(index, count),
         )
         for index in range(count)
     ]
     for whole in batches(CROPS, 4, start=2):
-        parts = [next(share) for share in shares]
+        parts = [next(shard) for shard in shards]
         assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
         assert sum((part.captions for part in parts), ()) == whole.captions
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nas_growclip.data.augment import AugmentConfig
-from nas_growclip.data.batches import BatchOrder, PairEncoder, Share, load_batches
+from nas_growclip.data.batches import BatchOrder, BatchShard, PairEncoder, load_batches
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.pairs import ImageTextPairs, IsWanted, Pair, every_pair
 from nas_growclip.data.stages import open_stages
@@ -23,13 +23,13 @@ def pairs() -> ImageTextPairs:
     return open_stages(DATA, None)[0].train
 
 
-@pytest.mark.parametrize("share", [Share(), Share(1, 2)])
+@pytest.mark.parametrize("shard", [BatchShard(), BatchShard(1, 2)])
 @pytest.mark.parametrize(("workers", "start"), [(1, 0), (2, 0), (2, 3), (2, 9)])
 def test_workers_make_the_same_batches(
-    pairs: ImageTextPairs, workers: int, start: int, share: Share
+    pairs: ImageTextPairs, workers: int, start: int, shard: BatchShard
 ) -> None:
     """Five batches an epoch, so the turns of the workers shift from epoch to epoch."""
-    order = BatchOrder(batch_size=16, seed=3, start=start, share=share)
+    order = BatchOrder(batch_size=16, seed=3, start=start, shard=shard)
     alone = load_batches(pairs, ENCODER, order)
     shared = load_batches(pairs, ENCODER, order, workers)
     for one, other in itertools.islice(zip(alone, shared, strict=True), 13):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.in_memory import hold, hold_nested
+from nas_growclip.data.in_memory import cache_in_memory, cache_nested
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.stages import open_stages
 
@@ -27,7 +27,7 @@ def test_held_pairs_are_the_streams_pairs() -> None:
 
 
 def test_an_epoch_is_a_permutation_that_follows_from_its_seed() -> None:
-    pairs = hold(open_stages(SCENES, None)[1].train)
+    pairs = cache_in_memory(open_stages(SCENES, None)[1].train)
     stored, shuffled = content(pairs, None), content(pairs, 3)
     assert shuffled != stored
     assert sorted(shuffled) == sorted(stored)
@@ -37,7 +37,7 @@ def test_an_epoch_is_a_permutation_that_follows_from_its_seed() -> None:
 
 def test_nested_stages_are_decoded_once() -> None:
     trains = [stage.train for stage in open_stages(SCENES, None)]
-    small, large = hold_nested(trains)
+    small, large = cache_nested(trains)
     assert content(small, None) == content(large, None)[:40]
     assert next(small.epoch(None)).image is next(large.epoch(None)).image
-    assert hold_nested([]) == []
+    assert cache_nested([]) == []

@@ -14,7 +14,7 @@ import yaml
 
 from nas_growclip.cli.main import main
 from nas_growclip.data.config import AddedShards, DataConfig
-from nas_growclip.data.in_memory import HeldPairs
+from nas_growclip.data.in_memory import CachedPairs
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.data.stages import open_stages
 from nas_growclip.experiment.config import ExperimentConfig, load_config
@@ -453,7 +453,7 @@ def test_added_stage_without_a_held_out_set_is_measured_on_the_earlier_ones(
     assert [len(stage.test_by_stage) for stage in stages] == [1, 1]
     assert [stage.num_pairs for stage in stages] == [PER_SHARD, 2 * PER_SHARD]
     train = stages[1].train
-    assert isinstance(train, HeldPairs)
+    assert isinstance(train, CachedPairs)
     assert len(list(train.epoch(3))) == 2 * PER_SHARD
 
 

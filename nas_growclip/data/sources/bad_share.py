@@ -14,37 +14,37 @@ FILE_DAMAGE = frozenset({"unreadable shard", "truncated shard", "empty shard"})
 """What is counted once a file, however many pairs are lost with it."""
 
 
-class Found(NamedTuple):
-    """What was left out of some files."""
+class SkipCounts(NamedTuple):
+    """How much was left out of some files."""
 
     skipped: Mapping[str, int]
     """How much, by reason."""
     num_files: int = 1
 
 
-def require_pairs(config: DataConfig, split: Split, num_pairs: int, found: Found) -> None:
+def require_pairs(config: DataConfig, split: Split, num_pairs: int, counts: SkipCounts) -> None:
     """Refuse a split without one usable pair, or of which too much is bad.
 
     Args:
         config: Names the files and says how much may be bad.
         split: Which split.
         num_pairs: Usable pairs.
-        found: What else there was.
+        counts: What else there was.
 
     Raises:
         ValueError: If so; says what was found instead.
     """
     setting = split_setting(config, split)
-    kinds = ", ".join(f"{count} x {reason}" for reason, count in sorted(found.skipped.items()))
+    kinds = ", ".join(f"{count} x {reason}" for reason, count in sorted(counts.skipped.items()))
     if num_pairs == 0:
         raise ValueError(
             f"data.{split} must hold one usable pair or more, but {setting!r} has none "
             f"(found: {kinds or 'nothing'}). Check the files and their format."
         )
-    check_bad_share(f"data.{split} ({setting!r})", num_pairs, found, config.max_bad_share)
+    check_bad_share(f"data.{split} ({setting!r})", num_pairs, counts, config.max_bad_share)
 
 
-def check_bad_share(what: str, num_usable: int, found: Found, most: float) -> None:
+def check_bad_share(what: str, num_usable: int, counts: SkipCounts, most: float) -> None:
     """Refuse data of which more than a share is bad, by its files or by what is in them.
 
     What a run holds already or measures on is not bad, only left out.
@@ -52,10 +52,10 @@ def check_bad_share(what: str, num_usable: int, found: Found, most: float) -> No
     Raises:
         ValueError: If so; says how many of what kind.
     """
-    bad = {reason: n for reason, n in found.skipped.items() if reason not in NOT_BAD}
+    bad = {reason: n for reason, n in counts.skipped.items() if reason not in NOT_BAD}
     num_bad = sum(n for reason, n in bad.items() if reason not in FILE_DAMAGE)
     num_damaged = sum(n for reason, n in bad.items() if reason in FILE_DAMAGE)
-    counted = {"pairs": (num_bad, num_bad + num_usable), "files": (num_damaged, found.num_files)}
+    counted = {"pairs": (num_bad, num_bad + num_usable), "files": (num_damaged, counts.num_files)}
     for unit, (number, total) in counted.items():
         if number > most * total:
             kinds = ", ".join(f"{count} x {reason}" for reason, count in sorted(bad.items()))

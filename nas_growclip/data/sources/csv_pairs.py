@@ -19,7 +19,7 @@ import numpy as np
 
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
-from nas_growclip.data.sources.bad_share import Found, require_pairs
+from nas_growclip.data.sources.bad_share import SkipCounts, require_pairs
 from nas_growclip.data.sources.decoding import (
     Split,
     data_folder,
@@ -116,7 +116,7 @@ def csv_pairs(config: DataConfig, folder: Path | None, split: Split, size: int |
         )
     stop = num_rows if size is None else size
     rows, skipped = _usable_rows(table, stop, pair_limit(config, split), f"checking {split} rows")
-    require_pairs(config, split, len(rows), Found(skipped))
+    require_pairs(config, split, len(rows), SkipCounts(skipped))
     return CsvPairs(table, rows, file_name(path, folder), skipped)
 
 

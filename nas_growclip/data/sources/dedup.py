@@ -26,7 +26,7 @@ def pair_identity(folder: Path, key: str, image: bytes, caption: str) -> bytes:
     return place.digest()[:DIGEST_SIZE] + content.digest()[:DIGEST_SIZE]
 
 
-class SeenPairs:
+class Deduplicator:
     """Pairs that a run has: those it trains on, and those that it only measures on."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from webdataset.tariterators import base_plus_ext
 
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
-from nas_growclip.data.sources.bad_share import Found, require_pairs
+from nas_growclip.data.sources.bad_share import SkipCounts, require_pairs
 from nas_growclip.data.sources.decoding import (
     Split,
     data_folder,
@@ -33,7 +33,7 @@ from nas_growclip.data.sources.decoding import (
     pair_limit,
     split_setting,
 )
-from nas_growclip.data.sources.dedup import SeenPairs, pair_identity
+from nas_growclip.data.sources.dedup import Deduplicator, pair_identity
 from nas_growclip.data.sources.scan_cache import ShardScan, kept_scan, scan_in_order
 from nas_growclip.data.sources.tar import Member, read_members
 from nas_growclip.io.progress import track
@@ -130,7 +130,7 @@ def shard_pairs(
     parts = tuple(_new_pairs(found, config, folder) if is_train and config.added else found)
     skipped = sum((Counter(part.scan.skipped) for part in parts), Counter())
     num_pairs = sum(part.num_pairs for part in parts)
-    require_pairs(config, split, num_pairs, Found(skipped, len(parts)))
+    require_pairs(config, split, num_pairs, SkipCounts(skipped, len(parts)))
     return ShardPairs(parts, folder, config.shuffle_buffer)
 
 
@@ -273,7 +273,7 @@ def _parts(
 
 def _new_pairs(parts: Iterable[_Part], config: DataConfig, folder: Path) -> Iterator[_Part]:
     """The parts, those of added stages without the pairs that came before them."""
-    seen = SeenPairs()
+    seen = Deduplicator()
     for part in _held_out_parts(config, folder):
         seen.hold_out(part.scan.identities)
     num_planned = config.stages[config.num_planned_stages - 1]
@@ -292,7 +292,7 @@ def _held_out_parts(config: DataConfig, folder: Path) -> Iterator[_Part]:
         yield from shard_pairs(replace(config, test=name), folder, "test", None).parts
 
 
-def _without_seen(scan: ShardScan, seen: SeenPairs) -> ShardScan:
+def _without_seen(scan: ShardScan, seen: Deduplicator) -> ShardScan:
     usable = (p for p in itertools.count() if p not in scan.unusable)
     reasons = zip(seen.take(scan.identities), usable, strict=False)
     dropped = {position: reason for reason, position in reasons if reason}

@@ -6,7 +6,7 @@ from nas_growclip.data.sources.dedup import (
     HELD_OUT_PAIR,
     SEEN_KEY,
     SEEN_PAIR,
-    SeenPairs,
+    Deduplicator,
     pair_identity,
 )
 
@@ -18,7 +18,7 @@ def of(*pairs: tuple[Path, str, bytes, str]) -> bytes:
 
 
 def test_pairs_are_known_by_key_and_by_content() -> None:
-    seen = SeenPairs()
+    seen = Deduplicator()
     seen.add(of((HERE, "0", b"dog", "a dog")))
     new = of(
         (HERE, "0", b"cat", "a cat"),
@@ -31,7 +31,7 @@ def test_pairs_are_known_by_key_and_by_content() -> None:
 
 
 def test_held_out_pairs_stay_held_out() -> None:
-    seen = SeenPairs()
+    seen = Deduplicator()
     seen.hold_out(of((HERE, "0", b"dog", "a dog")))
     assert seen.take(of((THERE, "7", b"dog", "a dog"))) == [HELD_OUT_PAIR]
     assert seen.take(of((HERE, "0", b"cat", "a cat"))) == [HELD_OUT_PAIR]
@@ -42,7 +42,7 @@ def test_where_the_image_ends_is_part_of_the_content() -> None:
 
 
 def test_what_was_left_out_is_not_known_by_its_other_half() -> None:
-    seen = SeenPairs()
+    seen = Deduplicator()
     seen.add(of((HERE, "0", b"dog", "a dog")))
     assert seen.take(of((HERE, "0", b"cat", "a cat"), (HERE, "1", b"cat", "a cat"))) == [
         SEEN_KEY,

@@ -34,7 +34,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save
 
-from nas_growclip.compare.config import load_study
+from nas_growclip.compare.config import load_comparison
 from nas_growclip.data.sources.decoding import decode_image
 from nas_growclip.data.sources.tar import read_members
 from nas_growclip.experiment.config import load_config
@@ -86,7 +86,7 @@ def experiment(folder: Path) -> bytes:
     return (ROOT / "experiments" / "smoke.yaml").read_bytes()
 
 
-def study(folder: Path) -> bytes:
+def comparison(folder: Path) -> bytes:
     experiment = read_mapping(ROOT / "experiments" / "smoke.yaml")
     arms = {"grown": {}, "fixed": {"search": {"num_trials": 1}}}
     document = {"experiment": dict(experiment), "arms": arms, "baseline": "fixed", "seeds": [1, 2]}
@@ -187,7 +187,7 @@ def image(folder: Path) -> bytes:
 
 READERS: Mapping[str, Reader] = {
     "experiment": Reader("a.yaml", experiment, load_config),
-    "study": Reader("a.yaml", study, load_study),
+    "comparison": Reader("a.yaml", comparison, load_comparison),
     "growth space": Reader("a.yaml", space, read_space),
     "architecture": Reader("arch.json", arch, ClipArch.load),
     "OpenCLIP config": Reader("a.json", foreign_config, lambda path: read_config(str(path))),

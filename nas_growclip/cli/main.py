@@ -18,11 +18,11 @@ from nas_growclip.cli.checkpoints import (
     _add_space,
 )
 from nas_growclip.cli.runs import (
+    _add_compare,
     _add_continue,
     _add_report,
     _add_rescore,
     _add_run,
-    _add_study,
     _add_worker,
     run,
 )
@@ -69,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     for add in (
         _add_run,
         _add_continue,
-        _add_study,
+        _add_compare,
         _add_worker,
         _add_report,
         _add_grow,

@@ -1,4 +1,4 @@
-"""The commands that work on runs: run, continue, study, worker, report, rescore."""
+"""The commands that work on runs: run, continue, compare, worker, report, rescore."""
 
 import argparse
 import json
@@ -98,31 +98,33 @@ def continue_(options: argparse.Namespace) -> None:
     print(f"Report: {options.run / 'report' / 'index.html'}")
 
 
-def _add_study(commands: Any) -> None:
+def _add_compare(commands: Any) -> None:
     parser = commands.add_parser(
-        "study", help="arms of one experiment over seeds, compared; the same command resumes it"
+        "compare", help="arms of one experiment over seeds, compared; the same command resumes it"
     )
-    parser.add_argument("study", metavar="STUDY.yaml", type=Path)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="study's folder")
+    parser.add_argument("comparison", metavar="COMPARISON.yaml", type=Path)
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="comparison's folder"
+    )
     _add_place(parser)
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes at a time (default: 1)"
     )
-    parser.set_defaults(command=study)
+    parser.set_defaults(command=compare)
 
 
-def study(options: argparse.Namespace) -> None:
-    """Run what is left of a study, print its table and where its results are."""
+def compare(options: argparse.Namespace) -> None:
+    """Run what is left of a comparison, print its table and where its results are."""
     if options.workers < 1:
         raise ValueError(f"--workers must be 1 or more, but got {options.workers}.")
     from nas_growclip.io.mappings import read_mapping
 
-    read_mapping(options.study)  # a bad file is told before the slow imports
-    from nas_growclip.compare.config import load_study
-    from nas_growclip.compare.runner import run_study
+    read_mapping(options.comparison)  # a bad file is told before the slow imports
+    from nas_growclip.compare.config import load_comparison
+    from nas_growclip.compare.runner import run_comparison
 
-    results = run_study(
-        load_study(options.study),
+    results = run_comparison(
+        load_comparison(options.comparison),
         options.out,
         data_folder=options.data,
         device=options.device,

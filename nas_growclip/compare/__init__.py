@@ -1,1 +1,1 @@
-"""Studies: arms of one experiment over seeds, compared pair by pair."""
+"""Comparisons: arms of one experiment over seeds, compared pair by pair."""

@@ -1,4 +1,4 @@
-"""One YAML is one study: arms that differ in what they change of one experiment, times seeds."""
+"""One YAML is one comparison: arms that change settings of one experiment, times seeds."""
 
 import copy
 import re
@@ -16,7 +16,7 @@ _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig:
+class CompareConfig:
     """Arms of one experiment, each at its own best learning rate, over several seeds.
 
     Raises:
@@ -24,7 +24,7 @@ class StudyConfig:
     """
 
     experiment: Mapping[str, Any]
-    """What all arms share; in YAML also an experiment's file, relative to the study's."""
+    """What all arms share; in YAML also an experiment's file, relative to the comparison's."""
     arms: Mapping[str, Mapping[str, Any]]
     """What each arm changes of it; nested mappings are merged, everything else is replaced."""
     baseline: str
@@ -75,12 +75,12 @@ class StudyConfig:
         return from_mapping(ExperimentConfig, merged, f"arms: {arm}")
 
     def to_yaml(self) -> str:
-        """The resolved study, as kept in its folder."""
+        """The resolved comparison, as kept in its folder."""
         return yaml.safe_dump(to_mapping(self), sort_keys=False)
 
 
-class Unit(NamedTuple):
-    """One run of a study."""
+class ArmRun(NamedTuple):
+    """One run of an arm: its learning rate and its seed."""
 
     arm: str
     learning_rate: float | None
@@ -89,27 +89,29 @@ class Unit(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Its run folder, in the study's."""
+        """Its run folder, in the comparison's."""
         rate = "" if self.learning_rate is None else f"lr_{self.learning_rate:g}_"
         return Path("runs") / self.arm / f"{rate}seed_{self.seed}"
 
 
-def tuning_units(study: StudyConfig, arm: str) -> tuple[Unit, ...]:
+def tuning_runs(comparison: CompareConfig, arm: str) -> tuple[ArmRun, ...]:
     """The runs that choose an arm's learning rate; none where there is nothing to choose."""
-    rates = study.learning_rates
-    return tuple(Unit(arm, rate, study.tuning_seed) for rate in rates) if len(rates) > 1 else ()
+    rates = comparison.learning_rates
+    return (
+        tuple(ArmRun(arm, rate, comparison.tuning_seed) for rate in rates) if len(rates) > 1 else ()
+    )
 
 
-def unit_config(study: StudyConfig, unit: Unit) -> ExperimentConfig:
-    """The experiment that a unit runs."""
-    config = replace(study.experiment_of(unit.arm), seed=unit.seed)
-    if unit.learning_rate is None:
+def run_config(comparison: CompareConfig, arm_run: ArmRun) -> ExperimentConfig:
+    """The experiment of an arm's run."""
+    config = replace(comparison.experiment_of(arm_run.arm), seed=arm_run.seed)
+    if arm_run.learning_rate is None:
         return config
-    return replace(config, train=replace(config.train, learning_rate=unit.learning_rate))
+    return replace(config, train=replace(config.train, learning_rate=arm_run.learning_rate))
 
 
-def load_study(path: str | Path) -> StudyConfig:
-    """Read a study strictly, each arm's experiment too.
+def load_comparison(path: str | Path) -> CompareConfig:
+    """Read a comparison strictly, each arm's experiment too.
 
     Raises:
         ValueError: If the file or a value in it is bad; the message gives the dotted path.
@@ -125,13 +127,13 @@ def load_study(path: str | Path) -> StudyConfig:
         data["experiment"] = with_files(data["experiment"], source)
     if isinstance(data.get("arms"), Mapping):
         data["arms"] = {name: _with_files(arm, file) for name, arm in data["arms"].items()}
-    study = from_mapping(StudyConfig, data, str(file))
-    for arm in study.arms:
+    comparison = from_mapping(CompareConfig, data, str(file))
+    for arm in comparison.arms:
         try:
-            study.experiment_of(arm)
+            comparison.experiment_of(arm)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
-    return study
+    return comparison
 
 
 def _with_files(arm: Any, file: Path) -> Any:

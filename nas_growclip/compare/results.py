@@ -1,4 +1,4 @@
-"""A study's tables and figures, made from the records of its runs alone."""
+"""A comparison's tables and figures, made from the records of its runs alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from nas_growclip.compare.bootstrap import Outcomes, paired_difference
-from nas_growclip.compare.folder import StudyFolder
+from nas_growclip.compare.folder import CompareFolder
 from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.records.folder import read_outcomes, read_timings
 from nas_growclip.records.frames import Run, load_run
-from nas_growclip.report.figures import draw_study, to_png
+from nas_growclip.report.figures import draw_comparison, to_png
 from nas_growclip.report.tables import FLOPS_NOTE
 
 METRICS = ("zero_shot_top1", "i2t_recall@1", "t2i_recall@1")
@@ -43,20 +43,22 @@ class Arm:
         return [read_outcomes(run.path / f"stage_{run.stages[-1].stage:02d}") for run in runs]
 
 
-def load_arms(study: StudyFolder) -> tuple[Arm, ...]:
-    """The arms that have a complete run, in the study's order."""
-    return tuple(_arms(study))
+def load_arms(comparison: CompareFolder) -> tuple[Arm, ...]:
+    """The arms that have a complete run, in the comparison's order."""
+    return tuple(_arms(comparison))
 
 
-def _arms(study: StudyFolder) -> Iterator[Arm]:
-    for name in study.config.arms:
+def _arms(comparison: CompareFolder) -> Iterator[Arm]:
+    for name in comparison.config.arms:
         try:
-            units = study.units(name)
+            runs = comparison.runs(name)
         except LookupError:
             continue
-        done = {u.seed: load_run(study.out / u.path) for u in units if study.is_run(u)}
+        done = {
+            u.seed: load_run(comparison.out / u.path) for u in runs if comparison.is_complete(u)
+        }
         if done:
-            yield Arm(name, units[0].learning_rate, done)
+            yield Arm(name, runs[0].learning_rate, done)
 
 
 def runs_frame(arms: Sequence[Arm]) -> pd.DataFrame:
@@ -71,10 +73,10 @@ def runs_frame(arms: Sequence[Arm]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def arms_frame(study: StudyFolder, arms: Sequence[Arm]) -> pd.DataFrame:
+def arms_frame(comparison: CompareFolder, arms: Sequence[Arm]) -> pd.DataFrame:
     """One row an arm: means and spreads after the last stage, differences to the baseline."""
-    baseline = next((arm for arm in arms if arm.name == study.config.baseline), None)
-    return pd.DataFrame([_arm_row(arm, baseline, len(study.config.seeds)) for arm in arms])
+    baseline = next((arm for arm in arms if arm.name == comparison.config.baseline), None)
+    return pd.DataFrame([_arm_row(arm, baseline, len(comparison.config.seeds)) for arm in arms])
 
 
 def _arm_row(arm: Arm, baseline: Arm | None, num_seeds: int) -> dict[str, Any]:
@@ -170,17 +172,17 @@ def _metric_cell(row: Mapping[Any, Any], metric: str) -> str:
     return f"{text} ({100 * difference:+.2f}: {100 * low:+.2f} to {100 * high:+.2f})"
 
 
-def write_results(study: StudyFolder) -> Path:
+def write_results(comparison: CompareFolder) -> Path:
     """Write the tables and figures of the runs there are.
 
     Returns:
         The folder: ``runs.csv``, ``arms.csv``, ``choices.csv``, ``times.csv``, ``arms.md`` and
         ``accuracy_vs_flops.png``. All but the times follow from the seeds alone.
     """
-    arms = load_arms(study)
-    folder = study.out / RESULTS_FOLDER
+    arms = load_arms(comparison)
+    folder = comparison.out / RESULTS_FOLDER
     make_folder(folder)
-    table, times = arms_frame(study, arms), times_frame(arms)
+    table, times = arms_frame(comparison, arms), times_frame(arms)
     frames = {
         "runs.csv": runs_frame(arms),
         "arms.csv": table,
@@ -190,10 +192,10 @@ def write_results(study: StudyFolder) -> Path:
     for name, frame in frames.items():
         write_atomically(folder / name, frame.to_csv(index=False, lineterminator="\n").encode())
     text = markdown_table(table, times)
-    for arm in filter(study.has_failed, study.config.arms):
+    for arm in filter(comparison.has_failed, comparison.config.arms):
         text += f"\nArm {arm}: failed at every learning rate; see failure.json of its runs.\n"
     write_atomically(folder / "arms.md", text.encode())
     if arms:
-        figure = to_png(lambda _: draw_study(frames["runs.csv"]), ())
+        figure = to_png(lambda _: draw_comparison(frames["runs.csv"]), ())
         write_atomically(folder / "accuracy_vs_flops.png", figure)
     return folder

@@ -1,6 +1,6 @@
-"""Run a study: every arm's rates, then every arm's seeds, by as many processes as work on it.
+"""Run a comparison: every arm's rates, then every arm's seeds, by as many processes as take part.
 
-The folder is the state. A run that is there is not run again, one that was interrupted goes on,
+The folder is the state. A run that is there is not run again, one that was interrupted resumes,
 and processes that share the folder share the work: each takes a run that no other one holds.
 """
 
@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nas_growclip.compare.config import StudyConfig, Unit, unit_config
-from nas_growclip.compare.folder import FAILURE_FILE, StudyFolder
+from nas_growclip.compare.config import ArmRun, CompareConfig, run_config
+from nas_growclip.compare.folder import FAILURE_FILE, CompareFolder
 from nas_growclip.compare.results import write_results
-from nas_growclip.compare.shared_prefix import find_beginning, take_beginning
+from nas_growclip.compare.shared_prefix import copy_shared_prefix, find_shared_prefix
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig
@@ -29,52 +29,52 @@ from nas_growclip.training.loop import DivergedError
 POLL_SECONDS = 1.0
 
 
-class StudyWorker:
-    """One process that works on a study.
+class CompareWorker:
+    """One process that works on a comparison.
 
     Args:
-        study: The study's folder.
+        comparison: The comparison's folder.
         data_folder: Where the data's relative paths start; scenes need none.
         device: A torch device; CUDA where there is one, else the CPU.
     """
 
     def __init__(
-        self, study: StudyFolder, data_folder: Path | None = None, device: str | None = None
+        self, comparison: CompareFolder, data_folder: Path | None = None, device: str | None = None
     ) -> None:
-        self.study = study
+        self.comparison = comparison
         self.data_folder = data_folder
         self.device = device
         self._opened: dict[str, Sequence[DataStage]] = {}
 
     def work(self) -> None:
         """Take runs until none is left, waiting for those that other processes hold."""
-        while not self.study.is_finished:
-            if not any(self._try_unit(unit) for unit in self.study.open_units()):
+        while not self.comparison.is_finished:
+            if not any(self._try_run(arm_run) for arm_run in self.comparison.open_runs()):
                 time.sleep(POLL_SECONDS)
 
-    def _try_unit(self, unit: Unit) -> bool:
-        """Run a unit unless another process holds it; whether it was run."""
-        folder = self.study.out / unit.path
+    def _try_run(self, arm_run: ArmRun) -> bool:
+        """Do a run unless another process holds it; whether it was run."""
+        folder = self.comparison.out / arm_run.path
         make_folder(folder.parent)
         with try_locked(folder.with_name(f".{folder.name}.lock")) as is_mine:
-            if not is_mine or self.study.has_ended(unit):
+            if not is_mine or self.comparison.has_ended(arm_run):
                 return False
-            say(f"{unit.path}")
+            say(f"{arm_run.path}")
             try:
-                self._run(unit, folder)
+                self._run(arm_run, folder)
             except (DivergedError, StageFailedError) as error:
                 reason = json.dumps({"reason": str(error)}) + "\n"
                 write_atomically(folder / FAILURE_FILE, reason.encode())
-                say(f"{unit.path} failed: {error}")
+                say(f"{arm_run.path} failed: {error}")
         return True
 
-    def _run(self, unit: Unit, folder: Path) -> None:
-        config = unit_config(self.study.config, unit)
+    def _run(self, arm_run: ArmRun, folder: Path) -> None:
+        config = run_config(self.comparison.config, arm_run)
         if not folder.exists():
-            beginning = find_beginning(config, self._others(unit))
-            if beginning is not None:
-                say(f"{unit.path}: takes {beginning.num_stages} stages from {beginning.run}")
-                take_beginning(config, folder, beginning)
+            prefix = find_shared_prefix(config, self._others(arm_run))
+            if prefix is not None:
+                say(f"{arm_run.path}: takes {prefix.num_stages} stages from {prefix.run}")
+                copy_shared_prefix(config, folder, prefix)
         run_experiment(
             config,
             folder,
@@ -84,12 +84,12 @@ class StudyWorker:
             with_report=False,
         )
 
-    def _others(self, unit: Unit) -> Iterator[tuple[ExperimentConfig, Path]]:
-        """The runs of other arms with a unit's seed and rate."""
-        for arm in self.study.config.arms:
-            if arm != unit.arm:
-                other = unit._replace(arm=arm)
-                yield unit_config(self.study.config, other), self.study.out / other.path
+    def _others(self, arm_run: ArmRun) -> Iterator[tuple[ExperimentConfig, Path]]:
+        """The runs of other arms with a run's seed and rate."""
+        for arm in self.comparison.config.arms:
+            if arm != arm_run.arm:
+                other = arm_run._replace(arm=arm)
+                yield run_config(self.comparison.config, other), self.comparison.out / other.path
 
     def _stages(self, config: DataConfig) -> Sequence[DataStage]:
         """A data configuration's stages, opened once for all runs that share it."""
@@ -99,19 +99,19 @@ class StudyWorker:
         return self._opened[key]
 
 
-def run_study(
-    config: StudyConfig,
+def run_comparison(
+    config: CompareConfig,
     out: str | Path,
     *,
     data_folder: str | Path | None = None,
     device: str | None = None,
     workers: int = 1,
 ) -> Path:
-    """Run what is left of a study, then write its tables and figures.
+    """Run what is left of a comparison, then write its tables and figures.
 
     Args:
-        config: The study.
-        out: Its folder; made if it is not there, taken up again if it is.
+        config: The comparison.
+        out: Its folder; made if it is not there, resumed if it is.
         data_folder: Where the data's relative paths start; scenes need none.
         device: A torch device; CUDA where there is one, else the CPU.
         workers: Processes at the same time on this machine; more may join by the same command.
@@ -120,20 +120,22 @@ def run_study(
         The folder of its results.
 
     Raises:
-        ValueError: If the folder holds another study, data is bad, or a worker fails.
+        ValueError: If the folder holds another comparison, data is bad, or a worker fails.
     """
-    study = StudyFolder(config, out)
-    worker = StudyWorker(study, Path(data_folder) if data_folder is not None else None, device)
-    if workers > 1 and not study.is_finished:
+    comparison = CompareFolder(config, out)
+    worker = CompareWorker(
+        comparison, Path(data_folder) if data_folder is not None else None, device
+    )
+    if workers > 1 and not comparison.is_finished:
         _run_workers(worker, workers)
     worker.work()
-    return write_results(study)
+    return write_results(comparison)
 
 
-def _run_workers(worker: StudyWorker, workers: int) -> None:
+def _run_workers(worker: CompareWorker, workers: int) -> None:
     """Let processes of their own do the work, the cores shared out among them."""
     threads = max(1, (os.cpu_count() or 1) // workers)
-    command = [sys.executable, "-m", "nas_growclip.compare.worker", str(worker.study.out)]
+    command = [sys.executable, "-m", "nas_growclip.compare.worker", str(worker.comparison.out)]
     command += ["--threads", str(threads)]
     if worker.data_folder is not None:
         command += ["--data", str(worker.data_folder)]
@@ -149,6 +151,6 @@ def _run_workers(worker: StudyWorker, workers: int) -> None:
             process.wait()
     if any(codes):
         raise ValueError(
-            f"{worker.study.out}: a worker ended with exit code {max(codes, key=abs)}; its message "
-            "is above. The same command goes on from here."
+            f"{worker.comparison.out}: a worker ended with exit code {max(codes, key=abs)}; its "
+            "message is above. The same command resumes from here."
         )

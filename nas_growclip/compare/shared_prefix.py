@@ -1,4 +1,4 @@
-"""Runs that begin alike share their beginning: what one has trained, the others take over.
+"""Runs that begin alike share their prefix: what one has trained, the others take over.
 
 Stages follow from the configuration alone, so a copy of them is what training would have given.
 """
@@ -23,25 +23,25 @@ from nas_growclip.records.folder import (
 )
 
 
-class Beginning(NamedTuple):
+class SharedPrefix(NamedTuple):
     """A run and the stages of it that another one may take over."""
 
     run: Path
     num_stages: int
 
 
-def alike_stages(one: ExperimentConfig, other: ExperimentConfig) -> int:
+def num_shared_stages(one: ExperimentConfig, other: ExperimentConfig) -> int:
     """How many scheduled stages two experiments have in common, from the first one on.
 
     Later stages may differ in their data, budget and schedule; how weights are inherited may
     differ where nothing has grown yet.
     """
     most = min(len(one.schedule), len(other.schedule))
-    counts = (n for n in range(most, 0, -1) if _beginning(one, n) == _beginning(other, n))
+    counts = (n for n in range(most, 0, -1) if _shared_prefix(one, n) == _shared_prefix(other, n))
     return next(counts, 0)
 
 
-def _beginning(config: ExperimentConfig, num_stages: int) -> dict[str, Any]:
+def _shared_prefix(config: ExperimentConfig, num_stages: int) -> dict[str, Any]:
     """Everything that the first stages follow from."""
     mapping: dict[str, Any] = to_mapping(config)
     for part, name in (
@@ -58,36 +58,36 @@ def _beginning(config: ExperimentConfig, num_stages: int) -> dict[str, Any]:
     return mapping
 
 
-def find_beginning(
+def find_shared_prefix(
     config: ExperimentConfig, others: Iterable[tuple[ExperimentConfig, Path]]
-) -> Beginning | None:
+) -> SharedPrefix | None:
     """The run that has most finished stages to take over; None where no one has any."""
-    found: Beginning | None = None
+    found: SharedPrefix | None = None
     for other, run in others:
-        alike = alike_stages(config, other)
+        alike = num_shared_stages(config, other)
         finished = len(read_stages(run)) if alike else 0
         if min(alike, finished) > (found.num_stages if found else 0):
-            found = Beginning(run, min(alike, finished))
+            found = SharedPrefix(run, min(alike, finished))
     return found
 
 
-def take_beginning(config: ExperimentConfig, folder: Path, beginning: Beginning) -> None:
+def copy_shared_prefix(config: ExperimentConfig, folder: Path, prefix: SharedPrefix) -> None:
     """Make a run's folder with another one's first stages; it is there whole or not at all.
 
     Args:
         config: The run's experiment.
         folder: Its folder, which must not be there yet.
-        beginning: What to copy; its run may be under way.
+        prefix: What to copy; its run may be under way.
     """
-    made = folder.with_name(f".{folder.name}.beginning")
+    made = folder.with_name(f".{folder.name}.prefix")
     shutil.rmtree(made, ignore_errors=True)
     make_folder(made)
     prepare_folder(config, made)
-    for index in range(beginning.num_stages):
-        source, target = (stage_folder(run, index) for run in (beginning.run, made))
+    for index in range(prefix.num_stages):
+        source, target = (stage_folder(run, index) for run in (prefix.run, made))
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("trials", TRAINING_FILE))
         make_folder(target / "trials")
     for name in (TRIALS_FILE, TIMINGS_FILE, STAGES_FILE):
-        lines = stage_lines(beginning.run / name, beginning.num_stages)
+        lines = stage_lines(prefix.run / name, prefix.num_stages)
         write_atomically(made / name, "".join(lines).encode())
     made.rename(folder)

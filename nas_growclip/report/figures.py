@@ -165,7 +165,7 @@ def draw_trajectory(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def draw_study(runs: pd.DataFrame) -> Figure:
+def draw_comparison(runs: pd.DataFrame) -> Figure:
     """Accuracy of each arm against its training FLOPs, stage by stage: means and deviations.
 
     Args:

@@ -41,7 +41,7 @@ def test_commands_and_options_are_frozen() -> None:
     assert options == {
         "run": ["--data", "--device", "--help", "--out", "--seed", "EXPERIMENT.yaml"],
         "continue": ["--data", "--device", "--flops", "--help", "--old-data", "RUN"],
-        "study": ["--data", "--device", "--help", "--out", "--workers", "STUDY.yaml"],
+        "compare": ["--data", "--device", "--help", "--out", "--workers", "COMPARISON.yaml"],
         "worker": ["--data", "--device", "--help", "--patience", "RUN"],
         "report": ["--help", "--out", "RUN"],
         "rescore": ["--data-ratio", "--help", "--json", "--objective", "--set", "RUN"],

@@ -1,4 +1,4 @@
-"""A study's YAML: arms merged into one experiment, everything checked before anything runs."""
+"""A comparison's YAML: arms merged into one experiment, everything checked before anything runs."""
 
 from pathlib import Path
 from typing import Any
@@ -6,21 +6,28 @@ from typing import Any
 import pytest
 import yaml
 
-from nas_growclip.compare.config import StudyConfig, Unit, load_study, tuning_units, unit_config
+from nas_growclip.compare.config import (
+    ArmRun,
+    CompareConfig,
+    load_comparison,
+    run_config,
+    tuning_runs,
+)
+from nas_growclip.compare.folder import CompareFolder
 from tests.support.runs import ROOT
 
 SMALL = Path(__file__).parent / "small.yaml"
 
 
-def changed(tmp_path: Path, **changes: Any) -> StudyConfig:
-    path = tmp_path / "study.yaml"
+def changed(tmp_path: Path, **changes: Any) -> CompareConfig:
+    path = tmp_path / "comparison.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(SMALL.read_text()) | changes))
-    return load_study(path)
+    return load_comparison(path)
 
 
 def test_arms_change_only_what_they_name() -> None:
-    study = load_study(SMALL)
-    grown, fixed = study.experiment_of("growclip"), study.experiment_of("fixed")
+    comparison = load_comparison(SMALL)
+    grown, fixed = comparison.experiment_of("growclip"), comparison.experiment_of("fixed")
     assert grown.growth.momentum == 0.9
     assert grown.schedule == ()
     assert fixed.growth.momentum == 1.0
@@ -29,38 +36,38 @@ def test_arms_change_only_what_they_name() -> None:
     assert grown.data == fixed.data
 
 
-def test_units_and_their_folders() -> None:
-    study = load_study(SMALL)
-    units = tuning_units(study, "wider")
-    assert [unit.path.as_posix() for unit in units] == [
+def test_runs_and_their_folders() -> None:
+    comparison = load_comparison(SMALL)
+    runs = tuning_runs(comparison, "wider")
+    assert [arm_run.path.as_posix() for arm_run in runs] == [
         "runs/wider/lr_0.001_seed_1000",
         "runs/wider/lr_0.003_seed_1000",
     ]
-    config = unit_config(study, units[1])
+    config = run_config(comparison, runs[1])
     assert (config.seed, config.train.learning_rate) == (1000, 3e-3)
-    own = Unit("wider", None, 7)
+    own = ArmRun("wider", None, 7)
     assert own.path.as_posix() == "runs/wider/seed_7"
     assert (
-        unit_config(study, own).train.learning_rate
-        == study.experiment_of("wider").train.learning_rate
+        run_config(comparison, own).train.learning_rate
+        == comparison.experiment_of("wider").train.learning_rate
     )
 
 
-def test_resolved_study_reads_back(tmp_path: Path) -> None:
-    study = load_study(SMALL)
-    (tmp_path / "study.yaml").write_text(study.to_yaml())
-    assert load_study(tmp_path / "study.yaml") == study
+def test_resolved_comparison_reads_back(tmp_path: Path) -> None:
+    comparison = load_comparison(SMALL)
+    (tmp_path / "comparison.yaml").write_text(comparison.to_yaml())
+    assert load_comparison(tmp_path / "comparison.yaml") == comparison
 
 
 def test_experiment_and_space_may_be_files(tmp_path: Path) -> None:
-    study = changed(
+    comparison = changed(
         tmp_path,
         experiment=str(ROOT / "experiments" / "demo.yaml"),
         arms={"fixed": {}, "other": {"space": str(ROOT / "search_spaces" / "tiny.yaml")}},
         baseline="fixed",
     )
-    assert study.experiment_of("other") == study.experiment_of("fixed")
-    assert "image.depth" in study.experiment_of("fixed").space.dimensions
+    assert comparison.experiment_of("other") == comparison.experiment_of("fixed")
+    assert "image.depth" in comparison.experiment_of("fixed").space.dimensions
 
 
 @pytest.mark.parametrize(
@@ -85,6 +92,12 @@ def test_experiment_and_space_may_be_files(tmp_path: Path) -> None:
         ({"experiment": "nowhere.yaml"}, "nowhere.yaml: no such file"),
     ],
 )
-def test_bad_studies_say_where(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_bad_comparisons_say_where(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         changed(tmp_path, **changes)
+
+
+def test_a_folder_of_the_earlier_name_says_what_to_rename(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").touch()
+    with pytest.raises(ValueError, match=r"Rename its study\.yaml to comparison\.yaml"):
+        CompareFolder(load_comparison(SMALL), tmp_path)

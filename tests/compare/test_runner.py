@@ -1,4 +1,4 @@
-"""Whole studies: complete, the same after a kill, shared by processes, strict."""
+"""Whole comparisons: complete, the same after a kill, shared by processes, strict."""
 
 import json
 import os
@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from nas_growclip.cli.main import main
-from nas_growclip.compare.config import StudyConfig, load_study
-from nas_growclip.compare.folder import FAILURE_FILE, StudyFolder
+from nas_growclip.compare.config import CompareConfig, load_comparison
+from nas_growclip.compare.folder import FAILURE_FILE, CompareFolder
 from nas_growclip.compare.results import load_arms, write_results
-from nas_growclip.compare.runner import run_study
+from nas_growclip.compare.runner import run_comparison
 from nas_growclip.records.folder import read_outcomes, read_stages
 from nas_growclip.records.frames import load_run
 from tests.compare.test_compare_config import SMALL
@@ -33,22 +33,22 @@ def tables(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("study") / "out"
-    run_study(load_study(SMALL), out)
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    run_comparison(load_comparison(SMALL), out)
     return out
 
 
 def test_every_arm_runs_at_its_best_rate_with_every_seed(done: Path) -> None:
-    study = StudyFolder(load_study(SMALL), done)
-    assert study.is_finished
-    for arm in study.config.arms:
+    comparison = CompareFolder(load_comparison(SMALL), done)
+    assert comparison.is_finished
+    for arm in comparison.config.arms:
         tries = {
             rate: read_stages(done / "runs" / arm / f"lr_{rate:g}_seed_1000")[-1].validation["loss"]
-            for rate in study.config.learning_rates
+            for rate in comparison.config.learning_rates
         }
-        assert study.chosen_rate(arm) == min(tries, key=lambda rate: tries[rate])
-        assert [unit.seed for unit in study.units(arm)] == [0, 1]
-        assert all(study.is_run(unit) for unit in study.units(arm))
+        assert comparison.chosen_rate(arm) == min(tries, key=lambda rate: tries[rate])
+        assert [arm_run.seed for arm_run in comparison.runs(arm)] == [0, 1]
+        assert all(comparison.is_complete(arm_run) for arm_run in comparison.runs(arm))
 
 
 def test_arms_spend_the_same_flops_and_never_more(done: Path) -> None:
@@ -60,9 +60,9 @@ def test_arms_spend_the_same_flops_and_never_more(done: Path) -> None:
 
 def test_table_agrees_with_the_records(done: Path) -> None:
     frame = pd.read_csv(done / "results" / "arms.csv").set_index("arm")
-    study = StudyFolder(load_study(SMALL), done)
+    comparison = CompareFolder(load_comparison(SMALL), done)
     ends = {
-        arm: [load_run(done / unit.path).stages[-1].metrics for unit in study.units(arm)]
+        arm: [load_run(done / arm_run.path).stages[-1].metrics for arm_run in comparison.runs(arm)]
         for arm in ("fixed", "wider")
     }
     for metric in ("zero_shot_top1", "i2t_recall@1", "t2i_recall@1"):
@@ -76,9 +76,9 @@ def test_table_agrees_with_the_records(done: Path) -> None:
 
 
 def test_outcomes_are_the_metrics_item_by_item(done: Path) -> None:
-    for unit in StudyFolder(load_study(SMALL), done).units("growclip"):
-        for stage in load_run(done / unit.path).stages:
-            outcomes = read_outcomes(done / unit.path / f"stage_{stage.stage:02d}")
+    for arm_run in CompareFolder(load_comparison(SMALL), done).runs("growclip"):
+        for stage in load_run(done / arm_run.path).stages:
+            outcomes = read_outcomes(done / arm_run.path / f"stage_{stage.stage:02d}")
             assert outcomes["zero_shot_top1/digits"].shape == (1797,)
             for name, right in outcomes.items():
                 assert right.mean() == pytest.approx(stage.metrics[name])
@@ -86,18 +86,18 @@ def test_outcomes_are_the_metrics_item_by_item(done: Path) -> None:
 
 def test_scratch_starts_afresh_and_fixed_goes_on(done: Path) -> None:
     """Stage 1 begins at the loss that stage 0 ended with, or far from it."""
-    study = StudyFolder(load_study(SMALL), done)
+    comparison = CompareFolder(load_comparison(SMALL), done)
     losses = {
-        arm: load_run(done / study.units(arm)[0].path).trials[1].curve[0][1]
+        arm: load_run(done / comparison.runs(arm)[0].path).trials[1].curve[0][1]
         for arm in ("fixed", "scratch")
     }
-    ended = load_run(done / study.units("fixed")[0].path).stages[0].validation["loss"]
+    ended = load_run(done / comparison.runs("fixed")[0].path).stages[0].validation["loss"]
     assert losses["fixed"] == pytest.approx(ended, abs=1e-4)
     assert losses["scratch"] != pytest.approx(ended, abs=1e-2)
 
 
 def test_scheduled_growth_is_what_was_asked(done: Path) -> None:
-    run = load_run(done / StudyFolder(load_study(SMALL), done).units("wider")[0].path)
+    run = load_run(done / CompareFolder(load_comparison(SMALL), done).runs("wider")[0].path)
     assert [stage.arch.image.width for stage in run.stages] == [32, 64]
     assert [len([t for t in run.trials if t.stage == k]) for k in (0, 1)] == [1, 1]
     assert run.stages[1].reason == "image.width 32 -> 64, as scheduled."
@@ -106,7 +106,7 @@ def test_scheduled_growth_is_what_was_asked(done: Path) -> None:
 
 def test_killed_and_started_again_gives_the_same_table(done: Path, tmp_path: Path) -> None:
     out, wanted = tmp_path / "out", tables(done)
-    command = [sys.executable, "-m", "nas_growclip", "study", str(SMALL), "--out", str(out)]
+    command = [sys.executable, "-m", "nas_growclip", "compare", str(SMALL), "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     while not list(out.glob("runs/fixed/*/stage_00/outcomes.npz")):
@@ -114,14 +114,16 @@ def test_killed_and_started_again_gives_the_same_table(done: Path, tmp_path: Pat
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not StudyFolder(load_study(SMALL), out).is_finished
-    run_study(load_study(SMALL), out, workers=2)
+    assert not CompareFolder(load_comparison(SMALL), out).is_finished
+    run_comparison(load_comparison(SMALL), out, workers=2)
     assert tables(out) == wanted
 
 
-def test_a_finished_study_is_not_run_again(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_comparison_is_not_run_again(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*/*.jsonl")}
-    assert main(["study", str(SMALL), "--out", str(done)]) == 0
+    assert main(["compare", str(SMALL), "--out", str(done)]) == 0
     assert {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*/*.jsonl")} == before
     printed = capsys.readouterr().out
     assert "| fixed | 2 |" in printed
@@ -129,51 +131,51 @@ def test_a_finished_study_is_not_run_again(done: Path, capsys: pytest.CaptureFix
 
 
 def test_a_rate_that_fails_is_not_chosen(tmp_path: Path) -> None:
-    study = small_study(("fixed",), learning_rates=(1e-3, 1e18), seeds=(0,))
-    run_study(study, tmp_path / "out")
+    comparison = small_comparison(("fixed",), learning_rates=(1e-3, 1e18), seeds=(0,))
+    run_comparison(comparison, tmp_path / "out")
     failure = tmp_path / "out" / "runs" / "fixed" / "lr_1e+18_seed_1000" / FAILURE_FILE
     assert "finite" in json.loads(failure.read_text())["reason"]
-    assert StudyFolder(study, tmp_path / "out").chosen_rate("fixed") == 1e-3
+    assert CompareFolder(comparison, tmp_path / "out").chosen_rate("fixed") == 1e-3
 
 
 def test_an_arm_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
-    study = small_study(("fixed",), learning_rates=(1e-3, 2e-3), seeds=(0,))
-    wild = {**study.arms["fixed"], "train": {"epsilon": 1e-30, "max_grad_norm": 1e30}}
+    comparison = small_comparison(("fixed",), learning_rates=(1e-3, 2e-3), seeds=(0,))
+    wild = {**comparison.arms["fixed"], "train": {"epsilon": 1e-30, "max_grad_norm": 1e30}}
     wild["train"] |= {"weight_decay": 1e9}
-    study = replace(study, arms={**study.arms, "wild": wild})
-    results = run_study(study, tmp_path / "out")
+    comparison = replace(comparison, arms={**comparison.arms, "wild": wild})
+    results = run_comparison(comparison, tmp_path / "out")
     table = (results / "arms.md").read_text()
     assert "| fixed | 1 |" in table
     assert "Arm wild: failed at every learning rate" in table
     with pytest.raises(LookupError, match="every learning rate of arm 'wild' failed"):
-        StudyFolder(study, tmp_path / "out").chosen_rate("wild")
+        CompareFolder(comparison, tmp_path / "out").chosen_rate("wild")
 
 
 def test_arms_may_be_added_and_nothing_else_changed(done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(done, out)
-    study = load_study(SMALL)
-    fewer = replace(study, arms={"fixed": study.arms["fixed"]}, seeds=(0,))
-    assert [arm.name for arm in load_arms(StudyFolder(fewer, out))] == ["fixed"]
-    changed = replace(study, tuning_seed=5)
-    with pytest.raises(ValueError, match="holds another study: it differs in tuning_seed"):
-        StudyFolder(changed, out)
-    other = replace(study, arms={**study.arms, "wider": {"schedule": [{}, {}]}})
+    comparison = load_comparison(SMALL)
+    fewer = replace(comparison, arms={"fixed": comparison.arms["fixed"]}, seeds=(0,))
+    assert [arm.name for arm in load_arms(CompareFolder(fewer, out))] == ["fixed"]
+    changed = replace(comparison, tuning_seed=5)
+    with pytest.raises(ValueError, match="holds another comparison: it differs in tuning_seed"):
+        CompareFolder(changed, out)
+    other = replace(comparison, arms={**comparison.arms, "wider": {"schedule": [{}, {}]}})
     with pytest.raises(ValueError, match="it differs in arms: wider"):
-        StudyFolder(other, out)
+        CompareFolder(other, out)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(ValueError, match="must be a new or empty folder or a study's"):
-        StudyFolder(study, tmp_path / "full")
+    with pytest.raises(ValueError, match="must be a new or empty folder or a comparison's"):
+        CompareFolder(comparison, tmp_path / "full")
 
 
-def test_results_of_a_study_under_way(tmp_path: Path) -> None:
-    study = StudyFolder(small_study(("fixed",), seeds=(0, 1)), tmp_path / "out")
-    folder = write_results(study)
+def test_results_of_a_comparison_under_way(tmp_path: Path) -> None:
+    comparison = CompareFolder(small_comparison(("fixed",), seeds=(0, 1)), tmp_path / "out")
+    folder = write_results(comparison)
     assert (folder / "arms.md").exists()
-    assert load_arms(study) == ()
+    assert load_arms(comparison) == ()
 
 
-def small_study(arms: tuple[str, ...], **changes: object) -> StudyConfig:
-    study = load_study(SMALL)
-    return replace(study, arms={name: study.arms[name] for name in arms}, **changes)  # type: ignore[arg-type]
+def small_comparison(arms: tuple[str, ...], **changes: object) -> CompareConfig:
+    comparison = load_comparison(SMALL)
+    return replace(comparison, arms={name: comparison.arms[name] for name in arms}, **changes)  # type: ignore[arg-type]

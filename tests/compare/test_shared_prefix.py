@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from nas_growclip.compare.config import load_study
-from nas_growclip.compare.shared_prefix import alike_stages, find_beginning, take_beginning
+from nas_growclip.compare.config import load_comparison
+from nas_growclip.compare.shared_prefix import (
+    copy_shared_prefix,
+    find_shared_prefix,
+    num_shared_stages,
+)
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_experiment
 from nas_growclip.growth.config import GrowthConfig
@@ -18,7 +22,7 @@ WIDER = {"image.width": 64}
 
 @pytest.fixture
 def fixed() -> ExperimentConfig:
-    return load_study(SMALL).experiment_of("fixed")
+    return load_comparison(SMALL).experiment_of("fixed")
 
 
 def with_stages(config: ExperimentConfig, stages: tuple[int, ...]) -> ExperimentConfig:
@@ -27,31 +31,31 @@ def with_stages(config: ExperimentConfig, stages: tuple[int, ...]) -> Experiment
 
 def test_stages_are_alike_up_to_the_first_difference(fixed: ExperimentConfig) -> None:
     wider = replace(fixed, schedule=({}, WIDER))
-    assert alike_stages(fixed, fixed) == 2
-    assert alike_stages(fixed, wider) == 1
-    assert alike_stages(fixed, replace(fixed, schedule=(WIDER, {}))) == 0
-    assert alike_stages(fixed, replace(fixed, stage_flops=(1.0e9, 3.0e9))) == 1
-    assert alike_stages(fixed, replace(fixed, stage_flops=(2.0e9, 2.0e9))) == 0
-    assert alike_stages(fixed, with_stages(fixed, (128, 512))) == 1
-    assert alike_stages(fixed, with_stages(fixed, (192, 256))) == 0
-    assert alike_stages(fixed, replace(fixed, restart=True)) == 1
-    assert alike_stages(fixed, replace(fixed, seed=1)) == 0
+    assert num_shared_stages(fixed, fixed) == 2
+    assert num_shared_stages(fixed, wider) == 1
+    assert num_shared_stages(fixed, replace(fixed, schedule=(WIDER, {}))) == 0
+    assert num_shared_stages(fixed, replace(fixed, stage_flops=(1.0e9, 3.0e9))) == 1
+    assert num_shared_stages(fixed, replace(fixed, stage_flops=(2.0e9, 2.0e9))) == 0
+    assert num_shared_stages(fixed, with_stages(fixed, (128, 512))) == 1
+    assert num_shared_stages(fixed, with_stages(fixed, (192, 256))) == 0
+    assert num_shared_stages(fixed, replace(fixed, restart=True)) == 1
+    assert num_shared_stages(fixed, replace(fixed, seed=1)) == 0
     rate = replace(fixed.train, learning_rate=1.0)
-    assert alike_stages(fixed, replace(fixed, train=rate)) == 0
+    assert num_shared_stages(fixed, replace(fixed, train=rate)) == 0
 
 
 def test_inheriting_may_differ_before_anything_grows(fixed: ExperimentConfig) -> None:
     net2net = replace(fixed, schedule=({}, WIDER), growth=GrowthConfig(operator="net2net"))
-    assert alike_stages(fixed, net2net) == 1
+    assert num_shared_stages(fixed, net2net) == 1
     grown = replace(fixed, schedule=(WIDER, {}))
-    assert alike_stages(grown, replace(grown, growth=net2net.growth)) == 0
+    assert num_shared_stages(grown, replace(grown, growth=net2net.growth)) == 0
     moments = replace(fixed, growth=GrowthConfig(moments="grow"))
-    assert alike_stages(fixed, moments) == 0
+    assert num_shared_stages(fixed, moments) == 0
 
 
 def test_searched_stages_are_not_shared(fixed: ExperimentConfig) -> None:
     searched = replace(fixed, schedule=())
-    assert alike_stages(searched, searched) == 0
+    assert num_shared_stages(searched, searched) == 0
 
 
 @pytest.mark.slow
@@ -61,10 +65,10 @@ def test_a_run_that_takes_over_stages_ends_as_one_that_trained_them(
     run_experiment(fixed, tmp_path / "fixed", with_report=False)
     wider = replace(fixed, schedule=({}, WIDER))
     run_experiment(wider, tmp_path / "alone", with_report=False)
-    beginning = find_beginning(wider, [(fixed, tmp_path / "fixed")])
-    assert beginning is not None
-    assert beginning.num_stages == 1
-    take_beginning(wider, tmp_path / "shared", beginning)
+    prefix = find_shared_prefix(wider, [(fixed, tmp_path / "fixed")])
+    assert prefix is not None
+    assert prefix.num_stages == 1
+    copy_shared_prefix(wider, tmp_path / "shared", prefix)
     run_experiment(wider, tmp_path / "shared", with_report=False)
     for name in (STAGES_FILE, TRIALS_FILE, "config.yaml", "stage_00/model.safetensors"):
         alone, shared = (tmp_path / run / name for run in ("alone", "shared"))
@@ -76,17 +80,17 @@ def test_a_run_that_takes_over_stages_ends_as_one_that_trained_them(
 def test_nothing_is_taken_from_a_run_that_has_finished_no_stage(
     fixed: ExperimentConfig, tmp_path: Path
 ) -> None:
-    assert find_beginning(fixed, [(fixed, tmp_path / "not_there")]) is None
+    assert find_shared_prefix(fixed, [(fixed, tmp_path / "not_there")]) is None
 
 
 @pytest.mark.slow
-def test_a_copy_that_was_interrupted_is_made_anew(fixed: ExperimentConfig, tmp_path: Path) -> None:
+def test_a_copy_that_was_interrupted_is_made_again(fixed: ExperimentConfig, tmp_path: Path) -> None:
     run_experiment(fixed, tmp_path / "fixed", with_report=False)
-    torn = tmp_path / ".shared.beginning" / "stage_00"
+    torn = tmp_path / ".shared.prefix" / "stage_00"
     torn.mkdir(parents=True)
     (torn / "rubbish").touch()
-    beginning = find_beginning(fixed, [(fixed, tmp_path / "fixed")])
-    assert beginning is not None
-    take_beginning(fixed, tmp_path / "shared", beginning)
+    prefix = find_shared_prefix(fixed, [(fixed, tmp_path / "fixed")])
+    assert prefix is not None
+    copy_shared_prefix(fixed, tmp_path / "shared", prefix)
     assert not (tmp_path / "shared" / "stage_00" / "rubbish").exists()
     assert not torn.parent.exists()

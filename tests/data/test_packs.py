@@ -1,33 +1,33 @@
-"""The studies and experiments on real packs, cut down, where the packs are there."""
+"""The comparisons and experiments on real packs, cut down, where the packs are there."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nas_growclip.compare.config import load_study
-from nas_growclip.compare.folder import StudyFolder
+from nas_growclip.compare.config import load_comparison
+from nas_growclip.compare.folder import CompareFolder
 from nas_growclip.compare.results import arms_frame, load_arms
-from nas_growclip.compare.runner import run_study
+from nas_growclip.compare.runner import run_comparison
 from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_experiment
 from tests.support.runs import ROOT
 
 PACKS = ROOT.parent / "shared" / "data"
-STUDIES = sorted((ROOT / "experiments" / "studies").glob("*.yaml"))
+COMPARISONS = sorted((ROOT / "experiments" / "comparisons").glob("*.yaml"))
 
 needs_packs = pytest.mark.skipif(
     not PACKS.is_dir(), reason="the data packs are not on this machine"
 )
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_every_study_loads(path: Path) -> None:
-    study = load_study(path)
-    assert study.baseline in study.arms
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_every_comparison_loads(path: Path) -> None:
+    comparison = load_comparison(path)
+    assert comparison.baseline in comparison.arms
     first = path.read_text().splitlines()[:2]
     assert first[0].startswith("# Question: ")
-    assert f"# Command:  growclip study experiments/studies/{path.name}" in first[1]
+    assert f"# Command:  growclip compare experiments/comparisons/{path.name}" in first[1]
 
 
 @pytest.mark.parametrize(
@@ -41,25 +41,30 @@ def test_every_study_loads(path: Path) -> None:
     ],
 )
 def test_arms_spend_alike_but_for_those_that_say_otherwise(name: str, others: set[str]) -> None:
-    study = load_study(ROOT / "experiments" / "studies" / f"{name}.yaml")
-    totals = {arm: sum(study.experiment_of(arm).stage_flops) for arm in study.arms}
-    usual = totals[next(arm for arm in study.arms if arm not in others)]
+    comparison = load_comparison(ROOT / "experiments" / "comparisons" / f"{name}.yaml")
+    totals = {arm: sum(comparison.experiment_of(arm).stage_flops) for arm in comparison.arms}
+    usual = totals[next(arm for arm in comparison.arms if arm not in others)]
     assert {arm for arm, total in totals.items() if total != usual} == others
     for arm in (arm for arm in others if arm.endswith("_0.4")):
         assert totals[arm] == pytest.approx(0.4 * totals["retrain_full"], rel=0.01)
-    assert len({str(study.experiment_of(arm).data) for arm in study.arms}) == 1
+    assert len({str(comparison.experiment_of(arm).data) for arm in comparison.arms}) == 1
 
 
 @needs_packs
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar100", "pairs"])
-def test_study_on_a_pack_runs_cut_down(name: str, tmp_path: Path) -> None:
-    study = load_study(ROOT / "experiments" / "studies" / f"{name}.yaml")
-    data = {**study.experiment["data"], "stages": [1, 2], "validation_pairs": 64, "test_pairs": 200}
+def test_comparison_on_a_pack_runs_cut_down(name: str, tmp_path: Path) -> None:
+    comparison = load_comparison(ROOT / "experiments" / "comparisons" / f"{name}.yaml")
+    data = {
+        **comparison.experiment["data"],
+        "stages": [1, 2],
+        "validation_pairs": 64,
+        "test_pairs": 200,
+    }
     data["zero_shot"] = data["zero_shot"][:2]
     small = replace(
-        study,
-        experiment={**study.experiment, "data": data, "stage_flops": [1.0e9, 2.0e9]},
+        comparison,
+        experiment={**comparison.experiment, "data": data, "stage_flops": [1.0e9, 2.0e9]},
         arms={
             "fixed": {"schedule": [{}, {}]},
             "wider": {"schedule": [{}, {"image.width": 24}]},
@@ -68,8 +73,8 @@ def test_study_on_a_pack_runs_cut_down(name: str, tmp_path: Path) -> None:
         seeds=(0,),
         learning_rates=(),
     )
-    run_study(small, tmp_path / "out", data_folder=PACKS)
-    folder = StudyFolder(small, tmp_path / "out")
+    run_comparison(small, tmp_path / "out", data_folder=PACKS)
+    folder = CompareFolder(small, tmp_path / "out")
     frame = arms_frame(folder, load_arms(folder)).set_index("arm")
     assert (frame["failed or missing"] == 0).all()
     assert (frame["zero_shot_top1"] > 0).all()

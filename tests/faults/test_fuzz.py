@@ -41,7 +41,7 @@ from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.state import TrainConfig, start_training
 from tests.support.runs import ROOT, SMOKE
 
-STRUCTURED = ("experiment", "study", "growth space", "architecture", "OpenCLIP config")
+STRUCTURED = ("experiment", "comparison", "growth space", "architecture", "OpenCLIP config")
 STRUCTURED += ("Hugging Face config", "trials", "stages", "timings")
 
 ODD = st.one_of(
@@ -413,7 +413,7 @@ def test_any_command_line_ends_with_an_exit_code(command: str, words: list[str])
 
 COMMANDS = {
     "experiment": ["run", "a.yaml", "--out", "out"],
-    "study": ["study", "a.yaml", "--out", "out"],
+    "comparison": ["compare", "a.yaml", "--out", "out"],
     "growth space": ["space", "tiny", "--space", "a.yaml", "--pairs", "100", "--format", "nni"],
     "architecture": ["flops", "arch.json"],
     "model": ["grow", ".", "--set", "image.depth=2", "--out", "out"],

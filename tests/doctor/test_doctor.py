@@ -22,7 +22,7 @@ from nas_growclip.doctor import checks as doctor
 from nas_growclip.doctor.checks import CHECKS, describe, diagnose, run_check
 from nas_growclip.doctor.machine import Finding, Place
 from nas_growclip.doctor.storage import filesystem
-from nas_growclip.search.optuna.storage import JOURNAL_FILE, COMPARISON_FILE
+from nas_growclip.search.optuna.storage import JOURNAL_FILE, STUDY_FILE
 
 ROOT = Path(__file__).parents[2]
 
@@ -446,10 +446,10 @@ def test_sqlite_on_a_local_disk_is_ok(make_place: MakePlace, run: Path) -> None:
 
 @pytest.fixture
 def database(run: Path) -> Path:
-    storage = RDBStorage(f"sqlite:///{run / COMPARISON_FILE}")
+    storage = RDBStorage(f"sqlite:///{run / STUDY_FILE}")
     optuna.create_study(storage=storage).ask()
     storage.engine.dispose()
-    return run / COMPARISON_FILE
+    return run / STUDY_FILE
 
 
 def change(database: Path, statement: str, *values: str) -> None:
@@ -500,7 +500,7 @@ def test_a_damaged_database_is_a_problem(
 
 
 def test_a_database_of_something_else_is_a_problem(make_place: MakePlace, run: Path) -> None:
-    change(run / COMPARISON_FILE, "CREATE TABLE cats (name TEXT)")
+    change(run / STUDY_FILE, "CREATE TABLE cats (name TEXT)")
     assert "no such table: version_info" in look("storage", make_place(run=run)).found
 
 
@@ -518,9 +518,9 @@ def test_a_locked_database_is_a_warning(
 
 def test_a_storage_that_is_not_there_yet_is_skipped(make_place: MakePlace, run: Path) -> None:
     assert look("storage", make_place(run=run)).status == "skipped"
-    (run / COMPARISON_FILE).touch()
+    (run / STUDY_FILE).touch()
     assert look("storage", make_place(run=run)).status == "skipped"
-    assert (run / COMPARISON_FILE).stat().st_size == 0
+    assert (run / STUDY_FILE).stat().st_size == 0
 
 
 @pytest.fixture
@@ -596,7 +596,7 @@ def test_names_and_limits_are_those_of_the_project() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     assert f'"optuna{doctor.OPTUNA}"' in project
     assert f'"setuptools{doctor.SETUPTOOLS}"' in project
-    assert doctor.storage_file(Path("r"), "") == Path("r", COMPARISON_FILE)
+    assert doctor.storage_file(Path("r"), "") == Path("r", STUDY_FILE)
     assert doctor.storage_file(Path("r"), "journal") == Path("r", JOURNAL_FILE)
     assert doctor.storage_file(Path("r"), "sqlite:////a/b.db?x=1") == Path("/a/b.db")
     assert doctor.storage_file(Path("r"), "mysql://host/db") is None

@@ -18,7 +18,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from nas_growclip.io.files import locked
 from nas_growclip.io.progress import say
 
-COMPARISON_FILE = "study.db"
+STUDY_FILE = "study.db"
 JOURNAL_FILE = "study.journal"
 LOCK_FILE = "study.lock"
 """Held in the run folder while tables are made and while a trial is taken from the queue."""
@@ -72,7 +72,7 @@ def _open(setting: str | None, run: Path) -> BaseStorage:
 
 
 def _url(setting: str | None, run: Path) -> str:
-    return setting or f"sqlite:///{run / COMPARISON_FILE}"
+    return setting or f"sqlite:///{run / STUDY_FILE}"
 
 
 def _patiently(call: Callable[..., Any], name: str, patience_s: float) -> Callable[..., Any]:

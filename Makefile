@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := nas_growclip tests benchmarks analysis
+# Without bytecode on the disk every process compiles its libraries: ten seconds for PyTorch's.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: venv demo test lint audit format clean
 

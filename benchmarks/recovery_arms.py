@@ -155,7 +155,7 @@ def validation_loss(model: Clip, pairs: PairBatch, batch_size: int) -> float:
     images, texts = model.encode_image(pairs.images), model.encode_text(pairs.tokens)
     model.train(was_training)
     embedded = EmbeddedPairs(images, texts, pairs.captions, (model.logit_scale.exp().item(),))
-    return contrastive_loss(embedded, batch_size)["loss"]
+    return contrastive_loss(embedded, batch_size).value
 
 
 def parent_arch(data_set: str) -> ClipArch:

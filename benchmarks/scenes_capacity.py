@@ -59,9 +59,15 @@ def main() -> None:
             metrics = ("loss", "retrieval", "zero_shot")
             test = evaluate(model, stage.test, stage.zero_shot, metrics, 64)
             seen = evaluate(model, stages[0].train, (), ("loss",), 64)
-            cells = [f"{test[c]:.3f} ({test[f'chance.{c}']:.3f})" for c in COLUMNS]
+            cells = [f"{test[c].value:.3f} ({test[c].chance:.3f})" for c in COLUMNS]
             flops = count_flops(model.arch)
-            row = [width, stage.num_pairs, f"{flops / 1e6:.1f} M", f"{seen['loss']:.3f}", *cells]
+            row = [
+                width,
+                stage.num_pairs,
+                f"{flops / 1e6:.1f} M",
+                f"{seen['loss'].value:.3f}",
+                *cells,
+            ]
             print("| " + " | ".join(map(str, row)) + " |", flush=True)
     print(
         "\nChance in brackets. FLOPs are fvcore FLOPs: one multiply-add is one; one pair, forward."

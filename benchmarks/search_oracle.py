@@ -31,7 +31,7 @@ from nas_growclip.io.progress import say
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
-from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Trial
+from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Measure, Trial
 from nas_growclip.records.lines import append_line
 from nas_growclip.training.grow_state import Parent, grow_training
 from nas_growclip.training.loop import train
@@ -87,7 +87,7 @@ class Outcome:
     trial: Trial
     """With the whole learning curve, growing included, not only a trial's part of it."""
     total_steps: int
-    test: Mapping[str, float]
+    test: Mapping[str, Measure]
     train_loss: float
     """Contrastive loss on 512 of the stage's training pairs, at the end."""
 
@@ -100,7 +100,7 @@ def candidates(parent: ClipArch, growths: tuple[Mapping[str, int], ...]) -> tupl
 
 
 def loss_on(model: Clip, pairs: ImageTextPairs) -> float:
-    return contrastive_loss(embed_pairs(model, pairs, BATCH), BATCH)["loss"]
+    return contrastive_loss(embed_pairs(model, pairs, BATCH), BATCH).value
 
 
 def batches_for(model: Clip, data: DataStage, seed: int) -> Any:
@@ -191,7 +191,7 @@ def collect(out: Path, arch: ClipArch, growths: tuple[Mapping[str, int], ...], s
             parent = parent or trained_parent(arch, stages[0], seed)
             outcome = run_outcome(parent, data, number, candidate, seed)
             append_line(path, json.dumps(to_mapping(outcome)))
-            loss = outcome.test["loss"]
+            loss = outcome.test["loss"].value
             say(f"seed {seed}, {data.num_pairs} pairs, {label}: test loss {loss:.4f}")
 
 

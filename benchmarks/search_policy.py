@@ -67,7 +67,7 @@ class Stage(NamedTuple):
 
 
 def final_loss(outcome: Outcome) -> float:
-    return (2 * outcome.test["loss"] + outcome.trial.metrics["loss"]) / 3
+    return (2 * outcome.test["loss"].value + outcome.trial.metrics["loss"]) / 3
 
 
 def whole_stages(outcomes: Iterable[Outcome]) -> list[Stage]:

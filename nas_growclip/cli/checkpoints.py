@@ -198,14 +198,12 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.json or options.out is not None:
         _write_records(model, options)
         return
-    from nas_growclip.evaluation.named_sets import evaluate_places
+    from nas_growclip.evaluation.named_sets import evaluate_named_sets
 
-    values = evaluate_places(model, options.data, options.batch_size)
+    values = evaluate_named_sets(model, options.data, options.batch_size)
     print(f"{'metric':<44} {'value':>8} {'chance':>8}")
-    for name, value in values.items():
-        if not name.startswith("chance."):
-            chance = values.get(f"chance.{name}", float("nan"))
-            print(f"{name:<44} {value:>8.4f} {chance:>8.4f}")
+    for name, measure in values.items():
+        print(f"{name:<44} {measure.value:>8.4f} {measure.chance:>8.4f}")
 
 
 def _write_records(model: "Clip", options: argparse.Namespace) -> None:

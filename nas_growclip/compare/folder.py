@@ -90,7 +90,7 @@ class CompareFolder:
         return True
 
     def _tuning_result(self, arm_run: ArmRun) -> float:
-        return read_stages(self.out / arm_run.path)[-1].validation[self.config.tuned_by]
+        return read_stages(self.out / arm_run.path)[-1].validation[self.config.tuned_by].value
 
     def open_runs(self) -> Iterator[ArmRun]:
         """Runs that have not ended and may be run now: rates first, then seed by seed."""

@@ -90,10 +90,11 @@ def _arm_row(arm: Arm, baseline: Arm | None, num_seeds: int) -> dict[str, Any]:
         "cumulative_flops": sum(stage.cumulative_flops for stage in last) / len(last),
     }
     for metric in METRICS:
-        values = pd.Series([stage.metrics.get(metric) for stage in last], dtype=float)
+        measures = [stage.metrics.get(metric) for stage in last]
+        values = pd.Series([m.value if m else None for m in measures], dtype=float)
         row[metric] = values.mean()
         row[f"{metric}.sd"] = values.std()
-        row[f"chance.{metric}"] = last[0].metrics.get(f"chance.{metric}")
+        row[f"{metric}.chance"] = measures[0].chance if measures[0] else None
         row |= _difference_row(metric, arm, baseline)
     return row
 

@@ -24,18 +24,18 @@ RETRIEVAL_NAMES: Mapping[str, str] = {"t2i": "image_retrieval", "i2t": "text_ret
 
 
 def benchmark_records(
-    model: Clip, places: Sequence[str], names: tuple[str, str], batch_size: int
+    model: Clip, named_sets: Sequence[str], names: tuple[str, str], batch_size: int
 ) -> list[dict[str, Any]]:
     """One record for each zero-shot set and each set of pairs.
 
     Args:
         model: The model.
-        places: As for ``evaluate_places``.
+        named_sets: As for ``evaluate_named_sets``.
         names: ``model`` and ``pretrained`` of the records.
         batch_size: Images or texts at once.
 
     Raises:
-        ValueError: If a place is no data or holds nothing usable.
+        ValueError: If a set is no data or holds nothing usable.
     """
     return [
         {
@@ -46,22 +46,22 @@ def benchmark_records(
             "metrics": metrics,
             "language": "en",
         }
-        for place in places
-        for dataset, task, metrics in _measured(model, place, batch_size)
+        for named in named_sets
+        for dataset, task, metrics in _measured(model, named, batch_size)
     ]
 
 
 def _measured(
-    model: Clip, place: str, batch_size: int
+    model: Clip, named: str, batch_size: int
 ) -> Iterator[tuple[str, str, dict[str, float]]]:
     image_size = max(model.arch.image.image_shape)
-    tasks = tasks_at(place, image_size)
+    tasks = tasks_at(named, image_size)
     for task in tasks:
         metrics = classification_metrics(model, task, batch_size)
         yield task.name, "zeroshot_classification", metrics
-    if not tasks or place == "scenes":
-        pairs = pairs_at(place, image_size)
-        yield Path(place).name, "zeroshot_retrieval", retrieval_metrics(model, pairs, batch_size)
+    if not tasks or named == "scenes":
+        pairs = pairs_at(named, image_size)
+        yield Path(named).name, "zeroshot_retrieval", retrieval_metrics(model, pairs, batch_size)
 
 
 def classification_metrics(model: Clip, task: ZeroShotTask, batch_size: int) -> dict[str, float]:
@@ -89,9 +89,10 @@ def retrieval_metrics(model: Clip, pairs: ImageTextPairs, batch_size: int) -> di
     and images by their place alone.
     """
     values = retrieval(embed_pairs(model, pairs, batch_size))
-    return {
-        f"{prefix}{name}_recall@{k}": values[f"{chance}{direction}_recall@{k}"]
-        for direction, name in RETRIEVAL_NAMES.items()
-        for k in RECALL_AT
-        for prefix, chance in (("", ""), ("chance_", "chance."))
-    }
+    metrics: dict[str, float] = {}
+    for direction, name in RETRIEVAL_NAMES.items():
+        for k in RECALL_AT:
+            measure = values[f"{direction}_recall@{k}"]
+            metrics[f"{name}_recall@{k}"] = measure.value
+            metrics[f"chance_{name}_recall@{k}"] = measure.chance
+    return metrics

@@ -13,7 +13,8 @@ from nas_growclip.evaluation.embeddings import EmbeddedPairs, embed_pairs
 from nas_growclip.evaluation.retrieval import retrieval
 from nas_growclip.evaluation.zero_shot import zero_shot
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.losses import guess_loss, make_loss
+from nas_growclip.models.losses import chance_loss, make_loss
+from nas_growclip.records.entries import Measure
 
 Outcomes = dict[str, NDArray[np.bool_]]
 """Which items a model got right, by metric: what a paired comparison of models resamples."""
@@ -29,11 +30,11 @@ class Measured(NamedTuple):
     outcomes: Outcomes
 
 
-Metric = Callable[[Measured], Mapping[str, float]]
+Metric = Callable[[Measured], Mapping[str, Measure]]
 
 
-def contrastive_loss(embedded: EmbeddedPairs, batch_size: int) -> Mapping[str, float]:
-    """Mean contrastive loss over batches of the training size, and that of a guess.
+def contrastive_loss(embedded: EmbeddedPairs, batch_size: int) -> Measure:
+    """Mean contrastive loss over batches of the training size, beside that of a guess.
 
     A last partial batch is left out, since fewer negatives make the task easier, unless it is
     the only one.
@@ -46,17 +47,17 @@ def contrastive_loss(embedded: EmbeddedPairs, batch_size: int) -> Mapping[str, f
         loss_fn(embedded.images[i : i + size], embedded.texts[i : i + size], *scale_and_bias).item()
         for i in range(0, num_pairs - size + 1, size)
     ]
-    return {"loss": sum(losses) / len(losses), "chance.loss": guess_loss(has_bias, size)}
+    return Measure(sum(losses) / len(losses), chance_loss(has_bias, size))
 
 
 METRICS: Mapping[str, Metric] = {
-    "loss": lambda measured: contrastive_loss(measured.embedded, measured.batch_size),
+    "loss": lambda measured: {"loss": contrastive_loss(measured.embedded, measured.batch_size)},
     "retrieval": lambda measured: retrieval(measured.embedded, measured.outcomes),
     "zero_shot": lambda measured: zero_shot(
         measured.model, measured.tasks, measured.batch_size, measured.outcomes
     ),
 }
-"""Metrics by name; one may give several numbers, each with its ``chance.`` level."""
+"""Metrics by name; one may give several numbers, each with its chance level."""
 
 
 def evaluate(
@@ -66,7 +67,7 @@ def evaluate(
     metrics: Sequence[str],
     batch_size: int,
     outcomes: Outcomes | None = None,
-) -> Mapping[str, float]:
+) -> Mapping[str, Measure]:
     """Measure a model on pairs and zero-shot tasks; every number comes beside its chance level.
 
     Args:
@@ -81,7 +82,7 @@ def evaluate(
     embedded = embed_pairs(model, pairs, batch_size, label="evaluate pairs")
     outcomes = {} if outcomes is None else outcomes
     measured = Measured(model, embedded, tasks, batch_size, outcomes)
-    values: dict[str, float] = {}
+    values: dict[str, Measure] = {}
     for name in metrics:
         values |= METRICS[name](measured)
     return values

@@ -13,27 +13,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas_growclip.evaluation.embeddings import EmbeddedPairs
+from nas_growclip.records.entries import Measure
 
 RECALL_AT = (1, 5)
 
 
 def retrieval(
     embedded: EmbeddedPairs, outcomes: MutableMapping[str, NDArray[np.bool_]] | None = None
-) -> Mapping[str, float]:
-    """``i2t_recall@k`` and ``t2i_recall@k`` with the ``chance.`` level of each.
+) -> Mapping[str, Measure]:
+    """``i2t_recall@k`` and ``t2i_recall@k``.
 
     ``outcomes`` is filled with which queries recall@1 counts as right.
     """
     is_right = same_caption(embedded.captions)
     similarity = embedded.images @ embedded.texts.T
-    metrics: dict[str, float] = {}
+    metrics: dict[str, Measure] = {}
     for direction, scores in (("i2t", similarity), ("t2i", similarity.T)):
         ranks = best_right_rank(scores, is_right)
         if outcomes is not None:
             outcomes[f"{direction}_recall@1"] = (ranks < 1).numpy()
         for k in RECALL_AT:
-            metrics[f"{direction}_recall@{k}"] = (ranks < k).double().mean().item()
-            metrics[f"chance.{direction}_recall@{k}"] = chance_recall(is_right.sum(dim=1), k)
+            recall = (ranks < k).double().mean().item()
+            metrics[f"{direction}_recall@{k}"] = Measure(
+                recall, chance_recall(is_right.sum(dim=1), k)
+            )
     return metrics
 
 

@@ -13,6 +13,7 @@ from nas_growclip.data.batches import normalise, resize
 from nas_growclip.data.zero_shot import ZeroShotTask
 from nas_growclip.io.progress import track
 from nas_growclip.models.clip import Clip
+from nas_growclip.records.entries import Measure
 
 
 @torch.no_grad()
@@ -58,8 +59,8 @@ def zero_shot(
     tasks: Sequence[ZeroShotTask],
     batch_size: int,
     outcomes: MutableMapping[str, NDArray[np.bool_]] | None = None,
-) -> Mapping[str, float]:
-    """``zero_shot_top1`` (mean over tasks) and each task's own, with their ``chance.`` levels.
+) -> Mapping[str, Measure]:
+    """``zero_shot_top1`` (mean over tasks) and each task's own.
 
     ``outcomes`` is filled with which images were classified rightly, task by task.
     """
@@ -69,10 +70,15 @@ def zero_shot(
     items = {task.name: top1(model, task, batch_size) for task in shown}
     if outcomes is not None:
         outcomes.update({f"zero_shot_top1/{name}": right for name, right in items.items()})
-    right = {name: float(values.mean()) for name, values in items.items()}
-    chance = {task.name: task.chance for task in tasks}
-    metrics: dict[str, float] = {}
-    for prefix, values in (("", right), ("chance.", chance)):
-        metrics[f"{prefix}zero_shot_top1"] = sum(values.values()) / len(values)
-        metrics |= {f"{prefix}zero_shot_top1/{name}": value for name, value in values.items()}
-    return metrics
+    measures = {
+        f"zero_shot_top1/{task.name}": Measure(float(items[task.name].mean()), task.chance)
+        for task in tasks
+    }
+    return {"zero_shot_top1": _mean(list(measures.values())), **measures}
+
+
+def _mean(measures: Sequence[Measure]) -> Measure:
+    return Measure(
+        sum(measure.value for measure in measures) / len(measures),
+        sum(measure.chance for measure in measures) / len(measures),
+    )

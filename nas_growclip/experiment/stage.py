@@ -20,7 +20,7 @@ from nas_growclip.io.mappings import to_mapping
 from nas_growclip.io.progress import say
 from nas_growclip.models.clip import Clip, placed
 from nas_growclip.models.flops import flops_by_encoder
-from nas_growclip.records.entries import Rollback, StageResult, Trial
+from nas_growclip.records.entries import Measure, Rollback, StageResult, Trial
 from nas_growclip.records.folder import (
     TRAINING_FILE,
     append_timing,
@@ -141,15 +141,13 @@ def _roll_back(stage: StageRun, best: Trial, diverged: DivergedError) -> None:
     )
 
 
-def measure_by_stage(stage: StageRun, model: Clip) -> dict[str, float]:
+def measure_by_stage(stage: StageRun, model: Clip) -> dict[str, Measure]:
     """Loss and recall on held-out pairs of each stage's new data so far, under ``stage_K/...``."""
-    metrics: dict[str, float] = {}
+    metrics: dict[str, Measure] = {}
     for index, pairs in enumerate(stage.data.test_by_stage):
         size = stage.config.train.batch_size
-        for name, value in evaluate(model, pairs, (), ("loss", "retrieval"), size).items():
-            is_chance = name.startswith("chance.")
-            base = name.removeprefix("chance.")
-            metrics[f"{'chance.' if is_chance else ''}stage_{index}/{base}"] = value
+        measures = evaluate(model, pairs, (), ("loss", "retrieval"), size)
+        metrics |= {f"stage_{index}/{name}": measure for name, measure in measures.items()}
     return metrics
 
 

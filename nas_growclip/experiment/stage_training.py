@@ -148,4 +148,4 @@ def loss_on(stage: StageRun, model: Clip, pairs: ImageTextPairs) -> float:
     """Contrastive loss on some pairs, in batches of the training size."""
     batch_size = stage.config.train.batch_size
     with placed(model, stage.group.device):
-        return contrastive_loss(embed_pairs(model, pairs, batch_size), batch_size)["loss"]
+        return contrastive_loss(embed_pairs(model, pairs, batch_size), batch_size).value

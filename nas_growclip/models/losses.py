@@ -26,7 +26,7 @@ def make_loss(has_bias: bool, rank: int = 0, size: int = 1) -> nn.Module:
     return loss
 
 
-def guess_loss(has_bias: bool, num_pairs: int) -> float:
+def chance_loss(has_bias: bool, num_pairs: int) -> float:
     """Loss in nats of the best guess that knows nothing but the number of pairs in a batch.
 
     CLIP: log N. SigLIP, each pair's N decisions at probability 1 / N:

@@ -19,6 +19,15 @@ TRAIN_FLOPS_PER_FORWARD = 3
 """Forward once, backward twice: the usual count for training."""
 
 
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A measured number beside what a model that knows nothing would get."""
+
+    value: float
+    chance: float
+    """The same number's expectation where a model guesses at random."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One candidate grown from the stage's parent, trained briefly and measured."""
@@ -85,9 +94,9 @@ class StageResult:
     flops: int
     flops_by_encoder: Mapping[str, int]
     params: int
-    metrics: Mapping[str, float]
-    """Measured on ``test``; ``chance.*`` entries give the level of a random model."""
-    validation: Mapping[str, float]
+    metrics: Mapping[str, Measure]
+    """Measured on ``test``."""
+    validation: Mapping[str, Measure]
     """Measured on ``validation``, which steered the search."""
     curve: tuple[tuple[int, float], ...]
     """Learning curve of the stage's model: (pairs seen in this stage, validation loss)."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from nas_growclip.growth.candidates import candidate_label, candidate_momentum
 from nas_growclip.io.mappings import read_mapping
-from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.records.entries import Measure, StageResult, Trial
 from nas_growclip.records.folder import config_path, read_stages, read_trials
 
 
@@ -24,7 +24,7 @@ class Run:
     stages: tuple[StageResult, ...]
 
     def stages_frame(self) -> pd.DataFrame:
-        """One row a stage; metrics and sizes as columns ``metric.*`` and dimension names."""
+        """One row a stage; columns ``metric.NAME``, ``metric.NAME.chance`` and dimensions."""
         return pd.DataFrame([_stage_row(self.name, stage) for stage in self.stages])
 
     def trials_frame(self) -> pd.DataFrame:
@@ -69,9 +69,18 @@ def _stage_row(name: str, stage: StageResult) -> dict[str, Any]:
         "reason": stage.reason,
     }
     row |= {f"flops.{encoder}": flops for encoder, flops in stage.flops_by_encoder.items()}
-    row |= {f"metric.{key}": value for key, value in stage.metrics.items()}
-    row |= {f"validation.{key}": value for key, value in stage.validation.items()}
+    row |= _measure_columns("metric", stage.metrics)
+    row |= _measure_columns("validation", stage.validation)
     return row | stage.arch.sizes()
+
+
+def _measure_columns(prefix: str, measures: Mapping[str, Measure]) -> dict[str, float]:
+    """Each measure's value under its name, and its chance level under ``NAME.chance``."""
+    columns: dict[str, float] = {}
+    for name, measure in measures.items():
+        columns[f"{prefix}.{name}"] = measure.value
+        columns[f"{prefix}.{name}.chance"] = measure.chance
+    return columns
 
 
 def _trial_row(name: str, trial: Trial) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def draw_comparison(runs: pd.DataFrame) -> Figure:
                 x, y, yerr=spread, color=color, marker=marker, linestyle=line, elinewidth=0.7
             )
         panel.axhline(
-            100 * runs[f"metric.chance.{metric}"].iloc[0],
+            100 * runs[f"metric.{metric}.chance"].iloc[0],
             color="#555555",
             linestyle="--",
             linewidth=0.8,
@@ -239,7 +239,7 @@ def _draw_metric(panel: Axes, runs: Sequence[Run], metric: str) -> None:
                     color=color,
                     bbox={"boxstyle": "square,pad=0.05", "fc": "white", "ec": "none"},
                 )
-    _draw_chance(panel, runs, f"chance.{metric}")
+    _draw_chance(panel, runs, metric)
     panel.margins(y=0.25)
     if any(math.isfinite(_share(stage, metric)) for run in runs for stage in run.stages):
         panel.set_ylim(bottom=-0.04 * panel.get_ylim()[1])  # room for a chance level near 0
@@ -250,14 +250,14 @@ def _draw_metric(panel: Axes, runs: Sequence[Run], metric: str) -> None:
 
 def _draw_chance(panel: Axes, runs: Sequence[Run], metric: str) -> None:
     style: dict[str, Any] = {"color": "#555555", "linestyle": "--", "linewidth": 0.8, "zorder": 1}
-    levels = {_share(stage, metric) for run in runs for stage in run.stages}
+    levels = {_chance_share(stage, metric) for run in runs for stage in run.stages}
     levels = {level for level in levels if math.isfinite(level)}
     if len(levels) == 1:
         panel.axhline(levels.pop(), **style)
         return
     for run in runs:
         x = [stage.cumulative_flops for stage in run.stages]
-        panel.plot(x, [_share(stage, metric) for stage in run.stages], **style)
+        panel.plot(x, [_chance_share(stage, metric) for stage in run.stages], **style)
 
 
 def _draw_scores(panel: Axes, trials: Sequence[Trial], marks: Sequence[Mark]) -> None:
@@ -399,8 +399,15 @@ def _changes(run: Run, dimension: str) -> bool:
 
 
 def _share(stage: StageResult, metric: str) -> float:
-    value = 100 * stage.metrics.get(metric, math.nan)
-    return value if math.isfinite(value) else math.nan
+    return _percent(stage.metrics[metric].value) if metric in stage.metrics else math.nan
+
+
+def _chance_share(stage: StageResult, metric: str) -> float:
+    return _percent(stage.metrics[metric].chance) if metric in stage.metrics else math.nan
+
+
+def _percent(value: float) -> float:
+    return 100 * value if math.isfinite(value) else math.nan
 
 
 def line_style(place: int) -> tuple[str, str, Any]:

@@ -72,8 +72,8 @@ def _card(run: Run) -> str:
         return f"{head}<p>No stage has finished; {len(run.trials)} trials recorded.</p></section>"
     stage = run.stages[-1]
     numbers = "".join(
-        f"<div><dt>{words}</dt><dd>{percent(stage.metrics.get(name))} %</dd>"
-        f"<dd class='chance'>chance {percent(stage.metrics.get(f'chance.{name}'))} %</dd></div>"
+        f"<div><dt>{words}</dt><dd>{percent(stage.metrics[name].value)} %</dd>"
+        f"<dd class='chance'>chance {percent(stage.metrics[name].chance)} %</dd></div>"
         for name, words in ACCURACIES.items()
         if name in stage.metrics
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nas_growclip.growth.candidates import Candidate
-from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.records.entries import Measure, StageResult, Trial
 from nas_growclip.records.frames import Run
 from nas_growclip.search.objective import TERMS
 
@@ -68,11 +68,11 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.1f}" if value is not None and _is_finite(value) else DASH
 
 
-def accuracy(metrics: Mapping[str, float], name: str) -> str:
+def accuracy(metrics: Mapping[str, Measure], name: str) -> str:
     """A metric in percent next to its chance level, as in ``41.2 (12.5)``."""
     if name not in metrics:
         return DASH
-    return f"{percent(metrics[name])} ({percent(metrics.get(f'chance.{name}'))})"
+    return f"{percent(metrics[name].value)} ({percent(metrics[name].chance)})"
 
 
 def growth_words(candidate: Candidate) -> str:

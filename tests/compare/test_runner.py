@@ -43,7 +43,9 @@ def test_every_arm_runs_at_its_best_rate_with_every_seed(done: Path) -> None:
     assert comparison.is_finished
     for arm in comparison.config.arms:
         tries = {
-            rate: read_stages(done / "runs" / arm / f"lr_{rate:g}_seed_1000")[-1].validation["loss"]
+            rate: read_stages(done / "runs" / arm / f"lr_{rate:g}_seed_1000")[-1]
+            .validation["loss"]
+            .value
             for rate in comparison.config.learning_rates
         }
         assert comparison.chosen_rate(arm) == min(tries, key=lambda rate: tries[rate])
@@ -66,7 +68,7 @@ def test_table_agrees_with_the_records(done: Path) -> None:
         for arm in ("fixed", "wider")
     }
     for metric in ("zero_shot_top1", "i2t_recall@1", "t2i_recall@1"):
-        means = {arm: sum(m[metric] for m in metrics) / 2 for arm, metrics in ends.items()}
+        means = {arm: sum(m[metric].value for m in metrics) / 2 for arm, metrics in ends.items()}
         assert frame[metric]["wider"] == pytest.approx(means["wider"])
         difference = means["wider"] - means["fixed"]
         assert frame[f"{metric}.difference"]["wider"] == pytest.approx(difference)
@@ -81,7 +83,7 @@ def test_outcomes_are_the_metrics_item_by_item(done: Path) -> None:
             outcomes = read_outcomes(done / arm_run.path / f"stage_{stage.stage:02d}")
             assert outcomes["zero_shot_top1/digits"].shape == (1797,)
             for name, right in outcomes.items():
-                assert right.mean() == pytest.approx(stage.metrics[name])
+                assert right.mean() == pytest.approx(stage.metrics[name].value)
 
 
 def test_scratch_starts_afresh_and_fixed_goes_on(done: Path) -> None:
@@ -91,9 +93,9 @@ def test_scratch_starts_afresh_and_fixed_goes_on(done: Path) -> None:
         arm: load_run(done / comparison.runs(arm)[0].path).trials[1].curve[0][1]
         for arm in ("fixed", "scratch")
     }
-    ended = load_run(done / comparison.runs("fixed")[0].path).stages[0].validation["loss"]
-    assert losses["fixed"] == pytest.approx(ended, abs=1e-4)
-    assert losses["scratch"] != pytest.approx(ended, abs=1e-2)
+    first = load_run(done / comparison.runs("fixed")[0].path).stages[0]
+    assert losses["fixed"] == pytest.approx(first.validation["loss"].value, abs=1e-4)
+    assert losses["scratch"] != pytest.approx(first.validation["loss"].value, abs=1e-2)
 
 
 def test_scheduled_growth_is_what_was_asked(done: Path) -> None:

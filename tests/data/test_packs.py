@@ -78,7 +78,7 @@ def test_comparison_on_a_pack_runs_cut_down(name: str, tmp_path: Path) -> None:
     frame = arms_frame(folder, load_arms(folder)).set_index("arm")
     assert (frame["failed or missing"] == 0).all()
     assert (frame["zero_shot_top1"] > 0).all()
-    assert frame["chance.zero_shot_top1"]["fixed"] == pytest.approx((1 / 100 + 1 / 10) / 2)
+    assert frame["zero_shot_top1.chance"]["fixed"] == pytest.approx((1 / 100 + 1 / 10) / 2)
 
 
 @needs_packs

@@ -16,6 +16,7 @@ from nas_growclip.evaluation.retrieval import best_right_rank, chance_recall, re
 from nas_growclip.evaluation.zero_shot import class_embeddings, zero_shot
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
+from nas_growclip.records.entries import Measure
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
 
@@ -75,9 +76,7 @@ def test_perfect_model_reaches_the_best_value(name: str, oracle: Clip) -> None:
     embedded = embed_pairs(oracle, ColourPairs(), 4)
     values = METRICS[name](Measured(oracle, embedded, (colour_task(),), 4, {}))
     for key, value in values.items():
-        if not key.startswith("chance."):
-            assert value == pytest.approx(0.0 if key == "loss" else 1.0, abs=1e-4), key
-            assert f"chance.{key}" in values
+        assert value.value == pytest.approx(0.0 if key == "loss" else 1.0, abs=1e-4), key
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -91,23 +90,22 @@ def test_random_model_is_near_chance(name: str, tiny_arch: ClipArch) -> None:
     embedded = random_embeddings(512, tuple(f"caption {i % 300}" for i in range(512)))
     values = METRICS[name](Measured(Clip(tiny_arch), embedded, (task,), 128, {}))
     for key, value in values.items():
-        if not key.startswith("chance."):
-            assert value == pytest.approx(values[f"chance.{key}"], abs=0.08), key
+        assert value.value == pytest.approx(value.chance, abs=0.08), key
 
 
 def test_identical_captions_all_count_as_right() -> None:
     images = torch.eye(3)
     texts = torch.eye(3)[[1, 0, 2]]  # the first two are swapped
     swapped = retrieval(EmbeddedPairs(images, texts, ("a", "a", "b"), (1.0,)))
-    assert swapped["i2t_recall@1"] == swapped["t2i_recall@1"] == 1.0
+    assert swapped["i2t_recall@1"].value == swapped["t2i_recall@1"].value == 1.0
     distinct = retrieval(EmbeddedPairs(images, texts, ("a", "c", "b"), (1.0,)))
-    assert distinct["i2t_recall@1"] == pytest.approx(1 / 3)
+    assert distinct["i2t_recall@1"].value == pytest.approx(1 / 3)
 
 
 def test_collapsed_model_scores_zero_not_one() -> None:
     same = torch.ones(4, 2) / math.sqrt(2)
     values = retrieval(EmbeddedPairs(same, same, tuple("abcd"), (1.0,)))
-    assert values["i2t_recall@1"] == values["t2i_recall@1"] == 0.0
+    assert values["i2t_recall@1"].value == values["t2i_recall@1"].value == 0.0
 
 
 def test_rank_agrees_with_a_plain_loop() -> None:
@@ -154,7 +152,7 @@ def test_loss_leaves_out_a_partial_batch() -> None:
     embedded = random_embeddings(10, tuple("abcdefghij"))
     whole = EmbeddedPairs(*(side[:8] for side in embedded))
     assert contrastive_loss(embedded, 4) == contrastive_loss(whole, 4)
-    assert contrastive_loss(embedded, 64)["chance.loss"] == math.log(10)
+    assert contrastive_loss(embedded, 64).chance == math.log(10)
 
 
 def test_without_tasks_there_is_no_zero_shot_metric(tiny_parent: Clip) -> None:
@@ -171,11 +169,11 @@ def test_evaluate_leaves_the_training_mode_alone(tiny_arch: ClipArch) -> None:
 def test_outcomes_are_what_the_metrics_are_means_of(tiny_arch: ClipArch) -> None:
     embedded = random_embeddings(60, tuple(f"caption {i % 20}" for i in range(60)))
     measured = Measured(Clip(tiny_arch), embedded, (colour_task(),), 4, {})
-    values: dict[str, float] = {}
+    values: dict[str, Measure] = {}
     for metric in METRICS.values():
         values |= metric(measured)
     outcomes = measured.outcomes
     assert set(outcomes) == {"i2t_recall@1", "t2i_recall@1", f"zero_shot_top1/{colour_task().name}"}
     for name, right in outcomes.items():
         assert right.dtype == bool
-        assert right.mean() == pytest.approx(values[name])
+        assert right.mean() == pytest.approx(values[name].value)

@@ -65,7 +65,7 @@ def assert_same(one: Path, other: Path) -> None:
     for stage, twin in stages:
         assert stage.chosen == twin.chosen
         assert stage.train_flops == twin.train_flops
-        assert stage.metrics["loss"] == pytest.approx(twin.metrics["loss"], abs=1e-5)
+        assert stage.metrics["loss"].value == pytest.approx(twin.metrics["loss"].value, abs=1e-5)
         folder = f"stage_{stage.stage:02d}"
         weights, twins = (load_file(run / folder / "model.safetensors") for run in (one, other))
         for name, value in weights.items():

@@ -52,7 +52,7 @@ def test_run_starts_from_the_imported_weights_and_keeps_them(
     run = run_experiment(config, tmp_path / "run", with_report=False)
     validation = open_stages(config.data, None)[0].validation
     embedded = embed_pairs(load_model(checkpoint), validation, 32)
-    assert run.trials[0].curve[0][1] == pytest.approx(contrastive_loss(embedded, 32)["loss"])
+    assert run.trials[0].curve[0][1] == pytest.approx(contrastive_loss(embedded, 32).value)
     shutil.rmtree(checkpoint)  # the run folder is all the state there is
     held = load_config(run.path / "config.yaml")
     assert run_experiment(held, run.path, with_report=False).stages == run.stages

@@ -13,7 +13,7 @@ from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.arch import ClipArch, dimension_steps
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.losses import guess_loss, make_loss
+from nas_growclip.models.losses import chance_loss, make_loss
 from nas_growclip.training.backpropagation import Backpropagation
 from nas_growclip.training.loop import train
 from nas_growclip.training.state import TrainConfig, start_training
@@ -84,15 +84,15 @@ def test_losses_are_their_formulas(model: Clip) -> None:
     values = tuple(value.item() for value in model.scale_and_bias())
     embedded = EmbeddedPairs(image.detach(), text.detach(), ("",) * BATCH, values)
     measured = contrastive_loss(embedded, BATCH)
-    assert measured["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert measured.value == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_guesses_are_the_best_that_know_nothing() -> None:
     logits = torch.linspace(-8, 2, 10_001, dtype=torch.float64)
     each = -functional.logsigmoid(logits) - 15 * functional.logsigmoid(-logits)
-    assert guess_loss(has_bias=True, num_pairs=16) == pytest.approx(each.min().item(), rel=1e-6)
-    assert guess_loss(has_bias=False, num_pairs=16) == pytest.approx(math.log(16))
-    assert guess_loss(has_bias=True, num_pairs=1) == 0.0
+    assert chance_loss(has_bias=True, num_pairs=16) == pytest.approx(each.min().item(), rel=1e-6)
+    assert chance_loss(has_bias=False, num_pairs=16) == pytest.approx(math.log(16))
+    assert chance_loss(has_bias=True, num_pairs=1) == 0.0
 
 
 def test_a_model_with_a_bias_learns_and_its_child_inherits_it(tiny_arch: ClipArch) -> None:

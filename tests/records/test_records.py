@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nas_growclip.growth.candidates import GrowthStep
 from nas_growclip.models.arch import DIMENSIONS, ClipArch
-from nas_growclip.records.entries import StageResult, Trial, to_line
+from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
 from nas_growclip.records.folder import (
     STAGES_FILE,
     TIMINGS_FILE,
@@ -58,8 +58,8 @@ def make_stage(stage: int = 1) -> StageResult:
         flops=10,
         flops_by_encoder={"image": 6, "text": 4},
         params=1000,
-        metrics={"zero_shot_top1": 0.5, "chance.zero_shot_top1": 0.25},
-        validation={"loss": 1.0},
+        metrics={"zero_shot_top1": Measure(0.5, 0.25)},
+        validation={"loss": Measure(1.0, 3.5)},
         curve=((32, 1.5), (64, 1.0)),
         pairs_seen=64,
         search_flops=300,
@@ -175,7 +175,7 @@ def test_frames_have_a_column_for_every_dimension_metric_and_term(folder: Path) 
     assert set(DIMENSIONS) <= set(trials.columns) & set(stages.columns)
     assert list(trials["chosen"]) == [False, True]
     assert list(trials["term.predicted_loss"]) == [1.25, 1.25]
-    assert stages.loc[0, "metric.chance.zero_shot_top1"] == 0.25
+    assert stages.loc[0, "metric.zero_shot_top1.chance"] == 0.25
     assert stages.loc[0, "validation.loss"] == 1.0
     assert stages.loc[0, "flops.image"] == 6
     assert stages.loc[0, "skipped"] == 3

@@ -16,7 +16,7 @@ import yaml
 import nas_growclip.report
 from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.records.entries import StageResult, Trial, to_line
+from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
 from nas_growclip.records.folder import STAGES_FILE, TRIALS_FILE
 from nas_growclip.records.frames import Run, load_run
 from nas_growclip.records.lines import append_line
@@ -106,13 +106,12 @@ def make_stage(stage: int, parent: ClipArch, trials: list[Trial], spent: int) ->
     best = max((t for t in trials if t.score is not None), key=lambda t: t.score or 0.0)
     others = sum(trial.train_flops for trial in trials if trial is not best)
     level = 1 - 0.8 / stage**0.7
-    metrics = {"loss": 2.0 / stage, "zero_shot_top1": level, "chance.zero_shot_top1": 0.125}
+    metrics = {"loss": Measure(2.0 / stage, 4.0), "zero_shot_top1": Measure(level, 0.125)}
     for place, task in enumerate(TASKS):
-        metrics |= {f"zero_shot_top1/{task}": level - 0.05 * place}
-        metrics |= {f"chance.zero_shot_top1/{task}": 1 / (place + 4)}
+        metrics[f"zero_shot_top1/{task}"] = Measure(level - 0.05 * place, 1 / (place + 4))
     for way, offset in (("i2t", 0.1), ("t2i", 0.13)):
-        metrics |= {f"{way}_recall@1": level - offset, f"chance.{way}_recall@1": 1 / 256}
-        metrics |= {f"{way}_recall@5": level, f"chance.{way}_recall@5": 5 / 256}
+        metrics[f"{way}_recall@1"] = Measure(level - offset, 1 / 256)
+        metrics[f"{way}_recall@5"] = Measure(level, 5 / 256)
     return StageResult(
         stage=stage,
         num_pairs=num_pairs_of(stage),
@@ -284,7 +283,7 @@ def test_csv_files_hold_the_frames(run: Run, tmp_path: Path) -> None:
     stages = pd.read_csv(tmp_path / "report" / "stages.csv")
     assert list(stages["cumulative_flops"]) == [s.cumulative_flops for s in run.stages]
     assert list(stages["metric.zero_shot_top1"]) == [
-        s.metrics["zero_shot_top1"] for s in run.stages
+        s.metrics["zero_shot_top1"].value for s in run.stages
     ]
 
 
@@ -337,7 +336,8 @@ def test_interrupted_run_next_to_an_empty_one(tmp_path: Path) -> None:
 
 def test_missing_and_infinite_metrics_are_a_dash(run: Run, tmp_path: Path) -> None:
     metrics = {"loss": math.nan, "i2t_recall@1": math.inf}
-    stages = tuple(replace(stage, metrics=metrics, skipped={}) for stage in run.stages)
+    measures = {name: Measure(value, value) for name, value in metrics.items()}
+    stages = tuple(replace(stage, metrics=measures, skipped={}) for stage in run.stages)
     trials = tuple(replace(trial, metrics=metrics, score=math.nan) for trial in run.trials)
     damaged = replace(run, stages=stages, trials=trials)
     text = page_without_images(write_report([damaged], tmp_path / "report"))
@@ -438,8 +438,8 @@ def test_numbers_and_percent() -> None:
     assert number(0.0) == "0"
     assert percent(0.4125) == "41.2"
     assert number(None) == percent(math.nan) == DASH
-    assert accuracy({"a": 0.5, "chance.a": 0.1}, "a") == "50.0 (10.0)"
-    assert accuracy({"a": 0.5}, "a") == f"50.0 ({DASH})"
+    assert accuracy({"a": Measure(0.5, 0.1)}, "a") == "50.0 (10.0)"
+    assert accuracy({"a": Measure(0.5, math.nan)}, "a") == f"50.0 ({DASH})"
     assert accuracy({}, "a") == DASH
 
 

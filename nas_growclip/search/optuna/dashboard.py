@@ -303,11 +303,9 @@ def _cost(trial: Trial) -> str:
 
 
 def _measured(result: StageResult) -> str:
-    metrics = result.metrics
     rows = [
-        (f"`{name}`", _number(value), _number(metrics.get(f"chance.{name}")))
-        for name, value in metrics.items()
-        if not name.startswith("chance.")
+        (f"`{name}`", _number(measure.value), _number(measure.chance))
+        for name, measure in result.metrics.items()
     ]
     return _table(("measured on `test`", "value", "chance"), rows)
 

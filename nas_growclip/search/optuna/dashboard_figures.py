@@ -79,10 +79,15 @@ def all_stages(stages: Sequence[StageResult]) -> Description:
         "line": {"dash": "dash", "color": OTHER},
         "yaxis": "y2",
     }
+    tops = [stage.metrics.get("zero_shot_top1") for stage in stages]
     data: list[tuple[str, list[float | None], dict[str, Any]]] = [
-        ("validation loss", [s.validation.get("loss") for s in stages], named),
-        ("zero-shot top-1", [_top1(s) for s in stages], named | {"yaxis": "y2"}),
-        ("chance", [_top1(s, "chance.") for s in stages], chance),
+        ("validation loss", [s.validation["loss"].value for s in stages], named),
+        (
+            "zero-shot top-1",
+            [100 * top.value if top else None for top in tops],
+            named | {"yaxis": "y2"},
+        ),
+        ("chance", [100 * top.chance if top else None for top in tops], chance),
     ]
     x = f"training FLOPs so far, search included ({FLOPS_NOTE})"
     made = layout("Finished stages", x, "validation loss")
@@ -155,11 +160,6 @@ def _curve(trial: Trial, color: str, dash: str, width: float) -> dict[str, Any]:
         "y": [loss for _, loss in points],
         "line": {"color": color, "dash": dash, "width": width},
     }
-
-
-def _top1(stage: StageResult, prefix: str = "") -> float | None:
-    value = stage.metrics.get(f"{prefix}zero_shot_top1")
-    return None if value is None else 100 * value
 
 
 def _hover(trial: Trial) -> str:

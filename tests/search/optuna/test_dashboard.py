@@ -20,7 +20,7 @@ from optuna.study import Study
 
 from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.records.entries import StageResult, Trial, to_line
+from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
 from nas_growclip.records.folder import STAGES_FILE
 from nas_growclip.records.lines import append_line
 from nas_growclip.search.config import SearchConfig
@@ -138,8 +138,8 @@ def stage_result(stage: int, best: Trial, parent: ClipArch) -> StageResult:
         flops=best.flops,
         flops_by_encoder={},
         params=best.params,
-        metrics={"zero_shot_top1": 0.2 + 0.1 * stage, "chance.zero_shot_top1": 0.1},
-        validation={"loss": 2.0 - 0.2 * stage},
+        metrics={"zero_shot_top1": Measure(0.2 + 0.1 * stage, 0.1)},
+        validation={"loss": Measure(2.0 - 0.2 * stage, 4.0)},
         curve=(),
         pairs_seen=8000,
         search_flops=4 * 10**9,

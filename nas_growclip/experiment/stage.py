@@ -137,7 +137,8 @@ def _roll_back(stage: StageRun, best: Trial, diverged: DivergedError) -> None:
     save_state(state, stage.folder / TRAINING_FILE)
     say(
         f"stage {index}, training: {rollback} "
-        f"It resumes with {LR_DECAY ** (num_rollbacks + 1):g} of the learning rate; retries left: {config.divergence_retries - num_rollbacks - 1}."
+        f"It resumes with {LR_DECAY ** (num_rollbacks + 1):g} of the learning rate; "
+        f"retries left: {config.divergence_retries - num_rollbacks - 1}."
     )
 
 

@@ -30,7 +30,7 @@ from nas_growclip.growth.claims import is_exact
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed, similarity_change
-from nas_growclip.io.progress import say
+from nas_growclip.io.logs import logger
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
@@ -277,7 +277,7 @@ def measure_all(folder: Path, options: argparse.Namespace) -> Mapping[Task, Sequ
         for task in TASKS:
             cost = Cost(**json.loads(run_apart(task, folder, options.threads)))
             costs[task].append(cost)
-            say(f"{repetition + 1}/{options.repetitions} {task}: {cost}")
+            logger.info(f"{repetition + 1}/{options.repetitions} {task}: {cost}")
     return costs
 
 

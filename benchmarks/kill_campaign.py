@@ -39,7 +39,7 @@ from safetensors import safe_open
 
 from nas_growclip.cli.main import main as growclip
 from nas_growclip.experiment.config import ExperimentConfig, load_config
-from nas_growclip.io.progress import say
+from nas_growclip.io.logs import logger
 from nas_growclip.records.folder import TIMINGS_FILE, read_trials
 from nas_growclip.search.optuna.backend import study_name
 from nas_growclip.search.optuna.storage import open_storage
@@ -227,7 +227,7 @@ class Campaign:
         process = self._start(self.reference)
         self._wait(process, time.monotonic() + 10 * PATIENCE_S)
         self.seconds = time.monotonic() - started
-        say(f"undisturbed: {self.seconds:.1f} s")
+        logger.info(f"undisturbed: {self.seconds:.1f} s")
 
     def go(self, num_kills: int) -> None:
         """Kill so often, in as many runs as that takes, and look at each when it has ended."""
@@ -257,7 +257,7 @@ class Campaign:
                 self._check_end(process)
                 return
             self.kills.append(kill)
-            say(f"kill {len(self.kills)}: {kill.phase} after {kill.seconds:.2f} s")
+            logger.info(f"kill {len(self.kills)}: {kill.phase} after {kill.seconds:.2f} s")
             orphans = process.survivors()
             if orphans:
                 self.faults.append(f"{run}: processes {orphans} lived on after {kill}")

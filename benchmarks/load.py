@@ -31,7 +31,7 @@ from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_experiment
 from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
-from nas_growclip.io.progress import hush
+from nas_growclip.io.logs import log_errors_only
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
 from nas_growclip.records.folder import CONFIG_FILE, STAGES_FILE, TRIALS_FILE
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, nargs="+", default=[100, 300, 1000])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    hush()
+    log_errors_only()
     numbers = itertools.count()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

@@ -47,7 +47,7 @@ from benchmarks.recovery_arms import (
     validation_loss,
 )
 from nas_growclip.data.batches import PairBatch
-from nas_growclip.io.progress import say
+from nas_growclip.io.logs import logger
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops
@@ -126,7 +126,7 @@ def train_measured(
     try:
         train(state, batches, config, total_steps=steps, until_step=steps, after_step=measure)
     except DivergedError as error:
-        say(str(error))
+        logger.info(str(error))
     return [point for point in curve if math.isfinite(point[1])]
 
 
@@ -172,7 +172,7 @@ def train_parent(data_set: str, place: Place) -> None:
     first = PairBatch(data.train.images[:half], data.train.tokens[:half], ())
     config, arch = train_config(PARENT_RATE, PARENT_EMA_DECAY), parent_arch(data_set)
     state = start_training(Clip(arch, seed=0), config)
-    say(f"{data_set}: training the parent on {half} pairs")
+    logger.info(f"{data_set}: training the parent on {half} pairs")
     curve = train_measured(state, Encoded(first, data.validation), config, PARENT_STEPS, seed=0)
     save_state(state, path)
     facts = {
@@ -230,7 +230,7 @@ class _Schedule:
                     waiting.remove((growth, arm))
             self.collect()
             done, spent = len(self.runs) - before, time.perf_counter() - started
-            say(f"{self.data_set}: {done} runs done, {spent / max(1, done):.1f} s each")
+            logger.info(f"{self.data_set}: {done} runs done, {spent / max(1, done):.1f} s each")
 
     def task(self, growth: str, arm: str, rate: float, seed: int) -> Task:
         return Task(data_set=self.data_set, growth=growth, arm=arm, learning_rate=rate, seed=seed)

@@ -26,8 +26,8 @@ from nas_growclip.evaluation.embeddings import embed_pairs
 from nas_growclip.evaluation.metrics import contrastive_loss, evaluate
 from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps, candidate_label
 from nas_growclip.growth.config import GrowthConfig
+from nas_growclip.io.logs import logger
 from nas_growclip.io.mappings import from_mapping, to_mapping
-from nas_growclip.io.progress import say
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
@@ -192,7 +192,7 @@ def collect(out: Path, arch: ClipArch, growths: tuple[Mapping[str, int], ...], s
             outcome = run_outcome(parent, data, number, candidate, seed)
             append_line(path, json.dumps(to_mapping(outcome)))
             loss = outcome.test["loss"].value
-            say(f"seed {seed}, {data.num_pairs} pairs, {label}: test loss {loss:.4f}")
+            logger.info(f"seed {seed}, {data.num_pairs} pairs, {label}: test loss {loss:.4f}")
 
 
 def main() -> None:

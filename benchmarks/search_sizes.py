@@ -36,8 +36,8 @@ from nas_growclip.data.pairs import FirstPairs
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.evaluation.metrics import evaluate
 from nas_growclip.growth.candidates import apply_steps, candidate_label
+from nas_growclip.io.logs import logger
 from nas_growclip.io.mappings import to_mapping
-from nas_growclip.io.progress import say
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
@@ -112,7 +112,7 @@ def collect(out: Path, seed: int) -> None:
                     outcome = fixed_outcome(apply_steps(PARENT, candidate), number, data, seed)
                 append_line(path, json.dumps(to_mapping(outcome)))
                 label = candidate_label(candidate)[:40]
-                say(f"{kind}, {data.num_pairs} pairs, {label}: {final_loss(outcome):.4f}")
+                logger.info(f"{kind}, {data.num_pairs} pairs, {label}: {final_loss(outcome):.4f}")
 
 
 def report(out: Path, share: float = 0.05) -> None:

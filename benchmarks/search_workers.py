@@ -34,7 +34,7 @@ from nas_growclip.data.config import DataConfig
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import prepare_folder
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
-from nas_growclip.io.progress import say
+from nas_growclip.io.logs import logger
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.folder import (
     SPACE_FILE,
@@ -258,7 +258,7 @@ def searches(options: argparse.Namespace, storages: ExitStack) -> dict[str, Sear
     """The searches by name, for one worker; PostgreSQL only where it is installed."""
     settings: dict[str, str | None] = {"sqlite": None, "journal": "journal"}
     if missing_postgres():
-        say(f"without PostgreSQL: {missing_postgres()}")
+        logger.info(f"without PostgreSQL: {missing_postgres()}")
     else:
         settings["postgresql"] = storages.enter_context(postgres_server()).new_database("growclip")
     common = {"num_trials": options.trials, "trial_share": 0.5, "curve_points": 6}
@@ -284,7 +284,7 @@ def measure_all(options: argparse.Namespace) -> list[Measurement]:
                 config = experiment(search, options.passes)
                 measured.append(measure_search(name, config, workers, run))
                 append_line(options.out / MEASUREMENTS_FILE, json.dumps(asdict(measured[-1])))
-                say(str(measured[-1]))
+                logger.info(str(measured[-1]))
     return measured
 
 

@@ -7,6 +7,8 @@ package costs nothing.
 import importlib
 from typing import TYPE_CHECKING
 
+from nas_growclip.io.logs import log_to_stderr
+
 if TYPE_CHECKING:
     from nas_growclip.experiment.config import ExperimentConfig as ExperimentConfig
     from nas_growclip.experiment.config import load_config as load_config
@@ -37,6 +39,8 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
+
+log_to_stderr()
 
 
 def __getattr__(name: str) -> object:

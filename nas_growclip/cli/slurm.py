@@ -9,6 +9,7 @@ on a disk that every machine sees.
 """
 
 import argparse
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas_growclip.io.progress import say
-
 if TYPE_CHECKING:
     from submitit import Executor
+
+_log = logging.getLogger(__name__)
 
 BAD_INPUT = 2
 
@@ -119,13 +120,13 @@ def submit(options: argparse.Namespace) -> list[Any]:
     executor = make_executor(options, options.out / "jobs")
     arguments = ("run", str(options.experiment.resolve()), "--out", run, *data)
     jobs = [executor.submit(GrowclipJob(arguments, options.processes))]
-    say(f"job {jobs[0].job_id}: the run; its log is {jobs[0].paths.stderr}")
+    _log.info(f"job {jobs[0].job_id}: the run; its log is {jobs[0].paths.stderr}")
     if options.cluster == "slurm":
         after = {"dependency": f"after:{jobs[0].job_id}"}
         executor.update_parameters(slurm_additional_parameters=after)
     for _ in range(options.workers):
         jobs.append(executor.submit(GrowclipJob(("worker", run, *data))))
-        say(f"job {jobs[-1].job_id}: a worker")
+        _log.info(f"job {jobs[-1].job_id}: a worker")
     return jobs
 
 

@@ -5,6 +5,7 @@ and processes that share the folder share the work: each takes a run that no oth
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -23,8 +24,9 @@ from nas_growclip.experiment.run import run_experiment
 from nas_growclip.experiment.stage import StageFailedError
 from nas_growclip.io.files import make_folder, try_locked, write_atomically
 from nas_growclip.io.mappings import to_mapping
-from nas_growclip.io.progress import say
 from nas_growclip.training.loop import DivergedError
+
+_log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 
@@ -59,13 +61,13 @@ class CompareWorker:
         with try_locked(folder.with_name(f".{folder.name}.lock")) as is_mine:
             if not is_mine or self.comparison.has_ended(arm_run):
                 return False
-            say(f"{arm_run.path}")
+            _log.info(f"{arm_run.path}")
             try:
                 self._run(arm_run, folder)
             except (DivergedError, StageFailedError) as error:
                 reason = json.dumps({"reason": str(error)}) + "\n"
                 write_atomically(folder / FAILURE_FILE, reason.encode())
-                say(f"{arm_run.path} failed: {error}")
+                _log.warning(f"{arm_run.path} failed: {error}")
         return True
 
     def _run(self, arm_run: ArmRun, folder: Path) -> None:
@@ -73,7 +75,7 @@ class CompareWorker:
         if not folder.exists():
             prefix = find_shared_prefix(config, self._others(arm_run))
             if prefix is not None:
-                say(f"{arm_run.path}: takes {prefix.num_stages} stages from {prefix.run}")
+                _log.info(f"{arm_run.path}: takes {prefix.num_stages} stages from {prefix.run}")
                 copy_shared_prefix(config, folder, prefix)
         run_experiment(
             config,

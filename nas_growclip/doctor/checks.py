@@ -5,6 +5,7 @@ Libraries that may be broken are imported in another process under a time limit,
 torch nor a database can hurt this one. Nothing is repaired and nothing is left behind.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from nas_growclip.doctor.packages import (
 )
 from nas_growclip.doctor.run_folder import check_run_config, check_run_disk, check_run_folder
 from nas_growclip.doctor.storage import check_dashboard_port, check_storage, check_storage_disk
-from nas_growclip.io.progress import say
+
+_log = logging.getLogger(__name__)
 
 
 def diagnose(place: Place) -> dict[str, Finding]:
@@ -40,7 +42,7 @@ def diagnose(place: Place) -> dict[str, Finding]:
     """
     if place.run is not None and not place.run.is_dir():
         raise ValueError(f"{place.run}: no such folder. Give the --out of `growclip run`.")
-    say("doctor: importing libraries in another process; this may take a minute")
+    _log.info("doctor: importing libraries in another process; this may take a minute")
     return {name: run_check(check, place) for name, check in CHECKS.items()}
 
 

@@ -6,6 +6,7 @@ same command goes on after a kill. What the run has already is left out by ``dat
 """
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,9 +22,10 @@ from nas_growclip.experiment.run import run_experiment
 from nas_growclip.experiment.stage_setup import load_run_config
 from nas_growclip.io.files import owned, write_atomically
 from nas_growclip.io.mappings import read_mapping
-from nas_growclip.io.progress import say
 from nas_growclip.records.folder import CONFIG_FILE, noted_data_folder, read_stages, stage_folder
 from nas_growclip.records.frames import Run
+
+_log = logging.getLogger(__name__)
 
 
 class Continued(NamedTuple):
@@ -79,7 +81,7 @@ def continue_run(
         if plan.stages is not None:
             check_same_data(run, plan.stages[len(plan.config.data.stages) - 2])
             write_atomically(run / CONFIG_FILE, plan.config.to_yaml().encode())
-            say(plan.what)
+            _log.info(plan.what)
         records = run_experiment(
             plan.config, run, data_folder=folder, device=device, stages=plan.stages
         )

@@ -10,7 +10,7 @@ from nas_growclip.data.batches import PairBatch
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.stage_training import sharded_batches
-from nas_growclip.io.progress import hush
+from nas_growclip.io.logs import log_errors_only
 from nas_growclip.search.backends import EXPERIMENT_BACKENDS
 from nas_growclip.training.checkpoint import unpack_state
 from nas_growclip.training.loop import DivergedError, train
@@ -41,7 +41,7 @@ def follow(config: ExperimentConfig, data_folder: Path | None, group: ProcessGro
         data_folder: Where the data's relative paths start, on this machine.
         group: This process's place.
     """
-    hush()
+    log_errors_only()
     follower = Follower(config, open_stages(config.data, data_folder), group)
     while (command := group.receive()) is not None:
         follower.obey(command)

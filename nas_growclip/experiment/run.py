@@ -1,6 +1,7 @@
 """A whole experiment: one stage after another in a run folder, which is all the state there is."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,6 @@ from nas_growclip.io.files import (
     write_atomically,
 )
 from nas_growclip.io.mappings import to_mapping
-from nas_growclip.io.progress import say
 from nas_growclip.models.checkpoint import save_model
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.entries import StageResult, to_line
@@ -38,6 +38,8 @@ from nas_growclip.records.folder import (
 from nas_growclip.records.frames import Run, load_run
 from nas_growclip.records.lines import append_line, drop_torn_line
 from nas_growclip.report import write_report
+
+_log = logging.getLogger(__name__)
 
 RECOVERY_SETTINGS = frozenset(
     ("learning_rate", "warmup_steps", "max_grad_norm", "micro_batch_size", "divergence_retries")
@@ -138,7 +140,7 @@ def _takes_recovery_setting(config: ExperimentConfig, run: Path) -> bool:
         return False
     write_atomically(run / CONFIG_FILE, config.to_yaml().encode())
     words = (f"train.{key} from {before[key]:g} to {now[key]:g}" for key in sorted(changed))
-    say(f"{run}: goes on with other settings: {', '.join(words)}")
+    _log.info(f"{run}: goes on with other settings: {', '.join(words)}")
     return True
 
 
@@ -161,7 +163,7 @@ def _check_same_experiment(config: ExperimentConfig, path: Path) -> None:
 
 def _run_stage(stage: StageRun) -> StageResult:
     how = _search_words(stage) if stage.scheduled_sizes is None else "scheduled"
-    say(
+    _log.info(
         f"stage {stage.data.index}: {stage.data.num_pairs} pairs, {stage.budget:.3g} training "
         f"FLOPs, {how}"
     )

@@ -3,6 +3,7 @@
 All state is in the run folder; calling again goes on where it was.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -17,7 +18,6 @@ from nas_growclip.experiment.stage_training import (
 )
 from nas_growclip.experiment.trial import trial_state
 from nas_growclip.io.mappings import to_mapping
-from nas_growclip.io.progress import say
 from nas_growclip.models.clip import Clip, placed
 from nas_growclip.models.flops import flops_by_encoder
 from nas_growclip.records.entries import Measure, Rollback, StageResult, Trial
@@ -29,6 +29,8 @@ from nas_growclip.records.folder import (
 from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.loop import LR_DECAY, DivergedError, count_rollbacks
 from nas_growclip.training.state import TrainState
+
+_log = logging.getLogger(__name__)
 
 STAGE_CURVE_POINTS = 12
 
@@ -45,7 +47,7 @@ def run_stage(stage: StageRun) -> tuple[Clip, StageResult]:
     """
     trials = run_search(stage)
     best, reason = choose_trial(stage, trials)
-    say(f"stage {stage.data.index}: chose {reason}")
+    _log.info(f"stage {stage.data.index}: chose {reason}")
     describe_choice(stage, trials, best, reason)
     started = time.monotonic()
     state = continue_training(stage, best)
@@ -135,7 +137,7 @@ def _roll_back(stage: StageRun, best: Trial, diverged: DivergedError) -> None:
     )
     state.rollbacks = (*rollbacks, rollback)
     save_state(state, stage.folder / TRAINING_FILE)
-    say(
+    _log.warning(
         f"stage {index}, training: {rollback} "
         f"It resumes with {LR_DECAY ** (num_rollbacks + 1):g} of the learning rate; "
         f"retries left: {config.divergence_retries - num_rollbacks - 1}."

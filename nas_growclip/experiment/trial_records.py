@@ -1,5 +1,6 @@
 """A stage's trials on disk: unscored records that all workers share, and the scored lines."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,11 @@ from nas_growclip.experiment.stage_plan import StageRun
 from nas_growclip.growth.candidates import Candidate
 from nas_growclip.io.files import write_atomically
 from nas_growclip.io.mappings import from_mapping, read_mapping
-from nas_growclip.io.progress import say
 from nas_growclip.records.entries import Trial, to_line
 from nas_growclip.records.folder import TRIALS_FILE, _file_name, read_trials
 from nas_growclip.records.lines import append_line
+
+_log = logging.getLogger(__name__)
 
 
 def write_record(stage: StageRun, trial: Trial) -> None:
@@ -49,7 +51,7 @@ def record_trial(stage: StageRun, recorded: list[Trial], trial: Trial) -> None:
     recorded.append(trial)
     keep_best_state(stage, recorded)
     score = f"score {trial.score:+.4g}" if trial.score is not None else _unscored(trial)
-    say(f"stage {stage.data.index}, trial {trial.number}: {trial.label}: {score}")
+    _log.info(f"stage {stage.data.index}, trial {trial.number}: {trial.label}: {score}")
 
 
 def _unscored(trial: Trial) -> str:

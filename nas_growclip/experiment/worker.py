@@ -4,16 +4,18 @@ It needs the run folder (on a disk that all machines see) and Optuna's storage. 
 to the next stage by itself: that is the run's own process's part.
 """
 
+import logging
 import time
 from pathlib import Path
 
 from nas_growclip.experiment.search_stage import join_search
 from nas_growclip.experiment.stage_setup import load_run_config, open_stage
 from nas_growclip.io.files import remove_abandoned
-from nas_growclip.io.progress import say
 from nas_growclip.records.folder import read_stages
 from nas_growclip.search.optuna.backend import is_open
 from nas_growclip.search.optuna.storage import open_storage
+
+_log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 
@@ -47,12 +49,12 @@ def work(
     joined, idle_since = -1, time.monotonic()
     while (index := len(read_stages(run))) < len(config.data.stages):
         if index > joined and is_open(storage, run, index):
-            say(f"stage {index}: joined the search")
+            _log.info(f"stage {index}: joined the search")
             join_search(open_stage(run, stage=index, data_folder=data_folder, device=device))
             joined, idle_since = index, time.monotonic()
         elif patience is not None and time.monotonic() - idle_since > patience:
-            say(f"no work for {patience:g} s; left")
+            _log.info(f"no work for {patience:g} s; left")
             return
         else:
             time.sleep(POLL_SECONDS)
-    say(f"the run in {run} is complete")
+    _log.info(f"the run in {run} is complete")

@@ -1,10 +1,10 @@
-"""Progress and plain messages on stderr, so that stdout holds results only.
+"""Progress: how far a loop has come.
 
-A terminal gets a bar with the rate and the time left; a log file gets a plain line at most every
-ten seconds. Nothing here depends on what is counted.
+A terminal gets a bar with the rate and the time left on stderr; everything else gets a message in
+the log at most every ten seconds. Nothing here depends on what is counted.
 """
 
-import sys
+import logging
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +24,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from nas_growclip.io.logs import is_logged_to_stderr, logger
+
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 QUIET_SECONDS = 3.0
@@ -32,11 +36,9 @@ QUIET_SECONDS = 3.0
 LINE_SECONDS = 10.0
 """Plain lines come at most this often."""
 
-_hushed: list[bool] = []
-
 
 def track(iterable: Iterable[T], *, total: int, label: str) -> Generator[T]:
-    """Yield from an iterable and show on stderr how far it has come.
+    """Yield from an iterable and show how far it has come.
 
     Args:
         iterable: What to go through.
@@ -44,9 +46,11 @@ def track(iterable: Iterable[T], *, total: int, label: str) -> Generator[T]:
         label: What is being done, as in ``stage 2: train``.
     """
     console = Console(stderr=True)
-    bar = _start_bar(console, label, total) if console.is_terminal and not _hushed else None
+    wants_bar = console.is_terminal and is_logged_to_stderr()
+    is_shown = logger.isEnabledFor(logging.INFO)
+    bar = _start_bar(console, label, total) if wants_bar and is_shown else None
     if bar is None:
-        yield from _track_plain(iterable, total, label, shown=not console.is_terminal)
+        yield from _track_plain(iterable, total, label, shown=not wants_bar)
         return
     try:
         task = bar.task_ids[0]
@@ -55,17 +59,6 @@ def track(iterable: Iterable[T], *, total: int, label: str) -> Generator[T]:
             bar.advance(task)
     finally:
         bar.stop()
-
-
-def say(message: str) -> None:
-    """Print one plain line on stderr, at once."""
-    if not _hushed:
-        print(message, file=sys.stderr, flush=True)
-
-
-def hush() -> None:
-    """Show nothing from now on: for a process beside which another one shows the same."""
-    _hushed.append(True)
 
 
 class _RateColumn(ProgressColumn):
@@ -112,7 +105,7 @@ class _PlainLines:
     def _print(self, done: int, now: float) -> None:
         rate = done / max(now - self.started, 1e-9)
         left = f", {_duration((self.total - done) / rate)} left" if done < self.total else ""
-        say(f"{self.label}: {done}/{self.total}, {rate:.3g} it/s{left}")
+        _log.info(f"{self.label}: {done}/{self.total}, {rate:.3g} it/s{left}")
         self.printed = now
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from nas_growclip.io import progress
-from nas_growclip.io.progress import say, track
+from nas_growclip.io.progress import track
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -128,12 +128,6 @@ def test_bar_that_finds_the_terminal_taken_is_silent(
     monkeypatch.setattr(progress.Progress, "start", taken)
     assert list(track(range(3), total=3, label="inner")) == [0, 1, 2]
     assert terminal.readouterr().err == ""
-
-
-def test_say_writes_one_line_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    say("stage [1] done")
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "stage [1] done\n")
 
 
 def test_progress_does_not_need_torch() -> None:

@@ -5,6 +5,7 @@ keeps in ``~/nni-experiments``. Its web server listens on every interface withou
 the experiment runs; the port is a free one.
 """
 
+import logging
 import os
 import shlex
 import socket
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from nas_growclip.io.files import make_folder, write_atomically
-from nas_growclip.io.progress import say
+
+_log = logging.getLogger(__name__)
 
 ATTEMPTS = 2
 """Another process may take the free port before NNI does."""
@@ -166,7 +168,7 @@ def _started(experiment: NniExperiment, folder: Path) -> Iterator[_Running]:
                     f"NNI must start, but did not in {ATTEMPTS} attempts. The last one: {error}"
                 ) from None
     try:
-        say(
+        _log.info(
             f"NNI's page is at http://localhost:{manager.port}, for everyone who reaches this "
             "machine, while the search runs"
         )

@@ -6,6 +6,7 @@ over (see ``best_effort``). Pictures need Optuna alone, notes need optuna-dashbo
 plotly too; what is not installed is left out.
 """
 
+import logging
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,6 @@ from optuna.study import Study
 
 from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.io.files import temporary_suffix
-from nas_growclip.io.progress import say
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.folder import read_stages
 from nas_growclip.search.objective import TERMS
@@ -38,6 +38,8 @@ from nas_growclip.search.optuna.dashboard_figures import (
     shortened,
 )
 from nas_growclip.search.optuna.samplers import experimental
+
+_log = logging.getLogger(__name__)
 
 ARTIFACTS_FOLDER = "artifacts"
 """Folder in the run for pictures; optuna-dashboard gets it as ``--artifact-dir``."""
@@ -80,7 +82,7 @@ def best_effort(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        say(f"{what}: not shown in optuna-dashboard: {type(error).__name__}: {reason}")
+        _log.warning(f"{what}: not shown in optuna-dashboard: {type(error).__name__}: {reason}")
 
 
 def describe_trial(study: Study, asked: optuna.Trial, trial: Trial, run: Path | None) -> None:

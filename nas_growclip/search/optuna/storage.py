@@ -4,6 +4,7 @@ A storage that goes away for a while is waited for: every call of Optuna's is ma
 works or the patience ends.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from nas_growclip.io.files import locked
-from nas_growclip.io.progress import say
+
+_log = logging.getLogger(__name__)
 
 STUDY_FILE = "study.db"
 JOURNAL_FILE = "study.journal"
@@ -93,7 +95,9 @@ def _patiently(call: Callable[..., Any], name: str, patience_s: float) -> Callab
                     f"search.storage: {name} must be there, but was away for {patience_s:g} s: "
                     f"{reason} Bring it back; then the same command goes on."
                 )
-            say(f"search.storage: {name} is away: {reason} Waiting up to {left:.0f} s for it.")
+            _log.info(
+                f"search.storage: {name} is away: {reason} Waiting up to {left:.0f} s for it."
+            )
             time.sleep(min(wait_s, left))
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 

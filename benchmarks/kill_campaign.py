@@ -40,7 +40,7 @@ from safetensors import safe_open
 from nas_growclip.cli.main import main as growclip
 from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.io.logs import logger
-from nas_growclip.records.folder import TIMINGS_FILE, read_trials
+from nas_growclip.records.folder import RunFolder, read_trials
 from nas_growclip.search.optuna.backend import study_name
 from nas_growclip.search.optuna.storage import open_storage
 
@@ -310,7 +310,7 @@ class Campaign:
             )
 
 
-NEVER_THE_SAME = {TIMINGS_FILE, ".owner", "study.db", "study.lock"}
+NEVER_THE_SAME = {"timings.jsonl", ".owner", "study.db", "study.lock"}
 """Files of a run folder that hold times, process numbers or attempts."""
 
 
@@ -347,7 +347,7 @@ def files_of(run: Path) -> set[str]:
 def repetitions(run: Path, config: ExperimentConfig) -> list[str]:
     """Candidates that were tried, recorded or completed more than once."""
     found = []
-    timings = [json.loads(line) for line in (run / TIMINGS_FILE).read_text().splitlines()]
+    timings = [json.loads(line) for line in (RunFolder(run).timings).read_text().splitlines()]
     measured = Counter((t["stage"], t["what"]) for t in timings if t["what"] != "training")
     found += [f"{what} was measured {n} times" for what, n in measured.items() if n > 1]
     recorded = Counter((trial.stage, trial.label) for trial in read_trials(run))

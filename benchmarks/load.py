@@ -28,13 +28,13 @@ from PIL import Image
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.experiment.config import load_config
-from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.run import run_stages
 from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
 from nas_growclip.io.logs import log_errors_only
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
-from nas_growclip.records.folder import CONFIG_FILE, STAGES_FILE, TRIALS_FILE
+from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.frames import load_run
 from nas_growclip.report import write_report
 from nas_growclip.search.config import SearchConfig
@@ -115,10 +115,10 @@ def search_times(num_trials: int, folder: Path) -> dict[str, float]:
 def many_stages(run: Path, num_stages: int, out: Path) -> None:
     """A run folder with so many stages, made of a short run's records and models."""
     shutil.copytree(run, out)
-    config = yaml.safe_load((run / CONFIG_FILE).read_text())
+    config = yaml.safe_load(RunFolder(run).config.read_text())
     config["data"]["stages"] = [256 * (stage + 1) for stage in range(num_stages)]
-    (out / CONFIG_FILE).write_text(yaml.safe_dump(config))
-    for name in (TRIALS_FILE, STAGES_FILE):
+    RunFolder(out).config.write_text(yaml.safe_dump(config))
+    for name in ("trials.jsonl", "stages.jsonl"):
         lines = [json.loads(line) for line in (run / name).read_text().splitlines()]
         last = [line for line in lines if line["stage"] == 1]
         copies = [line | {"stage": stage} for stage in range(1, num_stages) for line in last]
@@ -137,9 +137,9 @@ def stage_times(run: Path, num_stages: int, out: Path) -> dict[str, float]:
     assert len(records.stages) == num_stages
     with timed(seconds, "report"):
         write_report([records], out / "report")
-    config = load_config(out / CONFIG_FILE)
+    config = load_config(RunFolder(out).config)
     with timed(seconds, "starting the finished run again"):
-        run_experiment(config, out, with_report=False)
+        run_stages(config, out)
     return seconds
 
 
@@ -215,7 +215,7 @@ def main() -> None:
 
         print(table("trials", options.trials, searched), "\n")
         run = root / "run"
-        run_experiment(load_config(SMOKE), run, with_report=False)
+        run_stages(load_config(SMOKE), run)
         print(table("stages", options.stages, lambda n: stage_times(run, n, place())), "\n")
 
         def opened(count: int) -> dict[str, float]:

@@ -53,6 +53,8 @@ from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops
 from nas_growclip.records.lines import append_line, drop_torn_line
 from nas_growclip.training.checkpoint import load_state, save_state
+from nas_growclip.training.events import Event
+from nas_growclip.training.events import at as at_moment
 from nas_growclip.training.grow_state import Parent
 from nas_growclip.training.loop import DivergedError, train
 from nas_growclip.training.state import TrainConfig, TrainState, optimizer_tensors, start_training
@@ -118,13 +120,22 @@ def train_measured(
     at = measured_steps(steps)
     curve = [(0, validation_loss(state.model, data.validation, BATCH_SIZE))]
 
-    def measure(state: TrainState) -> None:
+    def measure(event: Event) -> None:
+        assert event.state is not None
+        state = event.state
         if state.step in at:
             curve.append((state.step, validation_loss(state.model, data.validation, BATCH_SIZE)))
 
     batches = draw_batches(data.train, BATCH_SIZE, seed)
     try:
-        train(state, batches, config, total_steps=steps, until_step=steps, after_step=measure)
+        train(
+            state,
+            batches,
+            config,
+            total_steps=steps,
+            until_step=steps,
+            observer=at_moment("step", measure),
+        )
     except DivergedError as error:
         logger.info(str(error))
     return [point for point in curve if math.isfinite(point[1])]

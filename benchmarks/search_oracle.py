@@ -33,9 +33,11 @@ from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Measure, Trial
 from nas_growclip.records.lines import append_line
+from nas_growclip.training.events import Event
+from nas_growclip.training.events import at as at_moment
 from nas_growclip.training.grow_state import Parent, grow_training
 from nas_growclip.training.loop import train
-from nas_growclip.training.state import TrainConfig, TrainState, start_training
+from nas_growclip.training.state import TrainConfig, start_training
 
 PAIRS = (1000, 4000, 12000)
 PASSES = 10.0
@@ -138,12 +140,21 @@ def run_outcome(
     state.curve.append((0, loss_on(state.model, data.validation)))
     points = measured_steps(total)
 
-    def measure(state: TrainState) -> None:
+    def measure(event: Event) -> None:
+        assert event.state is not None
+        state = event.state
         if state.step in points:
             state.curve.append((state.step * BATCH, loss_on(state.model, data.validation)))
 
     batches = batches_for(state.model, data, seed)
-    train(state, batches, TRAIN, total_steps=total, until_step=total, after_step=measure)
+    train(
+        state,
+        batches,
+        TRAIN,
+        total_steps=total,
+        until_step=total,
+        observer=at_moment("step", measure),
+    )
     forward = count_flops(arch)
     return Outcome(
         seed=seed,

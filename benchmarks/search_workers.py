@@ -36,13 +36,7 @@ from nas_growclip.experiment.run import prepare_folder
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.io.logs import logger
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.records.folder import (
-    SPACE_FILE,
-    TIMINGS_FILE,
-    TRIALS_FILE,
-    read_trials,
-    stage_folder,
-)
+from nas_growclip.records.folder import RunFolder, read_trials
 from nas_growclip.records.lines import append_line
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.training.state import TrainConfig
@@ -217,7 +211,7 @@ def measure_search(name: str, config: ExperimentConfig, workers: int, run: Path)
         main = processes.enter_context(started(log, "run", str(file), "--out", str(run), *ON_CPU))
         if main.wait():
             raise ChildProcessError(f"growclip run must work, but failed: see {log}.")
-    timings = [json.loads(line) for line in (run / TIMINGS_FILE).read_text().splitlines()]
+    timings = [json.loads(line) for line in (RunFolder(run).timings).read_text().splitlines()]
     return Measurement(
         search=name,
         workers=workers,
@@ -247,8 +241,8 @@ def started(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def searched_seconds(run: Path) -> float:
     """From the space's file to the last trial's record."""
-    begin = (stage_folder(run, 0) / SPACE_FILE).stat().st_mtime
-    return (run / TRIALS_FILE).stat().st_mtime - begin
+    begin = RunFolder(run).stage(0).search_space.stat().st_mtime
+    return RunFolder(run).trials.stat().st_mtime - begin
 
 
 # All searches, and the table.

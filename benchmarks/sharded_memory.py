@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip, tokenized
+from nas_growclip.training.events import at
 from nas_growclip.training.loop import train
 from nas_growclip.training.process_group import ProcessGroup, join_group
 from nas_growclip.training.sharding import shard_state
@@ -67,7 +68,7 @@ def measured(group: ProcessGroup, way: str, options: Namespace) -> tuple[dict[st
         config,
         total_steps=1000,
         until_step=1 + options.steps,
-        after_step=lambda state: ends.append(time.perf_counter()),
+        observer=at("step", lambda event: ends.append(time.perf_counter())),
     )
     peak = memory_line("VmHWM") - before
     sizes = {name: size / 1e9 for name, size in (held(state) | {"peak": peak}).items()}

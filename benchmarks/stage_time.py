@@ -130,7 +130,7 @@ def stage_shares(passes: float) -> str:
     clock.watch("the rest: data, records, models on disk", experiment, "run_experiment")
     config = replace(load_config(EXPERIMENT), passes=passes)
     with tempfile.TemporaryDirectory() as folder:
-        records = experiment.run_experiment(config, Path(folder) / "run", with_report=False)
+        records = experiment.run_stages(config, Path(folder) / "run")
     total = sum(clock.seconds.values())
     lines = ["| what | calls | seconds | share of the run |", "|---|---|---|---|"]
     for name, seconds in sorted(clock.seconds.items(), key=lambda item: -item[1]):

@@ -29,10 +29,11 @@ def read_space(path: Path | None, parent: str) -> "GrowthSpace":
     """
     from nas_growclip.growth.space import GrowthSpace
     from nas_growclip.io.mappings import from_mapping, read_mapping
+    from nas_growclip.records.folder import RunFolder
 
     if path is not None:
         return from_mapping(GrowthSpace, read_mapping(path), str(path))
-    config = Path(parent).resolve().parent / "config.yaml"
+    config = RunFolder(Path(parent).resolve().parent).config
     if parent in PRESETS or not Path(parent).is_dir() or not config.is_file():
         raise ValueError(
             f"--space must be given unless PARENT is a stage's folder in a run folder, "

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from nas_growclip.experiment.stage_plan import StageRun
+    from nas_growclip.experiment.stage_context import StageContext
     from nas_growclip.growth.candidates import Candidate
     from nas_growclip.records.entries import Trial
 
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> "Trial":
         device=options.device,
         trials=options.trials,
     )
-    candidates = stage.candidates
+    candidates = stage.plan.candidates
     if options.candidate is None:
         candidate = candidate_from_nni(sample, candidates)
     else:
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> "Trial":
 
 
 def try_candidate(
-    stage: "StageRun", number: int, candidate: "Candidate", reports: Reports
+    stage: "StageContext", number: int, candidate: "Candidate", reports: Reports
 ) -> "Trial":
     """Measure a candidate against no growth, and report its curve and its score.
 
@@ -128,7 +128,7 @@ def try_candidate(
     control = measure_candidate(stage, 0, ()) if candidate else None
     if control is not None and control.state != "complete":
         raise ValueError(
-            f"The control trial of stage {stage.data.index} must complete, but {control.state}: "
+            f"The control trial of stage {stage.index} must complete, but {control.state}: "
             f"{control.message}"
         )
     trial = measure_candidate(stage, number, candidate, report)

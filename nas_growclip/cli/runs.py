@@ -80,9 +80,9 @@ def continue_(options: argparse.Namespace) -> None:
     """Add a stage to a finished run; print its table, what was added and the report's path."""
     if options.flops is not None and not 0 < options.flops < math.inf:
         raise ValueError(f"--flops must be above 0, but got {options.flops:g}.")
-    from nas_growclip.records.folder import config_path
+    from nas_growclip.records.folder import find_config
 
-    config_path(options.run)  # a bad folder is told before the slow imports
+    find_config(options.run)  # a bad folder is told before the slow imports
     from nas_growclip.experiment.extend import continue_run
     from nas_growclip.report import print_summary
 

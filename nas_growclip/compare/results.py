@@ -11,7 +11,7 @@ from nas_growclip.compare.bootstrap import Outcomes, paired_difference
 from nas_growclip.compare.folder import CompareFolder
 from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.io.files import make_folder, write_atomically
-from nas_growclip.records.folder import read_outcomes, read_timings
+from nas_growclip.records.folder import RunFolder, read_outcomes, read_timings
 from nas_growclip.records.frames import Run, load_run
 from nas_growclip.report.figures import draw_comparison, to_png
 from nas_growclip.report.tables import FLOPS_NOTE
@@ -40,7 +40,7 @@ class Arm:
     def outcomes(self, seeds: Sequence[int]) -> list[Outcomes]:
         """What the last stage's models got right."""
         runs = (self.runs[seed] for seed in seeds)
-        return [read_outcomes(run.path / f"stage_{run.stages[-1].stage:02d}") for run in runs]
+        return [read_outcomes(RunFolder(run.path).stage(run.stages[-1].stage)) for run in runs]
 
 
 def load_arms(comparison: CompareFolder) -> tuple[Arm, ...]:

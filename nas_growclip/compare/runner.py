@@ -20,7 +20,7 @@ from nas_growclip.compare.shared_prefix import copy_shared_prefix, find_shared_p
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.run import run_stages
 from nas_growclip.experiment.stage import StageFailedError
 from nas_growclip.io.files import make_folder, try_locked, write_atomically
 from nas_growclip.io.mappings import to_mapping
@@ -77,13 +77,12 @@ class CompareWorker:
             if prefix is not None:
                 _log.info(f"{arm_run.path}: takes {prefix.num_stages} stages from {prefix.run}")
                 copy_shared_prefix(config, folder, prefix)
-        run_experiment(
+        run_stages(
             config,
             folder,
             data_folder=self.data_folder,
             device=self.device,
             stages=self._stages(config.data),
-            with_report=False,
         )
 
     def _others(self, arm_run: ArmRun) -> Iterator[tuple[ExperimentConfig, Path]]:

@@ -12,15 +12,7 @@ from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import prepare_folder
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.io.mappings import to_mapping
-from nas_growclip.records.folder import (
-    STAGES_FILE,
-    TIMINGS_FILE,
-    TRAINING_FILE,
-    TRIALS_FILE,
-    read_stages,
-    stage_folder,
-    stage_lines,
-)
+from nas_growclip.records.folder import RunFolder, read_stages, stage_lines
 
 
 class SharedPrefix(NamedTuple):
@@ -84,10 +76,11 @@ def copy_shared_prefix(config: ExperimentConfig, folder: Path, prefix: SharedPre
     make_folder(made)
     prepare_folder(config, made)
     for index in range(prefix.num_stages):
-        source, target = (stage_folder(run, index) for run in (prefix.run, made))
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("trials", TRAINING_FILE))
-        make_folder(target / "trials")
-    for name in (TRIALS_FILE, TIMINGS_FILE, STAGES_FILE):
-        lines = stage_lines(prefix.run / name, prefix.num_stages)
-        write_atomically(made / name, "".join(lines).encode())
+        source, target = (RunFolder(run).stage(index) for run in (prefix.run, made))
+        passing = shutil.ignore_patterns(source.trials.path.name, source.training.name)
+        shutil.copytree(source.path, target.path, ignore=passing)
+        make_folder(target.trials.path)
+    for path, copy in zip(RunFolder(prefix.run).lines, RunFolder(made).lines, strict=True):
+        lines = stage_lines(path, prefix.num_stages)
+        write_atomically(copy, "".join(lines).encode())
     made.rename(folder)

@@ -22,7 +22,7 @@ from nas_growclip.experiment.run import run_experiment
 from nas_growclip.experiment.stage_setup import load_run_config
 from nas_growclip.io.files import owned, write_atomically
 from nas_growclip.io.mappings import read_mapping
-from nas_growclip.records.folder import CONFIG_FILE, noted_data_folder, read_stages, stage_folder
+from nas_growclip.records.folder import RunFolder, noted_data_folder, read_stages
 from nas_growclip.records.frames import Run
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def continue_run(
             plan = _plan_stage(config, run, shards, folder, flops)
         if plan.stages is not None:
             check_same_data(run, plan.stages[len(plan.config.data.stages) - 2])
-            write_atomically(run / CONFIG_FILE, plan.config.to_yaml().encode())
+            write_atomically(RunFolder(run).config, plan.config.to_yaml().encode())
             _log.info(plan.what)
         records = run_experiment(
             plan.config, run, data_folder=folder, device=device, stages=plan.stages
@@ -120,7 +120,7 @@ def check_same_data(run: Path, stage: DataStage) -> None:
     Raises:
         ValueError: If a file changed, is another one, or the manifest is damaged.
     """
-    path = stage_folder(run, stage.index) / "manifest.json"
+    path = RunFolder(run).stage(stage.index).manifest
     manifest = read_mapping(path)
     for split, pairs in stage.splits.items():
         then = _manifest_files(manifest, split, path)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from nas_growclip.experiment.stage_plan import StageRun, curve_steps
+from nas_growclip.experiment.stage_context import StageContext
 from nas_growclip.experiment.trial import measure_candidate, planned_trial
 from nas_growclip.experiment.trial_records import (
     finished_trial,
@@ -22,12 +22,8 @@ from nas_growclip.records.entries import Trial
 from nas_growclip.search.nni.experiment import NniExperiment, NniTrial, run_nni_experiment
 from nas_growclip.search.nni.space import candidate_from_nni, nni_space
 
-NNI_FOLDER = "nni"
 
-PROPOSED_FILE = "proposed.json"
-
-
-def search_with_nni(stage: StageRun) -> None:
+def search_with_nni(stage: StageContext) -> None:
     """Search the stage by one NNI experiment, whose trials are processes of their own.
 
     The control is tried here first; where it fails nothing could be compared, and NNI is not
@@ -45,13 +41,13 @@ def search_with_nni(stage: StageRun) -> None:
             record_trial(stage, recorded, finished_trial(stage, candidate))
 
 
-def proposed_by_nni(stage: StageRun) -> tuple[Candidate, ...]:
+def proposed_by_nni(stage: StageContext) -> tuple[Candidate, ...]:
     """What NNI's tuner proposed, each candidate once; all of them have records then.
 
     The experiment runs once: its proposals are kept in the stage's folder.
     """
-    by_label = {candidate_label(c): c for c in stage.candidates[1:]}
-    kept = stage.folder / NNI_FOLDER / PROPOSED_FILE
+    by_label = {candidate_label(c): c for c in stage.plan.candidates[1:]}
+    kept = stage.files.nni_proposals
     if not by_label or stage.config.search.num_trials < 2:
         return ()
     if not kept.is_file():
@@ -71,9 +67,9 @@ def proposed_by_nni(stage: StageRun) -> tuple[Candidate, ...]:
         ) from None
 
 
-def nni_experiment(stage: StageRun, candidates: Sequence[Candidate]) -> NniExperiment:
+def nni_experiment(stage: StageContext, candidates: Sequence[Candidate]) -> NniExperiment:
     """The stage's search as an NNI experiment over the candidates that grow."""
-    config, index = stage.config.search, stage.data.index
+    config, index = stage.config.search, stage.index
     command = [
         sys.executable,
         "-m",
@@ -81,7 +77,7 @@ def nni_experiment(stage: StageRun, candidates: Sequence[Candidate]) -> NniExper
         "--run",
         str(stage.run.resolve()),
     ]
-    command += ["--stage", str(index), "--device", str(stage.parent.logit_scale.device)]
+    command += ["--stage", str(index), "--device", str(stage.parent_model.logit_scale.device)]
     if stage.data_folder is not None:
         command += ["--data", str(stage.data_folder.resolve())]
     if config.nni_workers > 1:
@@ -91,27 +87,27 @@ def nni_experiment(stage: StageRun, candidates: Sequence[Candidate]) -> NniExper
         name=f"growclip {stage.run.resolve().name}, stage {index}",
         space=nni_space(candidates),
         command=tuple(command),
-        folder=stage.folder / NNI_FOLDER,
+        folder=stage.files.nni,
         num_trials=config.num_trials - 1,
         workers=config.nni_workers,
         tuner=config.nni_tuner,
         assessor=config.nni_assessor,
-        seed=stage.seed,
+        seed=stage.plan.seed,
         curve_points=config.curve_points,
     )
 
 
-def unmeasured(stage: StageRun, candidate: Candidate, end: NniTrial) -> Trial:
+def unmeasured(stage: StageContext, candidate: Candidate, end: NniTrial) -> Trial:
     """The record of a trial that NNI ended before it wrote its own."""
     planned = planned_trial(stage, end.number, candidate)
-    num_points = stage.config.search.curve_points
-    steps = curve_steps(0, stage.trial_steps(planned.arch), num_points)
+    steps = stage.plan.trial_points(planned.arch)
     losses = [point["loss"] for point in end.curve if "loss" in point]
     pairs = [step * stage.config.train.batch_size for step in steps]
+    share = min(1.0, len(losses) / stage.config.search.curve_points)
     return replace(
         planned,
         state="pruned" if end.state == "pruned" else "failed",
         curve=tuple(zip(pairs, losses, strict=False)),
-        train_flops=round(planned.train_flops * min(1.0, len(losses) / num_points)),
+        train_flops=round(planned.train_flops * share),
         message=end.message or f"{end.state} by NNI",
     )

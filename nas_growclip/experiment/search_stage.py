@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import optuna
 
 from nas_growclip.experiment.search_nni import search_with_nni
-from nas_growclip.experiment.stage_plan import StageRun
+from nas_growclip.experiment.stage_context import StageContext
 from nas_growclip.experiment.trial import measure_candidate
 from nas_growclip.experiment.trial_records import (
     finished_trial,
@@ -22,7 +22,7 @@ from nas_growclip.experiment.trial_records import (
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.records.entries import StageResult, Trial
-from nas_growclip.records.folder import SPACE_FILE, read_trials
+from nas_growclip.records.folder import read_trials
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.nni.space import nni_space
@@ -34,16 +34,16 @@ from nas_growclip.search.protocol import Proposal, SearchTask
 from nas_growclip.search.warm_start import warm_start_candidates
 
 
-def run_search(stage: StageRun) -> tuple[Trial, ...]:
+def run_search(stage: StageContext) -> tuple[Trial, ...]:
     """Every trial of the stage, control first; trials recorded earlier are not run again.
 
     Returns:
         The scored trials by number, as recorded in ``trials.jsonl``.
     """
-    make_folder(stage.folder)
-    space = json.dumps(nni_space(stage.candidates), indent=2) + "\n"
-    write_atomically(stage.folder / SPACE_FILE, space.encode())
-    if stage.scheduled_sizes is not None:
+    make_folder(stage.files.path)
+    space = json.dumps(nni_space(stage.plan.candidates), indent=2) + "\n"
+    write_atomically(stage.files.search_space, space.encode())
+    if stage.plan.is_scheduled:
         follow_schedule(stage)
     elif stage.config.search.backend in EXPERIMENT_BACKENDS:
         search_with_nni(stage)
@@ -52,7 +52,7 @@ def run_search(stage: StageRun) -> tuple[Trial, ...]:
     return recorded_trials(stage)
 
 
-def join_search(stage: StageRun, *, keeps_records: bool = False) -> None:
+def join_search(stage: StageContext, *, keeps_records: bool = False) -> None:
     """Work on the stage's search until none of its trials is left, alone or beside others.
 
     Args:
@@ -80,66 +80,70 @@ def join_search(stage: StageRun, *, keeps_records: bool = False) -> None:
         backend.close()
 
 
-def follow_schedule(stage: StageRun) -> None:
+def follow_schedule(stage: StageContext) -> None:
     """Train the scheduled growth as the stage's only trial; it is its own control."""
     if not recorded_trials(stage):
-        trial = measure_candidate(stage, 0, stage.candidates[0])
+        trial = measure_candidate(stage, 0, stage.plan.candidates[0])
         record_trial(stage, [], scored_trial(stage, trial, trial))
 
 
-def search_task(stage: StageRun) -> SearchTask:
+def search_task(stage: StageContext) -> SearchTask:
     """What a search backend needs to know of the stage."""
-    candidates, trials = stage.candidates, read_trials(stage.run)
-    earlier = [trial for trial in trials if trial.stage < stage.data.index]
+    candidates, trials = stage.plan.candidates, read_trials(stage.run)
+    earlier = [trial for trial in trials if trial.stage < stage.index]
     return SearchTask(
         candidates=candidates,
-        seed=stage.seed,
-        stage=stage.data.index,
+        seed=stage.plan.seed,
+        stage=stage.index,
         run=stage.run,
         config=stage.config.search,
-        recorded=[trial for trial in trials if trial.stage == stage.data.index],
+        recorded=[trial for trial in trials if trial.stage == stage.index],
         warm_start_candidates=warm_start_candidates(earlier, candidates),
         facts={
             "pairs": stage.data.num_pairs,
-            "parent FLOPs a pair": count_flops(stage.parent.arch),
-            "parent parameters": count_params(stage.parent.arch),
-            "stage's training FLOPs": stage.budget,
+            "parent FLOPs a pair": count_flops(stage.parent_model.arch),
+            "parent parameters": count_params(stage.parent_model.arch),
+            "stage's training FLOPs": stage.plan.budget,
             "FLOPs": "fvcore FLOPs: one multiply-add is one",
-            "trigger": stage.trigger.reason,
+            "trigger": _trigger_words(stage),
         },
     )
 
 
+def _trigger_words(stage: StageContext) -> str:
+    return stage.plan.decision.reason if stage.plan.decision else "it grows as scheduled"
+
+
 def describe_choice(
-    stage: StageRun,
+    stage: StageContext,
     trials: Sequence[Trial],
     best: Trial,
     reason: str,
     result: StageResult | None = None,
 ) -> None:
     """Show a stage's choice, and its result once there is one, in optuna-dashboard."""
-    if stage.config.search.backend != "optuna" or stage.scheduled_sizes is not None:
+    if stage.config.search.backend != "optuna" or stage.plan.is_scheduled:
         return
     history = (*stage.history, *([result] if result else []))
-    with best_effort(f"stage {stage.data.index}, choice"):
+    with best_effort(f"stage {stage.index}, choice"):
         study = optuna.load_study(
-            study_name=study_name(stage.run, stage.data.index),
+            study_name=study_name(stage.run, stage.index),
             storage=open_storage(stage.config.search.storage, stage.run, waits=True),
         )
         story = StageStory(trials=trials, best=best, reason=reason, history=history)
         describe_stage(study, story)
 
 
-def choose_trial(stage: StageRun, trials: Sequence[Trial]) -> tuple[Trial, str]:
+def choose_trial(stage: StageContext, trials: Sequence[Trial]) -> tuple[Trial, str]:
     """The trial that the stage goes on with, and why.
 
     Without any score nothing can be compared: the stage keeps its parent, or grows as scheduled.
     """
-    is_scheduled = stage.scheduled_sizes is not None
+    is_scheduled = stage.plan.is_scheduled
     if any(trial.score is not None for trial in trials):
-        best = stage.objective.choose(trials)
+        best = stage.plan.objective.choose(trials)
         if not is_scheduled:
-            return best, f"{explain(best, trials)} Searched because {stage.trigger.reason}."
+            return best, f"{explain(best, trials)} Searched because {_trigger_words(stage)}."
         return best, f"{', '.join(map(str, best.candidate)) or 'no growth'}, as scheduled."
     first = trials[0]
     if is_scheduled:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from nas_growclip.data.stages import skipped_counts
 from nas_growclip.evaluation.metrics import Outcomes, evaluate
 from nas_growclip.experiment.search_stage import choose_trial, describe_choice, run_search
-from nas_growclip.experiment.stage_plan import StageRun, curve_steps
+from nas_growclip.experiment.stage_context import StageContext
 from nas_growclip.experiment.stage_training import (
     TrainingFile,
     is_out_of_memory,
@@ -22,20 +22,18 @@ from nas_growclip.models.clip import Clip, placed
 from nas_growclip.models.flops import flops_by_encoder
 from nas_growclip.records.entries import Measure, Rollback, StageResult, Trial
 from nas_growclip.records.folder import (
-    TRAINING_FILE,
     append_timing,
     write_outcomes,
 )
 from nas_growclip.training.checkpoint import load_state, save_state
+from nas_growclip.training.events import Event
 from nas_growclip.training.loop import LR_DECAY, DivergedError, count_rollbacks
 from nas_growclip.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
-STAGE_CURVE_POINTS = 12
 
-
-def run_stage(stage: StageRun) -> tuple[Clip, StageResult]:
+def run_stage(stage: StageContext) -> tuple[Clip, StageResult]:
     """Search, choose, train on, measure.
 
     Returns:
@@ -47,18 +45,19 @@ def run_stage(stage: StageRun) -> tuple[Clip, StageResult]:
     """
     trials = run_search(stage)
     best, reason = choose_trial(stage, trials)
-    _log.info(f"stage {stage.data.index}: chose {reason}")
+    _log.info(f"stage {stage.index}: chose {reason}")
+    stage.observe(Event(moment="chosen"))
     describe_choice(stage, trials, best, reason)
     started = time.monotonic()
     state = continue_training(stage, best)
     with placed(state.model, stage.group.device):
         result = measure_stage(stage, state, trials, best, reason)
     describe_choice(stage, trials, best, reason, result)
-    append_timing(stage.run, stage.data.index, "training", time.monotonic() - started)
+    append_timing(stage.timings, stage.index, "training", time.monotonic() - started)
     return state.model, result
 
 
-def continue_training(stage: StageRun, best: Trial) -> TrainState:
+def continue_training(stage: StageContext, best: Trial) -> TrainState:
     """Train the chosen trial on to the end of the stage's budget.
 
     Where it diverges it goes back to the last saved state with half the rate, as often as
@@ -72,52 +71,47 @@ def continue_training(stage: StageRun, best: Trial) -> TrainState:
         diverged = _try_training(stage, best, state)
         if diverged is None:
             return state
-        del state  # room for the one that it goes back to
+        del state  # room for the one that it rolls back to
+        stage.observe(Event(moment="diverged"), "training")
         _roll_back(stage, best, diverged)
 
 
-def _last_state(stage: StageRun, best: Trial) -> TrainState:
+def _last_state(stage: StageContext, best: Trial) -> TrainState:
     """The stage's last saved state, which is its trial's at first."""
-    path = stage.folder / TRAINING_FILE
+    path = stage.files.training
     if path.exists():
-        return load_state(path, stage.config.train, stage.parent.logit_scale.device)
+        return load_state(path, stage.config.train, stage.parent_model.logit_scale.device)
     try:
         return trial_state(stage, best.candidate)
     except DivergedError as error:
         raise StageFailedError(
-            f"Stage {stage.data.index} must begin with a finite loss, but: {error}"
+            f"Stage {stage.index} must begin with a finite loss, but: {error}"
         ) from None
 
 
-def _try_training(stage: StageRun, best: Trial, state: TrainState) -> DivergedError | None:
+def _try_training(stage: StageContext, best: Trial, state: TrainState) -> DivergedError | None:
     """Train to the end; what is raised where the training diverges is returned."""
-    trial_steps, steps = stage.trial_steps(best.arch), stage.stage_steps(best.arch)
-    points = (
-        *curve_steps(0, trial_steps, stage.config.search.curve_points),
-        *curve_steps(trial_steps, steps, STAGE_CURVE_POINTS),
-    )
-    name = f"stage {stage.data.index}, training"
-    file = TrainingFile(stage.folder / TRAINING_FILE, name)
+    file = TrainingFile(stage.files.training, "training")
     try:
-        train_through(stage, state, points, file)
+        train_through(stage, state, stage.plan.stage_points(best.arch), file)
     except DivergedError as error:
         return error.with_traceback(None)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error) or stage.group.size > 1:
             raise
         raise StageFailedError(
-            f"Stage {stage.data.index} must fit memory, but did not at step {state.step}: {error} "
+            f"Stage {stage.index} must fit memory, but did not at step {state.step}: {error} "
             "Free memory or set train.micro_batch_size; then the same command goes on."
         ) from None
     return None
 
 
-def _roll_back(stage: StageRun, best: Trial, diverged: DivergedError) -> None:
+def _roll_back(stage: StageContext, best: Trial, diverged: DivergedError) -> None:
     """Note a rollback in the last saved state, which halves the rate from there on.
 
     Where that state was gone back to already it is finite but no good: then to the trial's end.
     """
-    config, index = stage.config.train, stage.data.index
+    config, index = stage.config.train, stage.index
     state = _last_state(stage, best)
     num_rollbacks = count_rollbacks(state.rollbacks, config)
     if num_rollbacks >= config.divergence_retries:
@@ -136,15 +130,16 @@ def _roll_back(stage: StageRun, best: Trial, diverged: DivergedError) -> None:
         reason=str(diverged),
     )
     state.rollbacks = (*rollbacks, rollback)
-    save_state(state, stage.folder / TRAINING_FILE)
+    save_state(state, stage.files.training)
+    stage.observe(Event(moment="rolled_back", state=state), "training")
     _log.warning(
-        f"stage {index}, training: {rollback} "
-        f"It resumes with {LR_DECAY ** (num_rollbacks + 1):g} of the learning rate; "
+        f"stage {index}, training: {rollback} It resumes with "
+        f"{LR_DECAY ** (num_rollbacks + 1):g} of the learning rate; "
         f"retries left: {config.divergence_retries - num_rollbacks - 1}."
     )
 
 
-def measure_by_stage(stage: StageRun, model: Clip) -> dict[str, Measure]:
+def measure_by_stage(stage: StageContext, model: Clip) -> dict[str, Measure]:
     """Loss and recall on held-out pairs of each stage's new data so far, under ``stage_K/...``."""
     metrics: dict[str, Measure] = {}
     for index, pairs in enumerate(stage.data.test_by_stage):
@@ -155,7 +150,7 @@ def measure_by_stage(stage: StageRun, model: Clip) -> dict[str, Measure]:
 
 
 def measure_stage(
-    stage: StageRun, state: TrainState, trials: Sequence[Trial], best: Trial, reason: str
+    stage: StageContext, state: TrainState, trials: Sequence[Trial], best: Trial, reason: str
 ) -> StageResult:
     """The stage's record: what was chosen, what it cost, how good it is."""
     config, model, data = stage.config, state.model, stage.data
@@ -163,16 +158,16 @@ def measure_stage(
     before = stage.history[-1].cumulative_flops if stage.history else 0
     search_flops = sum(t.train_flops for t in trials if t.number != best.number)
     repeated = sum(rollback.step - rollback.back_to for rollback in state.rollbacks)
-    train_flops = stage.train_flops(best.arch, state.step + repeated)
+    train_flops = stage.plan.train_flops(best.arch, state.step + repeated)
     validation = evaluate(model, data.validation, (), ("loss", "retrieval"), batch_size)
     outcomes: Outcomes = {}
     metrics = evaluate(model, data.test, data.zero_shot, config.metrics, batch_size, outcomes)
-    write_outcomes(stage.folder, outcomes)
+    write_outcomes(stage.files, outcomes)
     return StageResult(
         stage=data.index,
         num_pairs=data.num_pairs,
         skipped=skipped_counts(data),
-        parent=stage.parent.arch,
+        parent=stage.parent_model.arch,
         arch=best.arch,
         chosen=best.candidate,
         chosen_trial=best.number,
@@ -189,7 +184,7 @@ def measure_stage(
         cumulative_flops=before + search_flops + train_flops,
         coefficients={
             name: value
-            for name, value in to_mapping(stage.coefficients).items()
+            for name, value in to_mapping(stage.plan.coefficients).items()
             if isinstance(value, int | float)
         },
         rollbacks=state.rollbacks,

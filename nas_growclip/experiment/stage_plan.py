@@ -1,134 +1,63 @@
-"""What one stage works with and what follows from it before anything is trained."""
+"""A stage's plan: what follows from its data size, its parent's size and the stages before.
+
+Everything is computed once, before anything is trained. What has to be measured for it (the
+parent's losses, for a trigger that asks for them) is handed in.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass
 
 from nas_growclip.data.batches import epoch_seed
-from nas_growclip.data.stages import DataStage
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.growth.candidates import Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops
-from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, StageResult
-from nas_growclip.records.folder import read_trials, stage_folder
+from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, StageResult, Trial
+from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.objective import OBJECTIVES, DataSize, Objective, ObjectiveConfig
 from nas_growclip.search.refit import finished_stages, refit
 from nas_growclip.search.trigger import TRIGGERS, Decision, TriggerInput
-from nas_growclip.training.grow_state import Parent
-from nas_growclip.training.process_group import ProcessGroup, current_group
+
+STAGE_CURVE_POINTS = 12
+"""Points of the learning curve after a stage's trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageRun:
-    """Everything that one stage works with."""
+class StagePlan:
+    """Numbers and choices of one stage."""
 
-    config: ExperimentConfig
-    data: DataStage
-    trained: Parent
-    """The parent, with what its training left behind."""
-    history: Sequence[StageResult]
-    """Results of the stages before."""
-    run: Path
-    """The run folder."""
-    measure_losses: Callable[["StageRun"], tuple[float, float]]
-    """Gives the parent's loss on ``validation`` and on as many of its oldest training pairs."""
-    data_folder: Path | None = None
-    """Where the data's relative paths start."""
-    trials: Path | None = None
-    """Where the trials' records and states are; in the stage's folder if not given."""
-    group: ProcessGroup = field(default_factory=current_group)
-    """The processes that train each model together."""
-
-    @property
-    def parent(self) -> Clip:
-        """The parent's model."""
-        return self.trained.model
+    index: int
+    seed: int
+    """For the stage's fresh weights, its batches and its search."""
+    batch_size: int
+    budget: float
+    """Training FLOPs of the stage's model, the continued trial included."""
+    candidates: tuple[Candidate, ...]
+    """What the stage may choose from: no growth first; only that where there is no search; only
+    the scheduled growth where there is a schedule."""
+    decision: Decision | None
+    """Whether the stage is searched, and why; None where it grows as scheduled."""
+    objective: Objective
+    """What scores the trials and chooses among them."""
+    coefficients: ObjectiveConfig
+    """The objective's coefficients, refitted from the stages before."""
+    data_size: DataSize
+    """The data's size now and at the run's start."""
+    search: SearchConfig
 
     @property
-    def folder(self) -> Path:
-        """The stage's own folder."""
-        return stage_folder(self.run, self.data.index)
+    def is_scheduled(self) -> bool:
+        """Whether the stage grows as scheduled, without a search."""
+        return self.decision is None
 
     @property
-    def trials_folder(self) -> Path:
-        """Where the trials' records and states are."""
-        return self.trials or self.folder / "trials"
-
-    @cached_property
-    def trigger(self) -> Decision:
-        """Whether the stage is searched, and why."""
-        given = TriggerInput(
-            num_pairs=self.data.num_pairs,
-            earlier_pairs=self.history[-1].num_pairs if self.history else None,
-            measure_losses=lambda: self.measure_losses(self),
-        )
-        return TRIGGERS[self.config.trigger.name](given, self.config.trigger)
-
-    @property
-    def objective(self) -> Objective:
-        """What scores the trials and chooses among them."""
-        return OBJECTIVES[self.config.objective.name]
-
-    @cached_property
-    def coefficients(self) -> ObjectiveConfig:
-        """The objective's coefficients, refitted from the stages before."""
-        return refit(self.config.objective, finished_stages(read_trials(self.run), self.history))
-
-    @property
-    def seed(self) -> int:
-        """The stage's seed: for its fresh weights, its batches and its search."""
-        return stage_seed(self.config, self.data)
-
-    @property
-    def scheduled_sizes(self) -> Mapping[str, int] | None:
-        """Sizes that the stage grows to in place of a search; None where it is searched."""
-        schedule = self.config.schedule
-        return schedule[self.data.index] if self.data.index < len(schedule) else None
-
-    @cached_property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """What the stage may choose from, no growth first; only that where there is no search.
-
-        A schedule leaves one choice, its own.
-
-        Raises:
-            ValueError: If the schedule shrinks the parent.
-        """
-        if self.scheduled_sizes is not None:
-            return (scheduled(self.parent.arch, self.scheduled_sizes),)
-        if not self.trigger.should_search:
-            return ((),)
-        return self.config.space.candidates(self.parent.arch, self.data.num_pairs)
-
-    @property
-    def budget(self) -> float:
-        """Training FLOPs of the stage's model, the continued trial included.
-
-        By ``passes`` trials that are not continued cost extra; of ``stage_flops`` they take their
-        part, whether they are pruned or not, so that the stage ends within it.
-        """
-        given = self.config.stage_flops[self.data.index] if self.config.stage_flops else None
-        if given is None:
-            forward = count_flops(self.parent.arch)
-            return TRAIN_FLOPS_PER_FORWARD * forward * self.config.passes * self.data.num_pairs
-        search = self.config.search
-        others = min(search.num_trials, len(self.candidates)) - 1
-        return given / (1 + others * search.trial_share)
-
-    @property
-    def data_size(self) -> DataSize:
-        """The data's size now and at the run's start."""
-        first_pairs = self.history[0].num_pairs if self.history else self.data.num_pairs
-        first_arch = self.history[0].parent if self.history else self.parent.arch
-        return DataSize(self.data.num_pairs, first_pairs, count_flops(first_arch))
+    def num_trials(self) -> int:
+        """Trials of the stage, the control included."""
+        return min(self.search.num_trials, len(self.candidates))
 
     def train_flops(self, arch: ClipArch, steps: int) -> int:
         """Training FLOPs of so many steps."""
-        pairs = steps * self.config.train.batch_size
-        return TRAIN_FLOPS_PER_FORWARD * count_flops(arch) * pairs
+        return TRAIN_FLOPS_PER_FORWARD * count_flops(arch) * steps * self.batch_size
 
     def stage_steps(self, arch: ClipArch) -> int:
         """Steps that the stage's budget buys an architecture."""
@@ -136,20 +65,105 @@ class StageRun:
 
     def trial_steps(self, arch: ClipArch) -> int:
         """Steps of a trial: the same share of the budget for every architecture."""
-        return max(1, round(self.config.search.trial_share * self.stage_steps(arch)))
+        return max(1, round(self.search.trial_share * self.stage_steps(arch)))
+
+    def trial_points(self, arch: ClipArch) -> tuple[int, ...]:
+        """Steps at which a trial's loss is measured."""
+        return curve_steps(0, self.trial_steps(arch), self.search.curve_points)
+
+    def stage_points(self, arch: ClipArch) -> tuple[int, ...]:
+        """Steps at which the loss of the stage's model is measured, its trial's included."""
+        trial, end = self.trial_steps(arch), self.stage_steps(arch)
+        return (*self.trial_points(arch), *curve_steps(trial, end, STAGE_CURVE_POINTS))
 
 
-def stage_seed(config: ExperimentConfig, data: DataStage) -> int:
+def plan_stage(
+    config: ExperimentConfig,
+    index: int,
+    num_pairs: int,
+    parent_arch: ClipArch,
+    earlier: tuple[Sequence[Trial], Sequence[StageResult]],
+    measure_losses: Callable[[], tuple[float, float]],
+) -> StagePlan:
+    """Plan a stage.
+
+    Args:
+        config: The experiment.
+        index: The stage's number.
+        num_pairs: Usable training pairs of the stage, earlier ones included.
+        parent_arch: The parent's architecture.
+        earlier: Trials and results of the stages before.
+        measure_losses: Gives the parent's loss on ``validation`` and on as many of its oldest
+            training pairs; called only where the trigger asks for it.
+
+    Raises:
+        ValueError: If the schedule shrinks the parent.
+    """
+    trials, history = earlier
+    decision: Decision | None = None
+    candidates: tuple[Candidate, ...]
+    if index < len(config.schedule):
+        candidates = (scheduled(parent_arch, config.schedule[index]),)
+    else:
+        given = TriggerInput(
+            num_pairs=num_pairs,
+            earlier_pairs=history[-1].num_pairs if history else None,
+            measure_losses=measure_losses,
+        )
+        decision = TRIGGERS[config.trigger.name](given, config.trigger)
+        candidates = ((),)
+        if decision.should_search:
+            candidates = config.space.candidates(parent_arch, num_pairs)
+    first = history[0] if history else None
+    return StagePlan(
+        index=index,
+        seed=stage_seed(config, index),
+        batch_size=config.train.batch_size,
+        budget=stage_budget(config, index, num_pairs, parent_arch, len(candidates)),
+        candidates=candidates,
+        decision=decision,
+        objective=OBJECTIVES[config.objective.name],
+        coefficients=refit(config.objective, finished_stages(trials, history)),
+        data_size=DataSize(
+            num_pairs,
+            first.num_pairs if first else num_pairs,
+            count_flops(first.parent if first else parent_arch),
+        ),
+        search=config.search,
+    )
+
+
+def stage_seed(config: ExperimentConfig, index: int) -> int:
     """The seed of a stage of an experiment."""
-    return epoch_seed(config.seed, data.index)
+    return epoch_seed(config.seed, index)
 
 
-def scheduled(parent: ClipArch, sizes: Mapping[str, int]) -> Candidate:
+def stage_budget(
+    config: ExperimentConfig,
+    index: int,
+    num_pairs: int,
+    parent_arch: ClipArch,
+    num_candidates: int,
+) -> float:
+    """Training FLOPs of a stage's model, the continued trial included.
+
+    By ``passes`` trials that are not continued cost extra; of ``stage_flops`` they take their
+    part, whether they are pruned or not, so that the stage ends within it.
+    """
+    given = config.stage_flops[index] if config.stage_flops else None
+    if given is None:
+        forward = count_flops(parent_arch)
+        return TRAIN_FLOPS_PER_FORWARD * forward * config.passes * num_pairs
+    others = min(config.search.num_trials, num_candidates) - 1
+    return given / (1 + others * config.search.trial_share)
+
+
+def scheduled(parent_arch: ClipArch, sizes: Mapping[str, int]) -> Candidate:
     """The steps from a parent to scheduled sizes; sizes that it has already are no steps."""
     return tuple(
-        GrowthStep(dimension=dimension, old=parent.size(dimension), new=size)
+        GrowthStep(dimension=dimension, old=parent_arch.size(dimension), new=size)
         for dimension, size in sizes.items()
-        if size != parent.size(dimension)
+        if size != parent_arch.size(dimension)
     )
 
 

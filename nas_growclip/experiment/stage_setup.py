@@ -1,28 +1,31 @@
-"""A stage opened from its run folder: its data, its parent, its device."""
+"""A stage opened from its run folder: its data, its parent, its device, its plan."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig, load_config
-from nas_growclip.experiment.stage_plan import StageRun
+from nas_growclip.experiment.stage_context import StageContext
+from nas_growclip.experiment.stage_plan import plan_stage
 from nas_growclip.experiment.stage_training import parent_losses
 from nas_growclip.interop.importing import open_checkpoint
 from nas_growclip.models.checkpoint import WEIGHTS_FILE, load_model, save_model
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.entries import StageResult
 from nas_growclip.records.folder import (
-    PARENT_FOLDER,
-    config_path,
+    RunFolder,
+    find_config,
     noted_data_folder,
     read_stages,
-    stage_folder,
+    read_trials,
 )
 from nas_growclip.training.checkpoint import load_parent
 from nas_growclip.training.grow_state import Parent
+from nas_growclip.training.process_group import current_group
 from nas_growclip.training.state import start_training
 
 
@@ -33,7 +36,7 @@ def open_stage(
     data_folder: Path | None = None,
     device: str | None = None,
     trials: Path | None = None,
-) -> StageRun:
+) -> StageContext:
     """A run folder's stage, to take part in its search.
 
     Args:
@@ -57,8 +60,8 @@ def open_stage(
         )
     data_folder = data_folder or noted_data_folder(run)
     data = open_stages(config.data, data_folder)[index]
-    made = make_stage(config, run, data, finished[:index], _device(device))
-    return replace(made, data_folder=data_folder, trials=trials)
+    made = make_stage(config, run, data, finished[:index], find_device(device))
+    return replace(made, data_folder=data_folder, own_trials=trials)
 
 
 def load_run_config(run: Path) -> ExperimentConfig:
@@ -67,7 +70,7 @@ def load_run_config(run: Path) -> ExperimentConfig:
     Raises:
         ValueError: If it is no run folder.
     """
-    return load_config(config_path(run))
+    return load_config(find_config(run))
 
 
 def make_stage(
@@ -76,23 +79,39 @@ def make_stage(
     data: DataStage,
     history: Sequence[StageResult],
     device: torch.device,
-) -> StageRun:
-    """A stage with its parent: the model of the stage before it, or the first one."""
-    return StageRun(
+) -> StageContext:
+    """A stage with its plan and its parent: the model of the stage before it, or the first one."""
+    parent = load_stage_parent(config, run, history, device)
+    group = current_group()
+    plan = plan_stage(
+        config,
+        data.index,
+        data.num_pairs,
+        parent.model.arch,
+        (read_trials(run), history),
+        partial(parent_losses, parent.model, data, config.train.batch_size, group.device),
+    )
+    return StageContext(
         config=config,
+        plan=plan,
         data=data,
-        trained=_parent(config, run, history, device),
+        parent_state=parent,
         history=tuple(history),
         run=run,
-        measure_losses=parent_losses,
+        group=group,
     )
 
 
-def _parent(
+def load_stage_parent(
     config: ExperimentConfig, run: Path, finished: Sequence[StageResult], device: torch.device
 ) -> Parent:
+    """What the stage after the finished ones grows from.
+
+    Raises:
+        ValueError: If a checkpoint is damaged or is not what the configuration says.
+    """
     if finished and not config.restart:
-        return load_parent(stage_folder(run, finished[-1].stage), device)
+        return load_parent(RunFolder(run).stage(finished[-1].stage).path, device)
     if config.parent_checkpoint and not finished:
         model = _first_parent(config, run).to(device)
     else:
@@ -107,7 +126,7 @@ def _first_parent(config: ExperimentConfig, run: Path) -> Clip:
     Raises:
         ValueError: If it is gone before it was copied, or is not what the configuration says.
     """
-    kept = run / PARENT_FOLDER
+    kept = RunFolder(run).parent
     if not (kept / WEIGHTS_FILE).exists():
         save_model(open_checkpoint(config.parent_checkpoint), kept)
     model = load_model(kept)
@@ -119,7 +138,12 @@ def _first_parent(config: ExperimentConfig, run: Path) -> Clip:
     return model
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """A torch device by its name; CUDA where there is one, else the CPU, if none is given.
+
+    Raises:
+        ValueError: If nothing can be computed there.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device)

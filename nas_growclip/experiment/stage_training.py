@@ -14,11 +14,13 @@ from nas_growclip.data.stages import DataStage
 from nas_growclip.evaluation.embeddings import embed_pairs
 from nas_growclip.evaluation.metrics import contrastive_loss
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.stage_plan import StageRun, stage_seed
+from nas_growclip.experiment.stage_context import StageContext
+from nas_growclip.experiment.stage_plan import stage_seed
 from nas_growclip.io.progress import track
 from nas_growclip.models.clip import Clip, placed, tokenized
 from nas_growclip.search.loop import Report
 from nas_growclip.training.checkpoint import pack_state, save_state
+from nas_growclip.training.events import Event
 from nas_growclip.training.loop import check_loss, train
 from nas_growclip.training.sharding import gather, shard_state
 from nas_growclip.training.state import TrainState
@@ -47,14 +49,14 @@ def training_encoder(config: ExperimentConfig, model: Clip) -> PairEncoder:
 
 
 class TrainingFile(NamedTuple):
-    """Where a training's state is saved, and its name in the progress bar."""
+    """Where a training's state is saved, and what it is called, as in ``training``."""
 
     path: Path
     label: str
 
 
 def train_through(
-    stage: StageRun,
+    stage: StageContext,
     state: TrainState,
     points: Sequence[int],
     file: TrainingFile,
@@ -75,11 +77,19 @@ def train_through(
     config = stage.config.train
     shares = shard_state(state, config)
     batches = sharded_batches(stage.config, stage.data, shares)
-    total_steps = stage.stage_steps(state.model.arch)
-    with closing(track(batches, total=points[-1] - state.step, label=file.label)) as tracked:
+    total_steps = stage.plan.stage_steps(state.model.arch)
+    label = f"stage {stage.index}, {file.label}"
+    with closing(track(batches, total=points[-1] - state.step, label=label)) as tracked:
         for step in _stops(state.step, points, config.checkpoint_steps):
             stage.group.broadcast({"total_steps": total_steps, "until_step": step})
-            train(shares, tracked, config, total_steps=total_steps, until_step=step)
+            train(
+                shares,
+                tracked,
+                config,
+                total_steps=total_steps,
+                until_step=step,
+                observer=partial(stage.observe, where=file.label),
+            )
             gather(shares, state)
             ends = step == points[-1]
             if step in points:
@@ -88,6 +98,7 @@ def train_through(
                 ends = report(len(state.curve) - 1, loss) or ends
             if ends or step % config.checkpoint_steps == 0:
                 save_state(state, file.path)
+                stage.observe(Event(moment="state_saved", state=state), file.label)
             if ends:
                 break
     return state
@@ -103,7 +114,7 @@ def sharded_batches(
     config: ExperimentConfig, data: DataStage, state: TrainState
 ) -> Generator[PairBatch]:
     """This process's share of a stage's batches, from a training state's step on."""
-    batch_size, seed = config.train.batch_size, stage_seed(config, data)
+    batch_size, seed = config.train.batch_size, stage_seed(config, data.index)
     return load_batches(
         data.train,
         training_encoder(config, state.model),
@@ -113,20 +124,20 @@ def sharded_batches(
     )
 
 
-def start_followers(stage: StageRun, state: TrainState) -> None:
+def start_followers(stage: StageContext, state: TrainState) -> None:
     """Give the other processes of the group a copy of a training state to train on."""
     if stage.group.size > 1:
         tensors, metadata = pack_state(state)
-        stage.group.broadcast({"stage": stage.data.index, "metadata": metadata})
+        stage.group.broadcast({"stage": stage.index, "metadata": metadata})
         stage.group.broadcast_tensors(tensors)
 
 
-def validation_loss(stage: StageRun, model: Clip) -> float:
+def validation_loss(stage: StageContext, model: Clip) -> float:
     """Contrastive loss on ``validation``, in batches of the training size."""
-    return loss_on(stage, model, stage.data.validation)
+    return loss_on(model, stage.data.validation, stage.plan.batch_size, stage.group.device)
 
 
-def finite_loss(stage: StageRun, state: TrainState) -> float:
+def finite_loss(stage: StageContext, state: TrainState) -> float:
     """A training state's loss on ``validation``.
 
     Raises:
@@ -137,15 +148,23 @@ def finite_loss(stage: StageRun, state: TrainState) -> float:
     return loss
 
 
-def parent_losses(stage: StageRun) -> tuple[float, float]:
+def parent_losses(
+    parent_model: Clip, data: DataStage, batch_size: int, device: str | None
+) -> tuple[float, float]:
     """The parent's loss on ``validation`` and on as many of its oldest training pairs."""
-    validation = stage.data.validation
-    seen = FirstPairs(stage.data.train, validation.num_pairs)
-    return loss_on(stage, stage.parent, validation), loss_on(stage, stage.parent, seen)
+    splits = data.validation, FirstPairs(data.train, data.validation.num_pairs)
+    validation, seen = (loss_on(parent_model, pairs, batch_size, device) for pairs in splits)
+    return validation, seen
 
 
-def loss_on(stage: StageRun, model: Clip, pairs: ImageTextPairs) -> float:
-    """Contrastive loss on some pairs, in batches of the training size."""
-    batch_size = stage.config.train.batch_size
-    with placed(model, stage.group.device):
+def loss_on(model: Clip, pairs: ImageTextPairs, batch_size: int, device: str | None) -> float:
+    """Contrastive loss on some pairs, in batches of the training size.
+
+    Args:
+        model: The model.
+        pairs: What to measure on.
+        batch_size: Pairs in a batch, each the others' negatives.
+        device: Where to put the model meanwhile; None leaves it where it is.
+    """
+    with placed(model, device):
         return contrastive_loss(embed_pairs(model, pairs, batch_size), batch_size).value

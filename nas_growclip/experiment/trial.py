@@ -14,7 +14,7 @@ from nas_growclip.data.batches import (
     PairBatch,
     training_batches,
 )
-from nas_growclip.experiment.stage_plan import StageRun, curve_steps
+from nas_growclip.experiment.stage_context import StageContext
 from nas_growclip.experiment.stage_training import (
     TrainingFile,
     finite_loss,
@@ -24,7 +24,7 @@ from nas_growclip.experiment.stage_training import (
     training_encoder,
     validation_loss,
 )
-from nas_growclip.experiment.trial_records import read_record, record_path, trial_path, write_record
+from nas_growclip.experiment.trial_records import read_record, write_record
 from nas_growclip.growth.candidates import (
     Candidate,
     apply_steps,
@@ -39,13 +39,14 @@ from nas_growclip.records.entries import Trial
 from nas_growclip.records.folder import append_timing
 from nas_growclip.search.loop import Report
 from nas_growclip.training.checkpoint import load_state
+from nas_growclip.training.events import Event
 from nas_growclip.training.grow_state import grow_training
 from nas_growclip.training.loop import DivergedError
 from nas_growclip.training.state import TrainState
 
 
 def measure_candidate(
-    stage: StageRun, number: int, candidate: Candidate, report: Report = never_stop
+    stage: StageContext, number: int, candidate: Candidate, report: Report = never_stop
 ) -> Trial:
     """Grow one candidate, train it briefly, measure it, and write down its record.
 
@@ -61,25 +62,26 @@ def measure_candidate(
     Returns:
         The record, not scored; failures are recorded as such.
     """
-    make_folder(stage.trials_folder)
-    with locked(record_path(stage, candidate).with_suffix(".lock")):
-        held = read_record(stage, candidate)
-        if held is not None:
-            return replace(held, number=number)
+    make_folder(stage.trials.path)
+    with locked(stage.trials.lock(candidate_label(candidate))):
+        known = read_record(stage, candidate)
+        if known is not None:
+            return replace(known, number=number)
         started = time.monotonic()
         trial = run_trial(stage, number, candidate, report)
         write_record(stage, trial)
         seconds = time.monotonic() - started
-        append_timing(stage.trials or stage.run, stage.data.index, f"trial {number}", seconds)
+        append_timing(stage.timings, stage.index, f"trial {number}", seconds)
         return trial
 
 
-def run_trial(stage: StageRun, number: int, candidate: Candidate, report: Report) -> Trial:
+def run_trial(stage: StageContext, number: int, candidate: Candidate, report: Report) -> Trial:
     """Grow one candidate, train it briefly, measure it; a failure is recorded as such."""
     trial = planned_trial(stage, number, candidate)
-    arch, steps = trial.arch, stage.trial_steps(trial.arch)
+    arch, steps = trial.arch, stage.plan.trial_steps(trial.arch)
     try:
-        state = trained_trial(stage, candidate, steps, report)
+        stage.observe(Event(moment="trial_begins"), f"trial of {trial.label}")
+        state = trained_trial(stage, candidate, report)
     except (DivergedError, MemoryError, RuntimeError) as error:
         if not isinstance(error, DivergedError) and not is_out_of_memory(error):
             raise
@@ -90,67 +92,68 @@ def run_trial(stage: StageRun, number: int, candidate: Candidate, report: Report
         return failed
     trial = replace(trial, metrics={"loss": state.curve[-1][1]}, curve=tuple(state.curve))
     if state.step < steps:
-        spent = stage.train_flops(arch, state.step)
+        spent = stage.plan.train_flops(arch, state.step)
         message = f"stopped after {state.step} of {steps} steps"
         return replace(trial, state="pruned", train_flops=spent, message=message)
     return trial
 
 
-def planned_trial(stage: StageRun, number: int, candidate: Candidate) -> Trial:
+def planned_trial(stage: StageContext, number: int, candidate: Candidate) -> Trial:
     """A trial's record before it is tried, as if it were to run to its end."""
-    arch = apply_steps(stage.parent.arch, candidate)
+    arch = apply_steps(stage.parent_model.arch, candidate)
     return Trial(
-        stage=stage.data.index,
+        stage=stage.index,
         number=number,
         candidate=candidate,
         arch=arch,
         flops=count_flops(arch),
         params=count_params(arch),
         state="complete",
-        train_flops=stage.train_flops(arch, stage.trial_steps(arch)),
-        stage_pairs=stage.stage_steps(arch) * stage.config.train.batch_size,
+        train_flops=stage.plan.train_flops(arch, stage.plan.trial_steps(arch)),
+        stage_pairs=stage.plan.stage_steps(arch) * stage.config.train.batch_size,
     )
 
 
-def trained_trial(stage: StageRun, candidate: Candidate, steps: int, report: Report) -> TrainState:
+def trained_trial(stage: StageContext, candidate: Candidate, report: Report) -> TrainState:
     """The candidate's training state at the end of its trial, from disk as far as it got."""
-    path = trial_path(stage, candidate)
+    label = candidate_label(candidate)
     state = trial_state(stage, candidate)
-    label = f"stage {stage.data.index}, trial of {candidate_label(candidate)}"
-    points = curve_steps(0, steps, stage.config.search.curve_points)
+    points = stage.plan.trial_points(state.model.arch)
     stops = [report(point, loss) for point, (_, loss) in enumerate(state.curve) if point]
     if any(stops):
         return state
-    return train_through(stage, state, points, TrainingFile(path, label), report)
+    return train_through(
+        stage, state, points, TrainingFile(stage.trials.state(label), f"trial of {label}"), report
+    )
 
 
-def trial_state(stage: StageRun, candidate: Candidate) -> TrainState:
+def trial_state(stage: StageContext, candidate: Candidate) -> TrainState:
     """The candidate's last saved training state; where there is none, it is grown.
 
     Raises:
         DivergedError: If its loss is not finite before any training.
     """
-    path = trial_path(stage, candidate)
+    path = stage.trials.state(candidate_label(candidate))
     if path.exists():
-        return load_state(path, stage.config.train, stage.parent.logit_scale.device)
-    arch = apply_steps(stage.parent.arch, candidate)
+        return load_state(path, stage.config.train, stage.parent_model.logit_scale.device)
+    arch = apply_steps(stage.parent_model.arch, candidate)
     momentum = candidate_momentum(candidate)
     growth = stage.config.growth
     if momentum is not None:
         growth = replace(growth, momentum=momentum)
     state = grow_training(
-        stage.trained, arch, growth, stage.config.train, stage.seed, evidence(stage)
+        stage.parent_state, arch, growth, stage.config.train, stage.plan.seed, evidence(stage)
     )
     state.curve.append((0, finite_loss(stage, state)))
     return state
 
 
-def evidence(stage: StageRun) -> Evidence:
+def evidence(stage: StageContext) -> Evidence:
     """What growing may look at: the validation loss, and the stage's batches."""
 
     def batches(child: Clip) -> Iterator[PairBatch]:
         encoder = training_encoder(stage.config, child)
         batch_size = stage.config.train.batch_size
-        return training_batches(stage.data.train, encoder, batch_size, seed=stage.seed)
+        return training_batches(stage.data.train, encoder, batch_size, seed=stage.plan.seed)
 
     return Evidence(validation_loss=lambda model: validation_loss(stage, model), batches=batches)

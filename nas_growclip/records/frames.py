@@ -10,7 +10,7 @@ import pandas as pd
 from nas_growclip.growth.candidates import candidate_label, candidate_momentum
 from nas_growclip.io.mappings import read_mapping
 from nas_growclip.records.entries import Measure, StageResult, Trial
-from nas_growclip.records.folder import config_path, read_stages, read_trials
+from nas_growclip.records.folder import find_config, read_stages, read_trials
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def load_run(path: str | Path) -> Run:
     return Run(
         path=folder,
         name=folder.resolve().name,
-        config=read_mapping(config_path(folder)),
+        config=read_mapping(find_config(folder)),
         trials=read_trials(folder),
         stages=read_stages(folder),
     )

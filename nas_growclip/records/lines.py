@@ -51,15 +51,21 @@ def _drop_torn_line(file: IO[bytes]) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _whole_lines(path: Path) -> list[str]:
+def whole_lines(path: Path) -> list[str]:
+    """A file's finished lines; none where there is no file."""
     if not path.exists():
         return []
     text = read_text(path, MAX_RECORDS_BYTES)
     return text.split("\n")[:-1]  # a line without its end was never finished
 
 
-def _lines(path: Path) -> Iterator[tuple[Any, str]]:
-    for number, line in enumerate(_whole_lines(path), start=1):
+def read_lines(path: Path) -> Iterator[tuple[Any, str]]:
+    """What a file's lines hold, each with where it stands, for messages.
+
+    Raises:
+        ValueError: If a line is not JSON.
+    """
+    for number, line in enumerate(whole_lines(path), start=1):
         where = f"{path}: line {number}"
         try:
             yield json.loads(line), where

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.records.entries import StageResult, Trial
-from nas_growclip.records.folder import CONFIG_FILE, TRIALS_FILE
+from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.frames import Run
 from nas_growclip.search.objective import OBJECTIVES, DataSize, ObjectiveConfig
 from nas_growclip.search.refit import FinishedStage, finished_stages, refit
@@ -58,7 +58,7 @@ def objective_config(run: Run, changes: Mapping[str, str | float] | None = None)
     Raises:
         ValueError: If a setting is unknown or out of range.
     """
-    where = f"{run.path / CONFIG_FILE}: objective"
+    where = f"{RunFolder(run.path).config}: objective"
     config = from_mapping(ObjectiveConfig, run.config.get("objective", {}), where)
     if changes:
         config = from_mapping(ObjectiveConfig, to_mapping(config) | dict(changes), "objective")
@@ -127,7 +127,7 @@ def _rescored(
     if control is None or control.state != "complete":
         raise ValueError(
             f"Stage {stage} must have a complete control to be scored against, but its trial 0 is "
-            f"{control.state if control else 'missing'}. See {run.path / TRIALS_FILE}."
+            f"{control.state if control else 'missing'}. See {RunFolder(run.path).trials}."
         )
     return tuple(_scored(trial, control, data, coefficients) for trial in trials)
 
@@ -239,8 +239,8 @@ def _finished(run: Run, stage: int) -> FinishedStage:
     numbers = [result.stage for result in run.stages]
     if stage in numbers:
         raise ValueError(
-            f"{run.path / TRIALS_FILE}: must hold the control of stage {numbers[0]}, but does not. "
-            "Restore the file."
+            f"{RunFolder(run.path).trials}: must hold the control of stage {numbers[0]}, but "
+            "does not. Restore the file."
         )
     raise ValueError(
         f"{run.path}: stage {stage} must have finished to be scored again, but only {numbers} "

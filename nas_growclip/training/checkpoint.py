@@ -20,7 +20,7 @@ from nas_growclip.models.checkpoint import _filled, _read_tensors, _write_tensor
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import gates_of, install_gates, set_gates
 from nas_growclip.records.entries import Rollback
-from nas_growclip.records.folder import STATE_FILE
+from nas_growclip.records.folder import StageFolder
 from nas_growclip.training.grow_state import Parent
 from nas_growclip.training.state import (
     TrainConfig,
@@ -63,9 +63,10 @@ def load_parent(folder: Path, device: str | torch.device = "cpu") -> Parent:
         ValueError: If a file is damaged or does not fit the architecture.
     """
     model = load_model(folder, device)
-    if not (folder / STATE_FILE).is_file():
+    kept = StageFolder(folder).state
+    if not kept.is_file():
         return Parent(model)
-    tensors, _ = _read_tensors(folder / STATE_FILE)
+    tensors, _ = _read_tensors(kept)
     moments = {n: t for n, t in tensors.items() if not n.startswith(("model.", "ema."))}
     return Parent(model, moments, _with_prefix(tensors, "ema."))
 

@@ -5,7 +5,7 @@ the winner of a search just goes on from where its trial ended.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -16,6 +16,7 @@ from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.clip import MAX_LOGIT_SCALE
 from nas_growclip.models.gates import set_gates
 from nas_growclip.records.entries import Rollback
+from nas_growclip.training.events import Event, Observer, no_observer
 from nas_growclip.training.state import TrainConfig, TrainState
 
 CHECK_STEPS = 20
@@ -61,7 +62,7 @@ def train(
     *,
     total_steps: int,
     until_step: int,
-    after_step: Callable[[TrainState], None] = lambda state: None,
+    observer: Observer = no_observer,
 ) -> TrainState:
     """Train up to a step of the stage's schedule.
 
@@ -71,11 +72,11 @@ def train(
         config: Optimizer and schedule.
         total_steps: Length of the schedule.
         until_step: Where to stop; at most ``total_steps``.
-        after_step: Called after each step, to measure or to save.
+        observer: Called with each batch, its gradients and each step done.
 
     Raises:
         DivergedError: If the loss or the state is not finite: in all processes at the same step,
-            and before ``after_step`` sees a state that it may save.
+            and before the observer sees the step.
     """
     device = state.model.logit_scale.device
     backpropagate = state.group.backpropagation(
@@ -87,17 +88,19 @@ def train(
     lowered = LR_DECAY ** count_rollbacks(state.rollbacks, config)
     while state.step < until_step:
         batch = next(batches).to(device)
+        observer(Event(moment="batch", state=state, batch=batch))
         for group in state.optimizer.param_groups:
             group["lr"] = lowered * learning_rate(state.step, total_steps, config)
         set_gates(state.model, state.step)
         state.optimizer.zero_grad(set_to_none=True)
         loss = backpropagate(batch.images, batch.tokens)
+        observer(Event(moment="gradients", state=state))
         _optimizer_step(state, config.max_grad_norm)
         _average_weights(state, config.ema_decay)
         state.step += 1
         if _is_looked_at(state.step, config) or state.step == until_step:
             _check_finite(state, loss)
-        after_step(state)
+        observer(Event(moment="step", state=state))
     return state
 
 

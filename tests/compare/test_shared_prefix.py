@@ -12,9 +12,8 @@ from nas_growclip.compare.shared_prefix import (
     num_shared_stages,
 )
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.run import run_stages
 from nas_growclip.growth.config import GrowthConfig
-from nas_growclip.records.folder import STAGES_FILE, TRIALS_FILE
 from tests.compare.test_compare_config import SMALL
 
 WIDER = {"image.width": 64}
@@ -62,15 +61,15 @@ def test_searched_stages_are_not_shared(fixed: ExperimentConfig) -> None:
 def test_a_run_that_takes_over_stages_ends_as_one_that_trained_them(
     fixed: ExperimentConfig, tmp_path: Path
 ) -> None:
-    run_experiment(fixed, tmp_path / "fixed", with_report=False)
+    run_stages(fixed, tmp_path / "fixed")
     wider = replace(fixed, schedule=({}, WIDER))
-    run_experiment(wider, tmp_path / "alone", with_report=False)
+    run_stages(wider, tmp_path / "alone")
     prefix = find_shared_prefix(wider, [(fixed, tmp_path / "fixed")])
     assert prefix is not None
     assert prefix.num_stages == 1
     copy_shared_prefix(wider, tmp_path / "shared", prefix)
-    run_experiment(wider, tmp_path / "shared", with_report=False)
-    for name in (STAGES_FILE, TRIALS_FILE, "config.yaml", "stage_00/model.safetensors"):
+    run_stages(wider, tmp_path / "shared")
+    for name in ("stages.jsonl", "trials.jsonl", "config.yaml", "stage_00/model.safetensors"):
         alone, shared = (tmp_path / run / name for run in ("alone", "shared"))
         assert alone.read_bytes() == shared.read_bytes(), name
     names = {p.relative_to(tmp_path / "alone") for p in (tmp_path / "alone").rglob("*")}
@@ -85,7 +84,7 @@ def test_nothing_is_taken_from_a_run_that_has_finished_no_stage(
 
 @pytest.mark.slow
 def test_a_copy_that_was_interrupted_is_made_again(fixed: ExperimentConfig, tmp_path: Path) -> None:
-    run_experiment(fixed, tmp_path / "fixed", with_report=False)
+    run_stages(fixed, tmp_path / "fixed")
     torn = tmp_path / ".shared.prefix" / "stage_00"
     torn.mkdir(parents=True)
     (torn / "rubbish").touch()

@@ -10,7 +10,7 @@ from nas_growclip.compare.folder import CompareFolder
 from nas_growclip.compare.results import arms_frame, load_arms
 from nas_growclip.compare.runner import run_comparison
 from nas_growclip.experiment.config import load_config
-from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.run import run_stages
 from tests.support.runs import ROOT
 
 PACKS = ROOT.parent / "shared" / "data"
@@ -88,7 +88,7 @@ def test_forgetting_on_the_pack(tmp_path: Path) -> None:
     config = load_config(ROOT / "experiments" / "forgetting.yaml")
     data = replace(config.data, test_pairs=100, validation_pairs=64, zero_shot=())
     config = replace(config, data=data, stage_flops=(1e9, 1e9, 1e9))
-    run = run_experiment(config, tmp_path / "run", data_folder=PACKS, with_report=False)
+    run = run_stages(config, tmp_path / "run", data_folder=PACKS)
     measured = [
         {name.split("/")[0] for name in stage.metrics if name.startswith("stage_")}
         for stage in run.stages

@@ -11,7 +11,7 @@ import pytest
 
 from nas_growclip.data.config import DataConfig
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.run import run_stages
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.search.config import SearchConfig
 from tests.data.sources.test_webdataset import write_shards
@@ -64,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "none": tiny(schedule=({}, {})),
     }
     for name, config in configs.items():
-        run_experiment(config, root / name, data_folder=root / "shards", with_report=False)
+        run_stages(config, root / name, data_folder=root / "shards")
     both = [root / "m_0.5", root / "m_1"]
     return {
         "accuracy_vs_flops.ipynb": both,
@@ -97,7 +97,7 @@ def test_notebook_runs_and_draws(
 
 
 def test_no_run_is_told(tmp_path: Path) -> None:
-    run_experiment(replace(tiny(), data=tiny().data), tmp_path / "run", with_report=False)
+    run_stages(replace(tiny(), data=tiny().data), tmp_path / "run")
     (tmp_path / "run" / "stages.jsonl").write_text("")
     done = execute(NOTEBOOKS[0], tmp_path, [tmp_path / "run"])
     assert done.returncode != 0

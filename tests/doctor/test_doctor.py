@@ -22,7 +22,7 @@ from nas_growclip.doctor import checks as doctor
 from nas_growclip.doctor.checks import CHECKS, describe, diagnose, run_check
 from nas_growclip.doctor.machine import Finding, Place
 from nas_growclip.doctor.storage import filesystem
-from nas_growclip.search.optuna.storage import JOURNAL_FILE, STUDY_FILE
+from nas_growclip.records.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -446,10 +446,10 @@ def test_sqlite_on_a_local_disk_is_ok(make_place: MakePlace, run: Path) -> None:
 
 @pytest.fixture
 def database(run: Path) -> Path:
-    storage = RDBStorage(f"sqlite:///{run / STUDY_FILE}")
+    storage = RDBStorage(f"sqlite:///{RunFolder(run).database}")
     optuna.create_study(storage=storage).ask()
     storage.engine.dispose()
-    return run / STUDY_FILE
+    return RunFolder(run).database
 
 
 def change(database: Path, statement: str, *values: str) -> None:
@@ -500,7 +500,7 @@ def test_a_damaged_database_is_a_problem(
 
 
 def test_a_database_of_something_else_is_a_problem(make_place: MakePlace, run: Path) -> None:
-    change(run / STUDY_FILE, "CREATE TABLE cats (name TEXT)")
+    change(RunFolder(run).database, "CREATE TABLE cats (name TEXT)")
     assert "no such table: version_info" in look("storage", make_place(run=run)).found
 
 
@@ -518,19 +518,19 @@ def test_a_locked_database_is_a_warning(
 
 def test_a_storage_that_is_not_there_yet_is_skipped(make_place: MakePlace, run: Path) -> None:
     assert look("storage", make_place(run=run)).status == "skipped"
-    (run / STUDY_FILE).touch()
+    (RunFolder(run).database).touch()
     assert look("storage", make_place(run=run)).status == "skipped"
-    assert (run / STUDY_FILE).stat().st_size == 0
+    assert (RunFolder(run).database).stat().st_size == 0
 
 
 @pytest.fixture
 def journal(run: Path) -> Path:
     set_storage(run, "journal")
-    storage = JournalStorage(JournalFileBackend(str(run / JOURNAL_FILE)))
+    storage = JournalStorage(JournalFileBackend(str(RunFolder(run).journal)))
     study = optuna.create_study(storage=storage)
     study.set_user_attr("optuna_version", "4.9.0")
     study.ask()
-    return run / JOURNAL_FILE
+    return RunFolder(run).journal
 
 
 def test_a_journal_of_another_major_is_a_problem(
@@ -596,8 +596,8 @@ def test_names_and_limits_are_those_of_the_project() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     assert f'"optuna{doctor.OPTUNA}"' in project
     assert f'"setuptools{doctor.SETUPTOOLS}"' in project
-    assert doctor.storage_file(Path("r"), "") == Path("r", STUDY_FILE)
-    assert doctor.storage_file(Path("r"), "journal") == Path("r", JOURNAL_FILE)
+    assert doctor.storage_file(Path("r"), "") == RunFolder(Path("r")).database
+    assert doctor.storage_file(Path("r"), "journal") == RunFolder(Path("r")).journal
     assert doctor.storage_file(Path("r"), "sqlite:////a/b.db?x=1") == Path("/a/b.db")
     assert doctor.storage_file(Path("r"), "mysql://host/db") is None
 

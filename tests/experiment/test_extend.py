@@ -19,12 +19,12 @@ from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.data.stages import open_stages
 from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.experiment.extend import Continued, continue_run
-from nas_growclip.experiment.run import is_complete, run_experiment
+from nas_growclip.experiment.run import is_complete, run_experiment, run_stages
 from nas_growclip.experiment.stage_setup import open_stage
 from nas_growclip.experiment.worker import work
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.models.checkpoint import load_model
-from nas_growclip.records.folder import DATA_FOLDER_FILE
+from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.frames import load_run
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.training.state import TrainConfig
@@ -84,7 +84,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and a finished run."""
     folder = tmp_path_factory.mktemp("finished")
     data = write_data(folder / "data")
-    run_experiment(small_config(), folder / "run", data_folder=data, with_report=False)
+    run_stages(small_config(), folder / "run", data_folder=data)
     return folder
 
 
@@ -92,7 +92,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(finished: Path, tmp_path: Path) -> Path:
     """A copy of it to change."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "run" / DATA_FOLDER_FILE).write_text(f"{tmp_path / 'data'}\n")
+    (RunFolder(tmp_path / "run").data_folder).write_text(f"{tmp_path / 'data'}\n")
     return tmp_path
 
 
@@ -155,7 +155,7 @@ def test_stage_is_the_one_that_the_run_would_have_had(place: Path) -> None:
     shard(place / "data/train", 2, contents(200))
     go_on(place, place / "data/train")
     whole = small_config(data={"stages": (1, 2, 3)})
-    run_experiment(whole, place / "whole" / "run", data_folder=place / "data", with_report=False)
+    run_stages(whole, place / "whole" / "run", data_folder=place / "data")
     assert records_of(place / "whole/run") == records_of(place / "run")
 
 
@@ -339,8 +339,8 @@ def test_old_data_may_have_moved(place: Path) -> None:
     with pytest.raises(ValueError, match=r"there is none at '.*/data'\. Pass `--old-data DIR`"):
         go_on(place, place / "moved/train")
     go_on(place, place / "moved/train", old_data=place / "moved")
-    assert (place / "run" / DATA_FOLDER_FILE).read_text() == f"{place / 'moved'}\n"
-    (place / "run" / DATA_FOLDER_FILE).unlink()
+    assert (RunFolder(place / "run").data_folder).read_text() == f"{place / 'moved'}\n"
+    (RunFolder(place / "run").data_folder).unlink()
     with pytest.raises(ValueError, match=r"must be known, but was not noted\. Pass `--old-data"):
         go_on(place, place / "moved/train")
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.follower import check_group
-from nas_growclip.experiment.run import is_complete, run_experiment
+from nas_growclip.experiment.run import is_complete, run_stages
 from nas_growclip.records.folder import read_stages, read_trials
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.training.process_group import ALONE, ProcessGroup, join_group
@@ -76,7 +76,7 @@ def assert_same(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_processes_train_what_one_trains(variant: str, tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, variant)
-    run_experiment(load_config(experiment), tmp_path / "one", with_report=False)
+    run_stages(load_config(experiment), tmp_path / "one")
     command = torchrun(experiment, tmp_path / "two")
     ended = subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
@@ -91,7 +91,7 @@ def test_two_processes_train_what_one_trains(variant: str, tmp_path: Path) -> No
 def test_killed_under_torchrun_one_process_goes_on(variant: str, tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, variant)
     config = load_config(experiment)
-    run_experiment(config, tmp_path / "one", with_report=False)
+    run_stages(config, tmp_path / "one")
     out = tmp_path / "two"
     command = torchrun(experiment, out)
     with subprocess.Popen(
@@ -104,7 +104,7 @@ def test_killed_under_torchrun_one_process_goes_on(variant: str, tmp_path: Path)
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)  # torchrun alone: its processes end with it
     assert not is_complete(config, out)
-    run_experiment(config, out, with_report=False)
+    run_stages(config, out)
     assert_same(tmp_path / "one", out)
 
 

@@ -12,7 +12,7 @@ from nas_growclip.data.stages import open_stages
 from nas_growclip.evaluation.embeddings import embed_pairs
 from nas_growclip.evaluation.metrics import contrastive_loss
 from nas_growclip.experiment.config import load_config
-from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.run import run_experiment, run_stages
 from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
 from tests.support.models import stock_model, write_config
@@ -49,17 +49,17 @@ def test_run_starts_from_the_imported_weights_and_keeps_them(
 ) -> None:
     config = load_config(experiment(tmp_path, checkpoint.name))  # relative to the experiment
     assert config.parent_arch == load_model(checkpoint).arch
-    run = run_experiment(config, tmp_path / "run", with_report=False)
+    run = run_stages(config, tmp_path / "run")
     validation = open_stages(config.data, None)[0].validation
     embedded = embed_pairs(load_model(checkpoint), validation, 32)
     assert run.trials[0].curve[0][1] == pytest.approx(contrastive_loss(embedded, 32).value)
     shutil.rmtree(checkpoint)  # the run folder is all the state there is
     held = load_config(run.path / "config.yaml")
-    assert run_experiment(held, run.path, with_report=False).stages == run.stages
+    assert run_stages(held, run.path).stages == run.stages
     for kept in ("config.yaml", "parent"):
         (tmp_path / "again").mkdir(exist_ok=True)
         (run.path / kept).rename(tmp_path / "again" / kept)
-    again = run_experiment(held, tmp_path / "again", with_report=False)
+    again = run_stages(held, tmp_path / "again")
     assert again.stages == run.stages
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,41 +13,34 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import nas_growclip.experiment.trial as trial_module
 from nas_growclip.data.config import DataConfig
-from nas_growclip.experiment.config import load_config
-from nas_growclip.experiment.run import is_complete, run_experiment
+from nas_growclip.experiment.config import ExperimentConfig, load_config
+from nas_growclip.experiment.run import is_complete, run_experiment, run_stages
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.io.files import owned
 from nas_growclip.models.checkpoint import load_model
 from nas_growclip.models.flops import count_flops, count_params
+from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.frames import Run, load_run
 from nas_growclip.search.backends import BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.trigger import TriggerConfig
-from nas_growclip.training.state import TrainConfig
-from tests.support.runs import ROOT, SMOKE, records_of, smoke_config
+from nas_growclip.training.events import Event, Moment
+from tests.support.dying import ending, forked
+from tests.support.faults import die_at, fail_at, in_step, nth_time, poison_batch
+from tests.support.runs import ROOT, SMOKE, environment, records_of, smoke_config
 
 pytestmark = pytest.mark.slow
 
-DYING = """
-import importlib, os, signal, sys
-module, what, when, *arguments = sys.argv[1:]
-module = importlib.import_module(f"nas_growclip.{module}")
-original, calls = getattr(module, what), 0
 
-def dying(*given, **named):
-    global calls
-    result = original(*given, **named)
-    calls += 1
-    if calls == int(when):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
+def killed_at(config: ExperimentConfig, out: Path, moment: Moment, call: int) -> None:
+    """Run an experiment in a process that dies the n-th time of some moment."""
+    die = die_at(moment, call)
+    assert ending(forked(lambda: run_stages(config, out, observer=die))) == -9
 
-setattr(module, what, dying)
-from nas_growclip.cli.main import main
-sys.exit(main(arguments))
-"""
+
+def refuse_to_work(event: Event) -> None:
+    raise AssertionError(f"nothing should be done, but {event.moment}")
 
 
 @pytest.fixture(scope="module")
@@ -113,37 +107,53 @@ def test_same_seed_gives_the_same_records(smoke_run: Run, tmp_path: Path) -> Non
     assert records_of(tmp_path / "again") == records_of(smoke_run.path)
 
 
-def test_complete_run_is_not_run_again(smoke_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_run_is_not_run_again(smoke_run: Run) -> None:
     before = records_of(smoke_run.path)
-    monkeypatch.setattr("nas_growclip.experiment.run.run_stage", None)
-    run_experiment(smoke_config(), smoke_run.path)
+    run_experiment(smoke_config(), smoke_run.path, observer=refuse_to_work)
     assert is_complete(smoke_config(), smoke_run.path)
     assert records_of(smoke_run.path) == before
 
 
 @pytest.mark.parametrize(
-    ("module", "what", "when"),
+    ("moment", "call"),
     [
-        ("trial", "save_state", 3),  # in a trial
-        ("trial", "to_line", 2),  # measured, not written down
-        ("search.optuna_search", "trial_attributes", 2),  # written down, not told
-        ("searching", "append_line", 2),  # told and recorded
-        ("trial", "save_state", 12),  # in the stage's training
-        ("experiment", "save_model", 2),  # before the last stage's record
+        ("state_saved", 3),  # in a trial
+        ("trial_measured", 2),  # measured, not written down
+        ("trial_recorded", 2),  # written down, not told to the search
+        ("trial_listed", 2),  # told and listed
+        ("step", 40),  # in the stage's training
+        ("model_saved", 2),  # before the last stage's record
     ],
 )
 def test_killed_run_ends_with_the_records_of_an_undisturbed_one(
-    module: str, what: str, when: int, smoke_run: Run, tmp_path: Path
+    moment: Moment, call: int, smoke_run: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-W", "ignore", "-c", DYING, module, what, str(when)]
-    killed = subprocess.run(
-        [*command, "run", str(SMOKE), "--out", str(out)], cwd=ROOT, capture_output=True, check=False
-    )
-    assert killed.returncode == -9, killed.stderr.decode()
+    killed_at(smoke_config(), out, moment, call)
     assert not is_complete(smoke_config(), out)
     run_experiment(smoke_config(), out)
     assert records_of(out) == records_of(smoke_run.path)
+
+
+def test_a_killed_command_resumes(smoke_run: Run, tmp_path: Path) -> None:
+    """The command itself, as a process of its own, killed as soon as it has a trial's record."""
+    command = [
+        sys.executable,
+        "-m",
+        "nas_growclip",
+        "run",
+        str(SMOKE),
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    listed = RunFolder(tmp_path / "r").trials
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment()) as run:
+        while not listed.exists() and run.poll() is None:
+            time.sleep(0.01)
+        run.kill()
+    assert run.returncode == -9
+    run_experiment(smoke_config(), tmp_path / "r")
+    assert records_of(tmp_path / "r") == records_of(smoke_run.path)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -193,20 +203,13 @@ def test_run_goes_on_when_nothing_can_grow(tmp_path: Path) -> None:
     assert run.stages[0].arch == config.parent_arch
 
 
-def test_trial_that_runs_out_of_memory_is_recorded_as_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original, tried = trial_module.trained_trial, []
+def test_trial_that_runs_out_of_memory_is_recorded_as_failed(tmp_path: Path) -> None:
+    def run_out() -> None:
+        raise torch.OutOfMemoryError("no room")
 
-    def failing(*arguments: object) -> object:
-        tried.append(arguments)
-        if len(tried) == 2:
-            raise torch.OutOfMemoryError("no room")
-        return original(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(trial_module, "trained_trial", failing)
     config = smoke_config(data=replace(smoke_config().data, stages=(64,), zero_shot=()))
-    run = run_experiment(config, tmp_path / "run")
+    fail = fail_at("trial_begins", run_out, nth_time(2))
+    run = run_experiment(config, tmp_path / "run", observer=fail)
     failed = run.trials[1]
     assert (failed.state, failed.score) == ("failed", None)
     assert "no room" in failed.message
@@ -214,9 +217,8 @@ def test_trial_that_runs_out_of_memory_is_recorded_as_failed(
 
 
 def test_divergence_at_every_rate_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    config = smoke_config(train=TrainConfig(batch_size=32, learning_rate=1e30, warmup_steps=0))
     with pytest.raises(ValueError, match=r"stage 0 must not diverge, but did 4 times.*Lower train"):
-        run_experiment(config, tmp_path / "run")
+        run_experiment(smoke_config(), tmp_path / "run", observer=poison_batch(in_step(1)))
 
 
 def test_folder_of_another_experiment_is_refused(smoke_run: Run) -> None:
@@ -301,12 +303,8 @@ def test_moments_averages_gates_and_momenta_survive_a_kill(tmp_path: Path) -> No
     assert labels
     state = tmp_path / "whole" / "stage_00" / "state.safetensors"
     assert {name.split(".")[0] for name in load_file(state)} >= {"exp_avg", "age", "ema"}
-    command = [sys.executable, "-W", "ignore", "-c", DYING, "trial", "save_state", "8"]
     out = tmp_path / "killed"
-    killed = subprocess.run(
-        [*command, "run", str(path), "--out", str(out)], cwd=ROOT, capture_output=True, check=False
-    )
-    assert killed.returncode == -9, killed.stderr.decode()
+    killed_at(load_config(path), out, "state_saved", 8)
     run_experiment(load_config(path), out)
     assert records_of(out) == records_of(tmp_path / "whole")
 

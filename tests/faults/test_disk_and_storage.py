@@ -23,9 +23,9 @@ import nas_growclip.search.optuna.storage as storage_module
 from benchmarks.search_workers import missing_postgres, postgres_programs, postgres_server
 from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.run import run_stages
 from nas_growclip.io.files import owned, remove_abandoned, temporary_suffix, write_atomically
-from nas_growclip.records.folder import TIMINGS_FILE, read_trials
+from nas_growclip.records.folder import RunFolder, read_trials
 from nas_growclip.records.lines import append_line
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.optuna.storage import open_storage
@@ -46,7 +46,7 @@ def small(storage: str | None = None, stages: tuple[int, ...] = (64, 96)) -> Exp
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_experiment(small(), run, with_report=False)
+    run_stages(small(), run)
     return run
 
 
@@ -184,9 +184,9 @@ def test_a_clock_that_goes_backwards_changes_nothing(
         return now
 
     monkeypatch.setattr(time, "time", backwards)
-    run_experiment(small(), tmp_path / "run", with_report=False)
+    run_stages(small(), tmp_path / "run")
     assert records_of(tmp_path / "run") == records_of(undisturbed)
-    timings = (tmp_path / "run" / TIMINGS_FILE).read_text().splitlines()
+    timings = (RunFolder(tmp_path / "run").timings).read_text().splitlines()
     assert all(0 <= json.loads(line)["seconds"] < 600 for line in timings)
 
 
@@ -228,7 +228,7 @@ def test_sqlite_that_goes_away_is_waited_for(
 
     thread = in_the_background(take_away)
     monkeypatch.setattr(storage_module, "get_storage", unpooled(storage_module.get_storage))
-    run_experiment(small(), out, with_report=False)
+    run_stages(small(), out)
     thread.join()
     said = capsys.readouterr().err
     assert "is away: " in said
@@ -270,7 +270,7 @@ def test_postgresql_that_restarts_is_waited_for_and_one_that_stays_away_is_told(
             control(server.port, "start")
 
         thread = in_the_background(restart)
-        run_experiment(small(url), out, with_report=False)
+        run_stages(small(url), out)
         thread.join()
         said = capsys.readouterr().err
         assert f"search.storage: {url} is away: " in said

@@ -10,14 +10,7 @@ from hypothesis import strategies as st
 from nas_growclip.growth.candidates import GrowthStep
 from nas_growclip.models.arch import DIMENSIONS, ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
-from nas_growclip.records.folder import (
-    STAGES_FILE,
-    TIMINGS_FILE,
-    TRIALS_FILE,
-    append_timing,
-    read_stages,
-    read_trials,
-)
+from nas_growclip.records.folder import RunFolder, append_timing, read_stages, read_trials
 from nas_growclip.records.frames import load_run
 from nas_growclip.records.lines import append_line, drop_torn_line
 
@@ -72,8 +65,8 @@ def make_stage(stage: int = 1) -> StageResult:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     for number in (0, 1):
-        append_line(tmp_path / TRIALS_FILE, to_line(make_trial(number)))
-    append_line(tmp_path / STAGES_FILE, to_line(make_stage()))
+        append_line(RunFolder(tmp_path).trials, to_line(make_trial(number)))
+    append_line(RunFolder(tmp_path).stages, to_line(make_stage()))
     return tmp_path
 
 
@@ -101,7 +94,7 @@ def test_every_trial_round_trips(
 ) -> None:
     trial = replace(make_trial(), **fields)
     run = tmp_path_factory.mktemp("run")
-    append_line(run / TRIALS_FILE, to_line(trial))
+    append_line(RunFolder(run).trials, to_line(trial))
     assert read_trials(run) == (trial,)
 
 
@@ -112,7 +105,7 @@ def test_a_record_is_one_line_in_the_order_of_its_fields() -> None:
 
 
 def test_torn_last_line_is_dropped_before_the_next_append(folder: Path) -> None:
-    path = folder / TRIALS_FILE
+    path = RunFolder(folder).trials
     whole = path.read_bytes()
     path.write_bytes(whole + to_line(make_trial(2)).encode()[:40])
     append_line(path, to_line(make_trial(3)))
@@ -120,13 +113,13 @@ def test_torn_last_line_is_dropped_before_the_next_append(folder: Path) -> None:
 
 
 def test_torn_last_line_is_not_read(folder: Path) -> None:
-    path = folder / TRIALS_FILE
+    path = RunFolder(folder).trials
     path.write_bytes(path.read_bytes() + to_line(make_trial(2)).encode())
     assert [trial.number for trial in read_trials(folder)] == [0, 1]
 
 
 def test_drop_torn_line_leaves_whole_lines_and_missing_files_alone(folder: Path) -> None:
-    path = folder / TRIALS_FILE
+    path = RunFolder(folder).trials
     whole = path.read_bytes()
     drop_torn_line(path)
     assert path.read_bytes() == whole
@@ -138,7 +131,7 @@ def test_drop_torn_line_leaves_whole_lines_and_missing_files_alone(folder: Path)
 
 
 def test_damaged_line_is_named(folder: Path) -> None:
-    path = folder / TRIALS_FILE
+    path = RunFolder(folder).trials
     first, second = path.read_text().splitlines()
     path.write_text(f"{first}\n{second[:30]}\n{first}\n")
     with pytest.raises(ValueError, match=r"trials\.jsonl: line 2: not valid JSON"):
@@ -146,7 +139,7 @@ def test_damaged_line_is_named(folder: Path) -> None:
 
 
 def test_damaged_value_is_named(folder: Path) -> None:
-    path = folder / STAGES_FILE
+    path = RunFolder(folder).stages
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"params": "many"}) + "\n")
     with pytest.raises(ValueError, match=r"stages\.jsonl: line 1: params: must be int"):
@@ -186,7 +179,7 @@ def test_frames_have_a_column_for_every_dimension_metric_and_term(folder: Path) 
 def test_times_are_kept_apart_from_the_records(folder: Path) -> None:
     before = load_run(folder)
     append_timing(folder, 1, "train", 1.23456)
-    assert json.loads((folder / TIMINGS_FILE).read_text()) == {
+    assert json.loads((RunFolder(folder).timings).read_text()) == {
         "stage": 1,
         "what": "train",
         "seconds": 1.235,

@@ -17,7 +17,7 @@ import nas_growclip.report
 from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
-from nas_growclip.records.folder import STAGES_FILE, TRIALS_FILE
+from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.frames import Run, load_run
 from nas_growclip.records.lines import append_line
 from nas_growclip.report import print_summary, write_report
@@ -150,9 +150,9 @@ def write_run(folder: Path, num_stages: int = 3, speed: float = 1.0, trials_afte
         earlier += trials
         parent, spent = stage.arch, stage.cumulative_flops
     for trial in [*earlier, *make_trials(num_stages + 1, parent, speed)[:trials_after]]:
-        append_line(folder / TRIALS_FILE, to_line(trial))
+        append_line(RunFolder(folder).trials, to_line(trial))
     for result in results:
-        append_line(folder / STAGES_FILE, to_line(result))
+        append_line(RunFolder(folder).stages, to_line(result))
     return load_run(folder)
 
 

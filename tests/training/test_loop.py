@@ -17,8 +17,9 @@ from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
 from nas_growclip.training import loop as training
+from nas_growclip.training.events import Event
 from nas_growclip.training.loop import DivergedError, learning_rate, train
-from nas_growclip.training.state import TrainConfig, TrainState, make_optimizer, start_training
+from nas_growclip.training.state import TrainConfig, make_optimizer, start_training
 
 
 def same_batch(model: Clip) -> Iterator[PairBatch]:
@@ -67,15 +68,25 @@ def test_training_learns_one_batch(tiny_arch: ClipArch) -> None:
     assert (scale * image @ text.T).argmax(dim=1).tolist() == list(range(6))
 
 
-def test_callback_sees_every_step(tiny_arch: ClipArch) -> None:
+def test_an_observer_sees_every_batch_its_gradients_and_its_step(tiny_arch: ClipArch) -> None:
     config, seen = TrainConfig(), []
     state = start_training(Clip(tiny_arch), config)
 
-    def note(state: TrainState) -> None:
-        seen.append(state.step)
+    def note(event: Event) -> None:
+        assert event.state is state
+        assert (event.batch is not None) == (event.moment == "batch")
+        has_gradients = state.model.logit_scale.grad is not None
+        seen.append((event.moment, state.step, has_gradients))
 
-    train(state, same_batch(state.model), config, total_steps=9, until_step=4, after_step=note)
-    assert seen == [1, 2, 3, 4]
+    train(state, same_batch(state.model), config, total_steps=9, until_step=2, observer=note)
+    assert seen == [
+        ("batch", 0, False),
+        ("gradients", 0, True),
+        ("step", 1, True),
+        ("batch", 1, True),
+        ("gradients", 1, True),
+        ("step", 2, True),
+    ]
 
 
 def test_the_loop_reads_no_value_from_the_device_in_most_steps(

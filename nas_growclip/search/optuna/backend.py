@@ -31,6 +31,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from nas_growclip.growth.candidates import Candidate, candidate_label
 from nas_growclip.io.files import locked
 from nas_growclip.records.entries import Trial
+from nas_growclip.records.folder import RunFolder
 from nas_growclip.search.optuna.dashboard import describe_trial
 from nas_growclip.search.optuna.encoding import ConditionalEncoding, OrdinalEncoding
 from nas_growclip.search.optuna.liveness import LivenessMonitor, identity, is_gone
@@ -41,7 +42,7 @@ from nas_growclip.search.optuna.samplers import (
     SAMPLERS,
     experimental,
 )
-from nas_growclip.search.optuna.storage import LOCK_FILE, impatient, open_storage
+from nas_growclip.search.optuna.storage import impatient, open_storage
 from nas_growclip.search.protocol import Proposal, SearchTask, mixed_seed
 
 CONTROL = candidate_label(())
@@ -222,7 +223,7 @@ class OptunaSearch:
         """The queue's next trial or a new one; SQLite would give one of the queue to two."""
         if self.search.run is None:
             return self.study.ask()
-        with locked(self.search.run / LOCK_FILE):
+        with locked(RunFolder(self.search.run).search_lock):
             return self.study.ask()
 
     def _given(

@@ -24,7 +24,7 @@ from optuna.study import Study
 from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.io.files import temporary_suffix
 from nas_growclip.records.entries import StageResult, Trial
-from nas_growclip.records.folder import read_stages
+from nas_growclip.records.folder import RunFolder, read_stages
 from nas_growclip.search.objective import TERMS
 from nas_growclip.search.optuna.dashboard_figures import (
     CHOSEN,
@@ -41,8 +41,6 @@ from nas_growclip.search.optuna.samplers import experimental
 
 _log = logging.getLogger(__name__)
 
-ARTIFACTS_FOLDER = "artifacts"
-"""Folder in the run for pictures; optuna-dashboard gets it as ``--artifact-dir``."""
 CURVE_FILE = "learning_curve.png"
 FIGURE_SIZE = (4.8, 3.0)
 DPI = 100
@@ -103,7 +101,7 @@ def describe_trial(study: Study, asked: optuna.Trial, trial: Trial, run: Path | 
     with best_effort(f"{what}, learning curve"):
         control = control_attributes(study)
         if _finite(trial.curve)[0]:
-            upload_curve(asked, trial, control.get("learning curve", ()), run / ARTIFACTS_FOLDER)
+            upload_curve(asked, trial, control.get("learning curve", ()), RunFolder(run).artifacts)
     with best_effort(f"{what}, note"):
         save_note(asked, trial_note(trial, control))
         if not trial.candidate:

@@ -17,13 +17,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from nas_growclip.io.files import locked
+from nas_growclip.records.folder import RunFolder
 
 _log = logging.getLogger(__name__)
 
-STUDY_FILE = "study.db"
-JOURNAL_FILE = "study.journal"
-LOCK_FILE = "study.lock"
-"""Held in the run folder while tables are made and while a trial is taken from the queue."""
+
 SQLITE_PATIENCE = 60
 """Seconds that a SQLite writer waits for another one."""
 PATIENCE_S = 600.0
@@ -50,7 +48,7 @@ def open_storage(setting: str | None, run: Path | None, *, waits: bool = False) 
     if run is None:
         return InMemoryStorage()
     is_journal = setting == "journal"
-    name = str(run / JOURNAL_FILE) if is_journal else shown_url(_url(setting, run))
+    name = str(RunFolder(run).journal) if is_journal else shown_url(_url(setting, run))
     try:
         opened = _patiently(_open, name, PATIENCE_S if waits else 0.0)(setting, run)
     except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.OptunaError) as error:
@@ -65,16 +63,16 @@ def open_storage(setting: str | None, run: Path | None, *, waits: bool = False) 
 
 def _open(setting: str | None, run: Path) -> BaseStorage:
     if setting == "journal":
-        return JournalStorage(JournalFileBackend(str(run / JOURNAL_FILE)))
+        return JournalStorage(JournalFileBackend(str(RunFolder(run).journal)))
     url = _url(setting, run)
     is_sqlite = make_url(url).get_backend_name() == "sqlite"
     options = {"connect_args": {"timeout": SQLITE_PATIENCE}} if is_sqlite else {}
-    with locked(run / LOCK_FILE):  # Optuna's own making of the tables is no atomic step
+    with locked(RunFolder(run).search_lock):  # Optuna's own making of the tables is no atomic step
         return get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
 
 
 def _url(setting: str | None, run: Path) -> str:
-    return setting or f"sqlite:///{run / STUDY_FILE}"
+    return setting or f"sqlite:///{RunFolder(run).database}"
 
 
 def _patiently(call: Callable[..., Any], name: str, patience_s: float) -> Callable[..., Any]:

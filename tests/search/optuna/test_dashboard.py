@@ -21,7 +21,7 @@ from optuna.study import Study
 from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
-from nas_growclip.records.folder import STAGES_FILE
+from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.lines import append_line
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
@@ -166,7 +166,7 @@ def grown_run(run: Path) -> list[list[Trial]]:
         best = max(trials, key=lambda trial: trial.score or 0.0)
         history.append(stage_result(stage, best, parent))
         describe(run, trials, tuple(history))
-        append_line(run / STAGES_FILE, to_line(history[-1]))
+        append_line(RunFolder(run).stages, to_line(history[-1]))
         parent = best.arch
         stages.append(trials)
     return stages

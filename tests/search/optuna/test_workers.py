@@ -28,7 +28,7 @@ from nas_growclip.growth.candidates import GrowthStep, candidate_label
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
-from nas_growclip.records.folder import TIMINGS_FILE, TRIALS_FILE, read_stages, read_trials
+from nas_growclip.records.folder import RunFolder, read_stages, read_trials
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.optuna.backend import OptunaSearch, is_open, study_name
@@ -346,7 +346,7 @@ def check_records(run: Path, stage: int) -> None:
     assert len({trial.label for trial in trials}) == NUM_TRIALS
     assert {trial.state for trial in trials} == {"complete"}
     assert all(trial.score is not None for trial in trials)
-    timings = [json.loads(line) for line in (run / TIMINGS_FILE).read_text().splitlines()]
+    timings = [json.loads(line) for line in (RunFolder(run).timings).read_text().splitlines()]
     measured = Counter(t["what"] for t in timings if t["stage"] == stage)
     assert measured.pop("training") == 1
     assert len(measured) == NUM_TRIALS
@@ -391,4 +391,4 @@ def test_worker_leaves_when_its_patience_ends(
     assert main(["worker", str(tmp_path), "--patience", "0.5"]) == 0
     assert 0.5 < time.monotonic() - began < DEADLINE
     assert "no work for 0.5 s; left" in capsys.readouterr().err
-    assert not (tmp_path / TRIALS_FILE).exists()
+    assert not (RunFolder(tmp_path).trials).exists()

@@ -185,7 +185,7 @@ def encode_data(data_set: str, folder: Path | None) -> Encoded:
     """Decode, resize and tokenize every pair once."""
     config = DATA_SETS[data_set].config
     source, arch = find_source(config.source), parent_arch(data_set)
-    encoder = PairEncoder(arch.image.image_shape, Clip(arch).tokenize)
+    encoder = PairEncoder(arch.image, Clip(arch).tokenize)
     size = config.stages[-1]
     train = source(config, folder, "train", size)
     validation = source(config, folder, "validation", None)

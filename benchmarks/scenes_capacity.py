@@ -50,7 +50,7 @@ def main() -> None:
     for width in WIDTHS:
         for stage in stages:
             model = Clip(arch_of_width(width), seed=options.seed)
-            encoder = PairEncoder(model.arch.image.image_shape, model.tokenize)
+            encoder = PairEncoder(model.arch.image, model.tokenize)
             batches = training_batches(stage.train, encoder, 64, seed=options.seed)
             shown = track(batches, total=options.steps, label=f"{width} wide, {stage.num_pairs}")
             state = start_training(model, config)

@@ -106,7 +106,7 @@ def loss_on(model: Clip, pairs: ImageTextPairs) -> float:
 
 
 def batches_for(model: Clip, data: DataStage, seed: int) -> Any:
-    encoder = PairEncoder(model.arch.image.image_shape, model.tokenize)
+    encoder = PairEncoder(model.arch.image, model.tokenize)
     return training_batches(data.train, encoder, BATCH, seed=seed)
 
 

@@ -176,7 +176,7 @@ def their_loader(folder: str, arch: ClipArch, options: Namespace) -> Iterator[An
 
 
 def our_loader(pairs: ImageTextPairs, model: Clip, options: Namespace) -> Iterator[PairBatch]:
-    encoder = PairEncoder(model.arch.image.image_shape, model.tokenize)
+    encoder = PairEncoder(model.arch.image, model.tokenize)
     return load_batches(pairs, encoder, BatchOrder(options.batch, seed=0), options.workers)
 
 

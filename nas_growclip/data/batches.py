@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from nas_growclip.data.augment import AugmentConfig, vary
 from nas_growclip.data.pairs import ImageTextPairs, Pair
+from nas_growclip.data.preprocess import normalise, resize
+from nas_growclip.models.arch import ImageArch
 
 Tokenize = Callable[[list[str]], Tensor]
 
@@ -64,8 +63,8 @@ WHOLE = BatchShard()
 class PairEncoder(NamedTuple):
     """How pairs become tensors for one architecture."""
 
-    image_shape: tuple[int, int]
-    """Pixels of an image: (height, width)."""
+    image: ImageArch
+    """The image tower: its size, and how images are scaled and normalised."""
     tokenize: Tokenize
     augment: AugmentConfig = AugmentConfig()
     """How training images vary; evaluation takes them as they are."""
@@ -75,47 +74,16 @@ class PairEncoder(NamedTuple):
 
         Pairs are taken one by one, so that no two whole images need memory at a time.
         """
-        pixels, captions = [], []
+        scaled, captions = [], []
+        shape, preprocessing = self.image.image_shape, self.image.preprocessing
         for seed, pair in zip(seeds or itertools.repeat(None), pairs, strict=False):
             image = pair.image
             if seed is not None:
-                (image,) = vary([image], self.image_shape, self.augment, [seed])
-            pixels.append(resize(image, self.image_shape))
+                (image,) = vary([image], shape, self.augment, [seed])
+            scaled.append(resize(image, shape, preprocessing))
             captions.append(pair.caption)
-        return PairBatch(normalise(np.stack(pixels)), self.tokenize(captions), tuple(captions))
-
-
-def resize(image: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Scale an image to cover ``shape`` (bicubic) and crop the centre, as OpenCLIP evaluates.
-
-    Args:
-        image: Any image.
-        shape: Pixels wanted: (height, width).
-
-    Returns:
-        Array of shape (height, width, 3).
-    """
-    height, width = shape
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    if image.size != (width, height):
-        scale = max(width / image.size[0], height / image.size[1])
-        wide, high = (
-            max(wanted, round(side * scale))
-            for wanted, side in zip((width, height), image.size, strict=True)
-        )
-        image = image.resize((wide, high), Image.Resampling.BICUBIC)
-        left, top = (wide - width) // 2, (high - height) // 2
-        image = image.crop((left, top, left + width, top + height))
-    return np.asarray(image)
-
-
-def normalise(images: NDArray[np.uint8]) -> Float[Tensor, "batch 3 height width"]:
-    """Scale to [0, 1], subtract OpenAI's mean, divide by its standard deviation."""
-    mean = torch.tensor(OPENAI_DATASET_MEAN)[:, None, None]
-    std = torch.tensor(OPENAI_DATASET_STD)[:, None, None]
-    channels_first = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    return channels_first.float().div_(255).sub_(mean).div_(std)
+        images = normalise(np.stack(scaled), preprocessing)
+        return PairBatch(images, self.tokenize(captions), tuple(captions))
 
 
 def training_batches(

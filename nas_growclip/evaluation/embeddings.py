@@ -29,7 +29,7 @@ def embed_pairs(
     """Embed every pair, in stored order; with a label, show progress under it."""
     was_training = model.training
     model.eval()
-    encoder = PairEncoder(model.arch.image.image_shape, model.tokenize)
+    encoder = PairEncoder(model.arch.image, model.tokenize)
     device = model.logit_scale.device
     images: list[Tensor] = []
     texts: list[Tensor] = []

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas_growclip.data.batches import normalise, resize
+from nas_growclip.data.preprocess import preprocess
 from nas_growclip.data.zero_shot import ZeroShotTask
 from nas_growclip.io.progress import track
 from nas_growclip.models.clip import Clip
@@ -43,12 +43,12 @@ def class_scores(
     """Cosine similarity of every image and every class."""
     was_training = model.training
     model.eval()
-    device, shape = model.logit_scale.device, model.arch.image.image_shape
+    device = model.logit_scale.device
     classes = class_embeddings(model, task.class_names, task.templates)
     scores: list[Tensor] = []
     for start in range(0, len(task.images), batch_size):
         chunk = task.images[start : start + batch_size]
-        images = normalise(np.stack([resize(image, shape) for image in chunk])).to(device)
+        images = preprocess(chunk, model.arch.image).to(device)
         scores.append((model.encode_image(images) @ classes.T).float().cpu())
     model.train(was_training)
     return torch.cat(scores)

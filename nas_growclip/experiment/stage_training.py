@@ -45,7 +45,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def training_encoder(config: ExperimentConfig, model: Clip) -> PairEncoder:
     """How training pairs become a model's batches."""
     tokenize = partial(tokenized, context_length=model.arch.text.context_length)
-    return PairEncoder(model.arch.image.image_shape, tokenize, config.data.augment)
+    return PairEncoder(model.arch.image, tokenize, config.data.augment)
 
 
 class TrainingFile(NamedTuple):

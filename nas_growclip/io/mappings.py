@@ -20,6 +20,9 @@ import yaml
 
 T = TypeVar("T")
 
+OMITTED_AT_DEFAULT: Mapping[str, bool] = {"omitted_at_default": True}
+"""Metadata of a dataclass's field that ``to_mapping`` writes only where it is not the default."""
+
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
 
@@ -158,7 +161,11 @@ def from_mapping(cls: type[T], data: object, where: str) -> T:
 def to_mapping(value: Any) -> Any:
     """Turn a dataclass into plain dicts, lists and scalars that ``from_mapping`` reads back."""
     if dataclasses.is_dataclass(value):
-        return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: to_mapping(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get("omitted_at_default") and getattr(value, f.name) == f.default)
+        }
     if isinstance(value, Mapping):
         return {key: to_mapping(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import yaml
 
-from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
+from nas_growclip.io.mappings import OMITTED_AT_DEFAULT, from_mapping, read_mapping, to_mapping
+from nas_growclip.models.preprocessing import Preprocessing
 
 DIMENSIONS = (
     "image.depth",
@@ -53,6 +54,7 @@ FIXED_TRAITS = (
     ("image", "norm_pre"),
     ("image", "norm_eps"),
     ("image", "activation"),
+    ("image", "preprocessing"),
     ("text", "norm_eps"),
     ("text", "activation"),
 )
@@ -89,6 +91,10 @@ class ImageArch:
     """Epsilon of every LayerNorm; 1e-5 in OpenAI's and OpenCLIP's towers."""
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     """Between the MLP's two layers; ``quick_gelu`` is x * sigmoid(1.702 x), as OpenAI trained."""
+    preprocessing: Preprocessing = dataclasses.field(
+        default=Preprocessing(), metadata=OMITTED_AT_DEFAULT
+    )
+    """How images become the tower's input; written only where it is not OpenAI's."""
 
     def __post_init__(self) -> None:
         _require_positive("image", self)

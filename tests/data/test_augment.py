@@ -17,13 +17,17 @@ from nas_growclip.data.batches import (
 )
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.stages import open_stages
+from nas_growclip.models.arch import ClipArch
 
 CROPS = AugmentConfig(crop_scale=0.4, flip=0.5)
 DATA = DataConfig(source="scenes", stages=(48,), validation_pairs=8, test_pairs=8)
 
 
+TINY = ClipArch.preset("tiny").image
+
+
 def batches(augment: AugmentConfig, count: int, start: int = 0, seed: int = 0) -> list[PairBatch]:
-    encoder = PairEncoder((32, 32), lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64))
+    encoder = PairEncoder(TINY, lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64))
     pairs = open_stages(DATA, None)[0].train
     stream = training_batches(pairs, encoder._replace(augment=augment), 16, seed=seed, start=start)
     return list(itertools.islice(stream, count))
@@ -56,7 +60,7 @@ def test_taken_up_anywhere_the_batches_are_the_same() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 16])
 def test_shares_of_a_batch_are_the_batch(count: int) -> None:
-    encoder = PairEncoder((32, 32), lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64))
+    encoder = PairEncoder(TINY, lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64))
     pairs = open_stages(DATA, None)[0].train
     shards = [
         training_batches(
@@ -76,7 +80,7 @@ def test_shares_of_a_batch_are_the_batch(count: int) -> None:
 
 
 def test_evaluation_is_never_varied() -> None:
-    encoder = PairEncoder((32, 32), lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64))
+    encoder = PairEncoder(TINY, lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64))
     pairs = open_stages(DATA, None)[0].train
     plain = next(fixed_batches(pairs, encoder, 16))
     varied = next(fixed_batches(pairs, encoder._replace(augment=CROPS), 16))

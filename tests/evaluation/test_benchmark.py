@@ -136,7 +136,7 @@ def test_exported_model_scores_the_same_through_open_clip(tmp_path: Path) -> Non
     )
     settings = TrainConfig(batch_size=64, warmup_steps=10)
     state = start_training(Clip(plain), settings)
-    encoder = PairEncoder(plain.image.image_shape, state.model.tokenize)
+    encoder = PairEncoder(plain.image, state.model.tokenize)
     pairs = open_stages(config, PACKS)[0].train
     batches = training_batches(pairs, encoder, 64, seed=0)
     train(state, batches, settings, total_steps=150, until_step=150)

@@ -22,15 +22,18 @@ import yaml
 from PIL import Image
 
 from nas_growclip.cli.main import main
-from nas_growclip.data.batches import PairEncoder, fixed_batches, normalise, training_batches
+from nas_growclip.data.batches import PairEncoder, fixed_batches, training_batches
 from nas_growclip.data.config import DataConfig
+from nas_growclip.data.preprocess import normalise
 from nas_growclip.data.sources.csv_pairs import csv_pairs
 from nas_growclip.data.sources.decoding import decode_image
 from nas_growclip.data.sources.tar import MAX_FILE_BYTES
 from nas_growclip.data.sources.webdataset import scan_shard, shard_pairs
 from nas_growclip.data.zero_shot import folder_task
 from nas_growclip.io.mappings import read_mapping
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import tokenized
+from nas_growclip.models.preprocessing import Preprocessing
 from tests.support.runs import ROOT, SMOKE
 
 MEGABYTE = 2**20
@@ -191,9 +194,13 @@ def test_every_kind_of_bad_pair_is_counted_and_every_good_one_comes_through(tmp_
     assert sorted(caption for _, caption in pairs.epoch(3)) == sorted(
         f"picture {number}" for number in numbers
     )
-    encoder = PairEncoder((16, 16), lambda texts: tokenized(texts, 16))
+    encoder = PairEncoder(
+        ClipArch.preset("tiny").with_size("image.image_size", 16).image,
+        lambda texts: tokenized(texts, 16),
+    )
     (batch,) = fixed_batches(pairs, encoder, 1000)
-    expected = normalise(np.stack([np.asarray(picture(number)) for number in numbers]))
+    images = np.stack([np.asarray(picture(number)) for number in numbers])
+    expected = normalise(images, Preprocessing())
     torch.testing.assert_close(batch.images, expected, rtol=0, atol=0)
     first = next(training_batches(pairs, encoder, len(numbers), seed=1))
     assert sorted(first.captions) == sorted(batch.captions)
@@ -379,8 +386,9 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.pairs import PairEncoder, fixed_batches
+from nas_growclip.data.batches import PairEncoder, fixed_batches
 from nas_growclip.data.sources.webdataset import shard_pairs
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import tokenized
 
 def peak():
@@ -389,7 +397,7 @@ def peak():
 settings = DataConfig(source="webdataset", stages=(1,), train="*.tar*", max_bad_share=1.0)
 before = peak()
 pairs = shard_pairs(settings, Path(sys.argv[1]), "train", None)
-encoder = PairEncoder((64, 64), lambda texts: tokenized(texts, 16))
+encoder = PairEncoder(ClipArch.preset("mini").image, lambda texts: tokenized(texts, 16))
 for batch in fixed_batches(pairs, encoder, 64):
     pass
 print(pairs.num_pairs, peak() - before)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from nas_growclip.data.batches import normalise, resize
+from nas_growclip.data.preprocess import preprocess
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.interop.exporting import export_hugging_face
 from nas_growclip.interop.importing import checkpoint_arch, open_checkpoint
@@ -98,7 +98,7 @@ def test_its_image_processor_is_ours(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (90, 120, 3), dtype=np.uint8))
     given = processor(image, return_tensors="pt").pixel_values
-    ours = normalise(resize(image, model.arch.image.image_shape)[None])
+    ours = preprocess([image], model.arch.image)
     assert float((given - ours).abs().mean()) < 0.02  # scaled by 8-bit steps in another order
 
 

@@ -1,14 +1,7 @@
 """Small models that every test may use."""
 
 import os
-import sys
 from collections.abc import Iterator
-
-# Before torch. Models this small are fastest, and repeatable, with one thread; and a process whose
-# libraries have no bytecode on the disk compiles them for ten seconds, as do those that it starts.
-os.environ["OMP_NUM_THREADS"] = os.environ.get("GROWCLIP_TEST_THREADS", "1")
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 import pytest
 import torch

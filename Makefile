@@ -7,7 +7,7 @@ SOURCES := nas_growclip tests benchmarks analysis
 # Without bytecode on the disk every process compiles its libraries: ten seconds for PyTorch's.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv demo test lint audit format clean
+.PHONY: venv demo test campaign lint audit format clean
 
 venv: $(INSTALLED)
 
@@ -23,7 +23,12 @@ demo: $(INSTALLED)
 
 # Two processes of one thread each: the models are too small to share a second core well.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 20 --longest 60
+
+# What repeats the suite's claims with other seeds, for as long as wanted.
+campaign: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses 2 --hypothesis-profile campaign \
+		-m 'campaign or hypothesis'
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check $(SOURCES)

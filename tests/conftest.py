@@ -1,7 +1,7 @@
 """Small models that every test may use."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -16,7 +16,31 @@ from nas_growclip.models.clip import Clip
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile(
+    "campaign", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--longest", type=float, help="seconds that a test may run")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that runs longer than ``--longest`` fails, unless it is marked with its reason."""
+    report = yield
+    limit = item.config.getoption("--longest")
+    is_timed = limit is not None and call.when == "call" and report.passed
+    if is_timed and call.duration > limit and item.get_closest_marker("long") is None:
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{item.nodeid} must end within {limit:g} s, but ran for {call.duration:.0f} s. "
+            'Shorten it, or say why it is long: @pytest.mark.long("reason").'
+        )
+    return report
 
 
 @pytest.fixture(autouse=True, scope="session")

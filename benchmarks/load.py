@@ -25,7 +25,7 @@ import torch
 import yaml
 from PIL import Image
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_stages
@@ -165,7 +165,7 @@ def write_shards(folder: Path, count: int) -> None:
 
 def shard_times(folder: Path, count: int) -> dict[str, float]:
     """Seconds to open so many shards, to open them again, and to read all their pairs."""
-    config = DataConfig(source="webdataset", stages=(count,), train=folder.name)
+    config = WebdatasetConfig(stages=(count,), train=folder.name)
     seconds: dict[str, float] = {}
     with timed(seconds, "opening"):
         pairs = shard_pairs(config, folder.parent, "train", count)

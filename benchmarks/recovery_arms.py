@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_growclip.data.batches import PairBatch, PairEncoder, epoch_seed, fixed_batches
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import DataConfig, ScenesConfig, WebdatasetConfig
 from nas_growclip.data.pairs import ImageTextPairs
-from nas_growclip.data.sources.table import find_source
+from nas_growclip.data.sources.table import open_split
 from nas_growclip.evaluation.embeddings import EmbeddedPairs
 from nas_growclip.evaluation.metrics import contrastive_loss
 from nas_growclip.growth.config import GrowthConfig
@@ -56,13 +56,12 @@ class DataSet:
 
 
 def _scenes() -> DataSet:
-    config = DataConfig(source="scenes", stages=(8000,), validation_pairs=256)
+    config = ScenesConfig(stages=(8000,), validation_pairs=256)
     return DataSet(config=config, context_length=20)
 
 
 def _pack(folder: str, train: str, val: str, context_length: int) -> DataSet:
-    config = DataConfig(
-        source="webdataset",
+    config = WebdatasetConfig(
         stages=(8,),
         train=f"{folder}/{train}",
         validation=f"{folder}/{val}",
@@ -184,11 +183,11 @@ class Encoded(NamedTuple):
 def encode_data(data_set: str, folder: Path | None) -> Encoded:
     """Decode, resize and tokenize every pair once."""
     config = DATA_SETS[data_set].config
-    source, arch = find_source(config.source), parent_arch(data_set)
+    arch = parent_arch(data_set)
     encoder = PairEncoder(arch.image, Clip(arch).tokenize)
     size = config.stages[-1]
-    train = source(config, folder, "train", size)
-    validation = source(config, folder, "validation", None)
+    train = open_split(config, folder, "train", size)
+    validation = open_split(config, folder, "validation")
     return Encoded(_encode(train, encoder), _encode(validation, encoder))
 
 

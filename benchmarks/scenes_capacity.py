@@ -14,7 +14,7 @@ import torch
 
 from nas_growclip import Clip, ClipArch, count_flops
 from nas_growclip.data.batches import PairEncoder, training_batches
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.stages import open_stages
 from nas_growclip.evaluation.metrics import evaluate
 from nas_growclip.io.progress import track
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    data = DataConfig(source="scenes", stages=PAIRS, zero_shot=("scenes",))
+    data = ScenesConfig(stages=PAIRS, zero_shot=("scenes",))
     config = TrainConfig(batch_size=64)
     print(f"commit {_commit()}, seed {options.seed}, {options.steps} steps of 64 pairs")
     print("| width | pairs | FLOPs | train loss | " + " | ".join(COLUMNS) + " |")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nas_growclip.data.batches import PairEncoder, training_batches
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.pairs import FirstPairs, ImageTextPairs
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.evaluation.embeddings import embed_pairs
@@ -44,7 +44,7 @@ PASSES = 10.0
 PARENT_PASSES = 20
 BATCH = 32
 EARLY_STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-DATA = DataConfig(source="scenes", stages=PAIRS, zero_shot=("scenes",), validation_pairs=512)
+DATA = ScenesConfig(stages=PAIRS, zero_shot=("scenes",), validation_pairs=512)
 TRAIN = TrainConfig(batch_size=BATCH, warmup_steps=15)
 PARENT = ClipArch.preset("tiny").with_sizes(
     {

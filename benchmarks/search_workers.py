@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import ScenesConfig
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import prepare_folder
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
@@ -49,9 +49,7 @@ NUM_TRIALS = 12
 WORKERS = (1, 2)
 STORAGES = ["sqlite", "journal", "postgresql"]
 MEASUREMENTS_FILE = "measurements.jsonl"
-DATA = DataConfig(
-    source="scenes", stages=(PAIRS,), validation_pairs=64, test_pairs=64, zero_shot=()
-)
+DATA = ScenesConfig(stages=(PAIRS,), validation_pairs=64, test_pairs=64, zero_shot=())
 SPACE = GrowthSpace(
     dimensions={
         "image.mlp_width": SizeChoices(ratios=(1.5, 2.0, 3.0)),

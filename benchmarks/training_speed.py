@@ -37,7 +37,7 @@ from nas_growclip.data.batches import (
     PairEncoder,
     load_batches,
 )
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.interop.exporting import export_open_clip
@@ -147,7 +147,7 @@ def made_batches(model: Clip, options: Namespace) -> list[PairBatch]:
 
 
 def our_shards(folder: str) -> ImageTextPairs:
-    config = DataConfig(source="webdataset", stages=(1,), train=folder, shuffle_buffer=1000)
+    config = WebdatasetConfig(stages=(1,), train=folder, shuffle_buffer=1000)
     count = len(sorted(Path(folder).glob("*.tar")))
     return shard_pairs(config, Path(), "train", count)
 

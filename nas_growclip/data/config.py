@@ -1,10 +1,120 @@
-"""Settings of the data: the ``data:`` part of an experiment."""
+"""Settings of the data: the ``data:`` part of an experiment, one dataclass for each source.
+
+``source`` says which one is meant. Each has only the keys that its source understands; what they
+share stands in the two classes that they extend.
+"""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from nas_growclip.data.augment import AugmentConfig
 
 MAX_BAD_SHARE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedData:
+    """What every source understands.
+
+    Raises:
+        ValueError: If a size is impossible.
+    """
+
+    source: str
+    """Name of the source."""
+    stages: tuple[int, ...]
+    """Cumulative size of each stage, in the source's own unit."""
+    validation_pairs: int = 512
+    """Rendered pairs for scenes; elsewhere the first so many pairs are used, 0 means all."""
+    test_pairs: int = 1024
+    """As ``validation_pairs``."""
+    zero_shot: tuple[str, ...] = ()
+    """Zero-shot tasks: ``scenes``, ``digits``, or folders in the CLIP_benchmark layout."""
+    max_bad_share: float = MAX_BAD_SHARE
+    """Share of a split's pairs, and of its shards, that may be bad: with more the run stops."""
+    in_memory: bool = False
+    """Decode every pair once and keep it: for sets that fit (a 64-pixel image takes 12 kB)."""
+    workers: int = 0
+    """Processes that read, decode and vary training images ahead; the batches stay the same."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random crops and flips of training images."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages: must list one size or more. Add the first stage's size.")
+        for before, after in zip((0, *self.stages), self.stages, strict=False):
+            if after <= before:
+                raise ValueError(
+                    f"stages: cumulative sizes must grow, but got {before} then {after}. "
+                    "Give each stage's total, old pairs included."
+                )
+        _check_share("max_bad_share", self.max_bad_share)
+        for name in ("validation_pairs", "test_pairs", "workers"):
+            _check_at_least(name, getattr(self, name), 0)
+
+    @property
+    def num_added_stages(self) -> int:
+        """Stages that were added to a finished run."""
+        return 0
+
+    @property
+    def num_planned_stages(self) -> int:
+        """Stages of the experiment itself, without those that were added since."""
+        return len(self.stages) - self.num_added_stages
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileData(StagedData):
+    """What the sources understand that read files.
+
+    Raises:
+        ValueError: If a size is impossible.
+    """
+
+    train: str = ""
+    """Files of the pairs to train on, relative to the data folder."""
+    validation: str = ""
+    """The same for the pairs that steer the search."""
+    test: str = ""
+    """The same for the pairs that are only reported."""
+    test_by_stage: tuple[str, ...] = ()
+    """Held-out files of each stage's new data: what a later stage forgets of it.
+
+    Added stages may have none.
+    """
+
+    @property
+    def files_by_split(self) -> dict[str, str]:
+        """What the settings name for each split; empty where they name nothing."""
+        by_stage = {f"test_by_stage[{i}]": files for i, files in enumerate(self.test_by_stage)}
+        return {"train": self.train, "validation": self.validation, "test": self.test, **by_stage}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = len(self.test_by_stage)
+        if given and not self.num_planned_stages <= given <= len(self.stages):
+            raise ValueError(
+                f"test_by_stage: must name one set for each of the {len(self.stages)} stages, "
+                f"but got {given}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesConfig(StagedData):
+    """Rendered scenes; stages are in pairs.
+
+    Raises:
+        ValueError: If a size is impossible.
+    """
+
+    source: Literal["scenes"] = "scenes"
+    seed: int = 0
+    image_size: int = 32
+    """Pixels on a side."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_at_least("image_size", self.image_size, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,89 +128,31 @@ class AddedShards:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where pairs come from and how they arrive in stages.
+class WebdatasetConfig(FileData):
+    """Shards as img2dataset writes them: a folder, a glob or a brace pattern; stages are in shards.
 
     Raises:
         ValueError: If a size is impossible.
     """
 
-    source: str
-    """A name in ``SOURCES``: ``scenes``, ``webdataset`` or ``csv``."""
-    stages: tuple[int, ...]
-    """Cumulative size of each stage: pairs for scenes and csv, shards for webdataset."""
-    train: str = ""
-    """Shards (brace pattern) or CSV file, relative to the data folder; unused by scenes."""
-    validation: str = ""
-    """The same for the pairs that steer the search."""
-    test: str = ""
-    """The same for the pairs that are only reported."""
-    validation_pairs: int = 512
-    """Rendered pairs for scenes; elsewhere the first so many pairs are used, 0 means all."""
-    test_pairs: int = 1024
-    """As ``validation_pairs``."""
-    zero_shot: tuple[str, ...] = ()
-    """Zero-shot tasks: ``scenes``, ``digits``, or folders in the CLIP_benchmark layout."""
-    seed: int = 0
-    """Seed of rendered scenes."""
-    max_bad_share: float = MAX_BAD_SHARE
-    """Share of a split's pairs, and of its shards, that may be bad: with more the run stops."""
-    image_size: int = 32
-    """Pixels on a side of rendered scenes."""
+    source: Literal["webdataset"] = "webdataset"
     shuffle_buffer: int = 2000
     """Pairs held to shuffle a stream of shards."""
-    in_memory: bool = False
-    """Decode every pair once and hold it: for sets that fit (a 64-pixel image takes 12 kB)."""
-    workers: int = 0
-    """Processes that read, decode and vary training images ahead; the batches stay the same."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Random crops and flips of training images."""
-    test_by_stage: tuple[str, ...] = ()
-    """Held-out shards or CSV files of each stage's new data: what a later stage forgets of it.
-
-    Added stages may have none.
-    """
     added: tuple[AddedShards, ...] = ()
     """Shards of the last stages, as ``growclip continue`` added them: one entry a stage."""
-    csv_separator: str = "\t"
-    csv_image_key: str = "filepath"
-    csv_caption_key: str = "title"
 
     def __post_init__(self) -> None:
-        if not self.stages:
-            raise ValueError("stages: must list one size or more. Add the first stage's size.")
-        for before, after in zip((0, *self.stages), self.stages, strict=False):
-            if after <= before:
-                raise ValueError(
-                    f"stages: cumulative sizes must grow, but got {before} then {after}. "
-                    "Give each stage's total, old pairs included."
-                )
+        super().__post_init__()
+        _check_at_least("shuffle_buffer", self.shuffle_buffer, 1)
         self._check_added()
-        self._check_test_by_stage()
-        self._check_numbers()
-
-    def _check_numbers(self) -> None:
-        if not 0 <= self.max_bad_share <= 1:
-            raise ValueError(f"max_bad_share: must be in [0, 1], but got {self.max_bad_share}.")
-        for name in ("image_size", "shuffle_buffer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be 1 or more, but got {getattr(self, name)}.")
-        for name in ("validation_pairs", "test_pairs", "workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: must be 0 or more, but got {getattr(self, name)}.")
 
     @property
-    def num_planned_stages(self) -> int:
-        """Stages of the experiment itself, without those that were added since."""
-        return len(self.stages) - len(self.added)
+    def num_added_stages(self) -> int:
+        """Stages that were added to a finished run."""
+        return len(self.added)
 
     def _check_added(self) -> None:
-        if self.added and self.source != "webdataset":
-            raise ValueError(
-                f"added: must be empty for source {self.source!r}: only shards can be added. "
-                "Leave it out."
-            )
-        if self.added and self.num_planned_stages < 1:
+        if self.num_planned_stages < 1:
             raise ValueError(
                 f"added: must leave one stage of the experiment's own or more, but lists "
                 f"{len(self.added)} and there are {len(self.stages)} stages."
@@ -113,15 +165,30 @@ class DataConfig:
                     f"list {after - before}, but lists {len(added.shards)}."
                 )
 
-    def _check_test_by_stage(self) -> None:
-        if self.test_by_stage and self.source == "scenes":
-            raise ValueError(
-                "test_by_stage: rendered scenes are alike in every stage, so there is nothing to "
-                "hold out by stage. Leave it out, or use another source."
-            )
-        given = len(self.test_by_stage)
-        if given and not self.num_planned_stages <= given <= len(self.stages):
-            raise ValueError(
-                f"test_by_stage: must name one set for each of the {len(self.stages)} stages, "
-                f"but got {given}."
-            )
+
+@dataclass(frozen=True, kw_only=True)
+class CsvConfig(FileData):
+    """A table as OpenCLIP reads it; stages are in rows.
+
+    Raises:
+        ValueError: If a size is impossible.
+    """
+
+    source: Literal["csv"] = "csv"
+    csv_separator: str = "\t"
+    csv_image_key: str = "filepath"
+    csv_caption_key: str = "title"
+
+
+DataConfig = ScenesConfig | WebdatasetConfig | CsvConfig
+"""Where pairs come from and how they arrive in stages."""
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: must be in [0, 1], but got {value}.")
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name}: must be {least} or more, but got {value}.")

@@ -26,6 +26,8 @@ class Pair(NamedTuple):
 
     image: Image.Image
     caption: str
+    image_id: bytes = b""
+    """The same for equal images: a digest of the encoded file. Empty: an image of its own."""
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import DataConfig, FileData, ScenesConfig
 from nas_growclip.data.in_memory import cache_in_memory, cache_nested
 from nas_growclip.data.pairs import ImageTextPairs, ManifestEntry
-from nas_growclip.data.sources.decoding import data_folder
 from nas_growclip.data.sources.scenes import scene_tasks
-from nas_growclip.data.sources.table import find_source
+from nas_growclip.data.sources.split import data_folder
+from nas_growclip.data.sources.table import open_split
 from nas_growclip.data.zero_shot import ZeroShotTask, digits_task, folder_task
 
 
@@ -49,15 +49,12 @@ def open_stages(config: DataConfig, folder: Path | None) -> tuple[DataStage, ...
     Raises:
         ValueError: If data is missing, unusable, too small, or in two splits at once.
     """
-    source = find_source(config.source)
-    validation = source(config, folder, "validation", None)
-    test = source(config, folder, "test", None)
+    validation = open_split(config, folder, "validation")
+    test = open_split(config, folder, "test")
     zero_shot = load_tasks(config, folder)
     # The largest first: it fails at once if it is too large, and checks the others' files too.
-    trains = [source(config, folder, "train", size) for size in reversed(config.stages)][::-1]
-    by_stage = [
-        source(replace(config, test=name), folder, "test", None) for name in config.test_by_stage
-    ]
+    trains = [open_split(config, folder, "train", size) for size in reversed(config.stages)][::-1]
+    by_stage = [open_split(config, folder, split) for split in stage_splits(config)]
     if config.in_memory:
         trains, validation, test = (
             cache_nested(trains),
@@ -78,6 +75,12 @@ def open_stages(config: DataConfig, folder: Path | None) -> tuple[DataStage, ...
     )
     _check_disjoint(stages[-1])
     return stages
+
+
+def stage_splits(config: DataConfig) -> tuple[str, ...]:
+    """Names of the held-out splits of each stage's new data; none of rendered scenes."""
+    num_sets = len(config.test_by_stage) if isinstance(config, FileData) else 0
+    return tuple(f"test_by_stage[{index}]" for index in range(num_sets))
 
 
 def load_tasks(config: DataConfig, folder: Path | None) -> tuple[ZeroShotTask, ...]:
@@ -112,7 +115,7 @@ def stage_manifest(stage: DataStage, config: DataConfig) -> dict[str, Any]:
     return {
         "stage": stage.index,
         "source": config.source,
-        "seed": config.seed,
+        **({"seed": config.seed} if isinstance(config, ScenesConfig) else {}),
         **splits,
         "zero_shot": [_task_manifest(task) for task in stage.zero_shot],
         "skipped": skipped_counts(stage),
@@ -121,7 +124,10 @@ def stage_manifest(stage: DataStage, config: DataConfig) -> dict[str, Any]:
 
 def _tasks_of(entry: str, config: DataConfig, folder: Path | None) -> Iterator[ZeroShotTask]:
     if entry == "scenes":
-        yield from scene_tasks(config)
+        if isinstance(config, ScenesConfig):
+            yield from scene_tasks(seed=config.seed, image_size=config.image_size)
+        else:
+            yield from scene_tasks()
     elif entry == "digits":
         yield digits_task()
     else:

@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nas_growclip.data.config import DataConfig
 from nas_growclip.data.pairs import ImageTextPairs
-from nas_growclip.data.sources.table import find_source
-from nas_growclip.data.stages import load_tasks
-from nas_growclip.data.zero_shot import ZeroShotTask, folder_task
+from nas_growclip.data.sources.scenes import scene_pairs, scene_tasks
+from nas_growclip.data.sources.table import open_folder
+from nas_growclip.data.zero_shot import ZeroShotTask, digits_task, folder_task
 from nas_growclip.evaluation.metrics import evaluate
 from nas_growclip.evaluation.zero_shot import zero_shot
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.entries import Measure
+
+NUM_SCENES = 1024
+"""Rendered pairs that ``scenes`` is measured on."""
 
 
 def evaluate_named_sets(
@@ -45,8 +47,7 @@ def evaluate_named_sets(
 def tasks_at(named: str, image_size: int) -> Sequence[ZeroShotTask]:
     """Zero-shot tasks of a named set; none if it is a folder of pairs."""
     if named in ("scenes", "digits"):
-        config = DataConfig(source="scenes", stages=(1,), zero_shot=(named,), image_size=image_size)
-        return load_tasks(config, None)
+        return scene_tasks(image_size=image_size) if named == "scenes" else (digits_task(),)
     folder = Path(named)
     if not folder.is_dir():
         raise ValueError(
@@ -60,7 +61,5 @@ def tasks_at(named: str, image_size: int) -> Sequence[ZeroShotTask]:
 def pairs_at(named: str, image_size: int) -> ImageTextPairs:
     """Pairs of a named set: rendered scenes, or all shards of a folder."""
     if named == "scenes":
-        config = DataConfig(source=named, stages=(1,), test_pairs=1024, image_size=image_size)
-        return find_source(named)(config, None, "test", None)
-    config = DataConfig(source="webdataset", stages=(1,), test=".", test_pairs=0)
-    return find_source("webdataset")(config, Path(named), "test", None)
+        return scene_pairs("test", NUM_SCENES, image_size=image_size)
+    return open_folder(Path(named))

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from nas_growclip.data.config import DataConfig
-from nas_growclip.data.sources.table import SOURCES
 from nas_growclip.evaluation.metrics import METRICS
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import DEPTH_OPERATORS
@@ -72,7 +71,6 @@ class ExperimentConfig:
         if not self.passes > 0:
             raise ValueError(f"passes: must be above 0, but got {self.passes}.")
         self._check_stages()
-        _check_names("data.source", (self.data.source,), SOURCES)
         _check_names("growth.operator", (self.growth.operator,), OPERATORS)
         _check_names("growth.depth_operator", (self.growth.depth_operator,), DEPTH_OPERATORS)
         _check_names("growth.pim", (self.growth.pim,), PIM)

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas_growclip.data.config import AddedShards, DataConfig
-from nas_growclip.data.sources.decoding import file_name
+from nas_growclip.data.config import AddedShards, WebdatasetConfig
+from nas_growclip.data.sources.split import file_name
 from nas_growclip.data.sources.webdataset import SHARD_SUFFIXES, held_out_paths, train_paths
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig
@@ -70,8 +70,8 @@ def continue_run(
         ValueError: If the run cannot be continued, its data changed, or the new data is bad.
     """
     config = load_run_config(run)
+    _shards_config(config, run)
     with owned(run):
-        _check_source(config, run)
         folder = _find_data(run, old_data)
         finished = len(read_stages(run))
         if finished < len(config.data.stages):
@@ -88,7 +88,7 @@ def continue_run(
         return Continued(records, plan.what)
 
 
-def new_shards(config: DataConfig, folder: Path, shards: Path) -> AddedShards | None:
+def new_shards(config: WebdatasetConfig, folder: Path, shards: Path) -> AddedShards | None:
     """The shards of a folder that a run neither trains nor measures on; None if there is none.
 
     Args:
@@ -136,13 +136,15 @@ def check_same_data(run: Path, stage: DataStage) -> None:
                 )
 
 
-def _check_source(config: ExperimentConfig, run: Path) -> None:
-    if config.data.source != "webdataset":
+def _shards_config(config: ExperimentConfig, run: Path) -> WebdatasetConfig:
+    """The run's data, which must be shards."""
+    if not isinstance(config.data, WebdatasetConfig):
         raise ValueError(
             f"{run}: data.source must be 'webdataset' to be continued, but is "
             f"{config.data.source!r}: only shards can arrive later beside those of the run. Start "
             "a run with a further entry in data.stages."
         )
+    return config.data
 
 
 def _find_data(run: Path, given: Path | None) -> Path:
@@ -164,7 +166,7 @@ def _go_on(
     config: ExperimentConfig, run: Path, shards: Path, folder: Path, flops: float | None
 ) -> _Plan:
     """The last stage, which was added and is not finished."""
-    finished, added = len(read_stages(run)), config.data.added
+    finished, added = len(read_stages(run)), _shards_config(config, run).added
     if finished < config.data.num_planned_stages:
         raise ValueError(
             f"{run}: all stages must be finished before data is added, but {finished} of "
@@ -188,14 +190,15 @@ def _plan_stage(
     config: ExperimentConfig, run: Path, shards: Path, folder: Path, flops: float | None
 ) -> _Plan:
     """The run with one stage more, if there are new pairs."""
-    added = new_shards(config.data, folder, shards)
+    old = _shards_config(config, run)
+    added = new_shards(old, folder, shards)
     if added is None:
         what = f"Nothing new in {shards}: the run has all of its shards. Nothing was trained."
         return _Plan(config, None, what)
     data = replace(
-        config.data,
-        added=(*config.data.added, added),
-        stages=(*config.data.stages, config.data.stages[-1] + len(added.shards)),
+        old,
+        added=(*old.added, added),
+        stages=(*old.stages, old.stages[-1] + len(added.shards)),
     )
     stages = open_stages(data, folder)
     before, now = stages[-2].num_pairs, stages[-1].num_pairs

@@ -81,10 +81,11 @@ def check_changes(
     refused = [c for c in changes if not _may_change(c, now, has_failed=has_failed)]
     if not refused:
         return changes
-    if before.data.added and not now.data.added:
+    num_added = before.data.num_added_stages
+    if num_added > now.data.num_added_stages:
         raise ValueError(
-            f"{run}: holds {len(before.data.added)} stages more than the experiment, "
-            f"added since. Resume it by `growclip continue {run} --data SHARDS`."
+            f"{run}: holds {num_added} stages more than the experiment, added since. "
+            f"Resume it by `growclip continue {run} --data SHARDS`."
         )
     raise ValueError(
         f"{run}: holds another experiment: it differs in {', '.join(map(str, refused))}. "

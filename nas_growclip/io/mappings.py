@@ -206,6 +206,8 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
     errors = []
     if isinstance(value, Mapping):  # then only a mapping can be meant, and its message helps
         members = tuple(m for m in members if dataclasses.is_dataclass(m)) or members
+        if tagged := _tagged(members):
+            return from_mapping(_member_meant(*tagged, value, where), value, where)
     for member in members:
         if member is not type(None):
             try:
@@ -213,6 +215,46 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
             except ValueError as error:
                 errors.append(error)
     raise errors[0]
+
+
+def _tagged(members: tuple[type, ...]) -> tuple[str, dict[str, type]] | None:
+    """The field that tells dataclasses of a union apart, and the member for each of its values.
+
+    It is the one whose type is a single text in every member, as in ``source: Literal["csv"]``.
+    """
+    if len(members) < 2 or not all(dataclasses.is_dataclass(member) for member in members):
+        return None
+    hints = [typing.get_type_hints(member) for member in members]
+    for name, hint in hints[0].items():
+        if typing.get_origin(hint) is typing.Literal:
+            values = [typing.get_args(of.get(name)) for of in hints]
+            if all(len(choices) == 1 for choices in values):
+                tags = (choices[0] for choices in values)
+                return name, dict(zip(tags, members, strict=True))
+    return None
+
+
+def _member_meant(
+    tag: str, members: Mapping[str, type], data: Mapping[Any, Any], where: str
+) -> type:
+    """The member of a union that a mapping's tag names, if no key of it is another one's."""
+    if tag not in data:
+        raise ValueError(f"{where}: {tag}: missing key. Add one of {sorted(members)}.")
+    named = data[tag]
+    if not isinstance(named, str) or named not in members:
+        raise ValueError(
+            f"{where}: {tag}: must be one of {sorted(members)}, but got {_short(named)!r}. "
+            f"{_suggest(_short(named), list(members))}"
+        )
+    known = {name: [f.name for f in dataclasses.fields(m)] for name, m in members.items()}
+    for key in data:
+        owners = [name for name, keys in known.items() if key in keys]
+        if owners and named not in owners:
+            raise ValueError(
+                f"{where}: {_short(key)}: unknown key for {tag} {named!r}; it belongs to {tag} "
+                f"{' or '.join(map(repr, owners))}. Take it out, or change {tag}."
+            )
+    return members[named]
 
 
 def _convert_tuple(hint: Any, value: Any, where: str) -> tuple[Any, ...]:

@@ -15,12 +15,12 @@ from nas_growclip.data.batches import (
     fixed_batches,
     training_batches,
 )
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.stages import open_stages
 from nas_growclip.models.arch import ClipArch
 
 CROPS = AugmentConfig(crop_scale=0.4, flip=0.5)
-DATA = DataConfig(source="scenes", stages=(48,), validation_pairs=8, test_pairs=8)
+DATA = ScenesConfig(stages=(48,), validation_pairs=8, test_pairs=8)
 
 
 TINY = ClipArch.preset("tiny").image

@@ -8,12 +8,12 @@ import torch
 
 from nas_growclip.data.augment import AugmentConfig
 from nas_growclip.data.batches import BatchOrder, BatchShard, PairEncoder, load_batches
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.pairs import ImageTextPairs, IsWanted, Pair, every_pair
 from nas_growclip.data.stages import open_stages
 from nas_growclip.models.arch import ClipArch
 
-DATA = DataConfig(source="scenes", stages=(80,), validation_pairs=8, test_pairs=8)
+DATA = ScenesConfig(stages=(80,), validation_pairs=8, test_pairs=8)
 ENCODER = PairEncoder(
     ClipArch.preset("tiny").image,
     lambda texts: torch.zeros(len(texts), 4, dtype=torch.int64),

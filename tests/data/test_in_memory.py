@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.in_memory import cache_in_memory, cache_nested
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.stages import open_stages
 
-SCENES = DataConfig(source="scenes", stages=(40, 70), validation_pairs=8, test_pairs=8)
+SCENES = ScenesConfig(stages=(40, 70), validation_pairs=8, test_pairs=8)
 
 
 def content(pairs: ImageTextPairs, seed: int | None) -> list[tuple[bytes, str]]:

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 from PIL import Image
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import ScenesConfig, WebdatasetConfig
 from nas_growclip.data.stages import load_tasks, open_stages, skipped_counts, stage_manifest
 
 
@@ -51,7 +51,6 @@ def folder(tmp_path):
 
 def config(**kwargs):
     settings = {
-        "source": "webdataset",
         "stages": (1, 2, 4),
         "train": "train/{0..3}.tar",
         "validation": "validation",
@@ -59,7 +58,7 @@ def config(**kwargs):
         "zero_shot": ("digits", "zeroshot/wds_*"),
         "max_bad_share": 0.5,
     }
-    return DataConfig(**(settings | kwargs))
+    return WebdatasetConfig(**(settings | kwargs))
 
 
 def captions(pairs):
@@ -78,9 +77,7 @@ def test_stages_grow_and_share_the_rest(folder):
 
 
 def test_scenes_need_no_folder():
-    settings = DataConfig(
-        source="scenes", stages=(4, 8), validation_pairs=3, test_pairs=2, zero_shot=("scenes",)
-    )
+    settings = ScenesConfig(stages=(4, 8), validation_pairs=3, test_pairs=2, zero_shot=("scenes",))
     stages = open_stages(settings, None)
     assert [stage.num_pairs for stage in stages] == [4, 8]
     assert (stages[0].validation.num_pairs, stages[0].test.num_pairs) == (3, 2)
@@ -93,7 +90,7 @@ def test_manifest_is_plain_and_complete(folder):
     stage = open_stages(settings, folder)[1]
     manifest = stage_manifest(stage, settings)
     assert json.loads(json.dumps(manifest)) == manifest
-    assert (manifest["stage"], manifest["source"], manifest["seed"]) == (1, "webdataset", 0)
+    assert (manifest["stage"], manifest["source"]) == (1, "webdataset")
     train = manifest["train"]
     assert (train["num_pairs"], train["skipped"]) == (6, {"missing image": 2})
     assert [entry["name"] for entry in train["entries"]] == ["train/0.tar", "train/1.tar"]
@@ -130,7 +127,6 @@ def test_copy_of_a_file_in_two_splits_is_an_error(folder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"source": "parquet"}, r"data\.source must be one of"),
         ({"stages": (1, 5)}, r"but got 5 and data\.train '.*' names 4"),
         ({"zero_shot": ("zeroshot/none",)}, r"there is no folder 'zeroshot/none' in"),
         ({"zero_shot": ("zeroshot/x*",)}, r"there is no folder 'zeroshot/x\*' in"),
@@ -144,5 +140,5 @@ def test_wrong_settings_are_explained(folder, settings, message):
 
 
 def test_task_folders_need_a_data_folder():
-    with pytest.raises(ValueError, match=r"'data\.zero_shot' must know where.*--data DIR"):
+    with pytest.raises(ValueError, match=r"data\.zero_shot must know where.*--data DIR"):
         load_tasks(config(), None)

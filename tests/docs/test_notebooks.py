@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_stages
 from nas_growclip.growth.config import GrowthConfig
@@ -39,8 +39,7 @@ def momentum(value: float) -> ExperimentConfig:
 
 
 def monthly() -> ExperimentConfig:
-    shards = DataConfig(
-        source="webdataset",
+    shards = WebdatasetConfig(
         stages=(1, 2),
         train="{00000..00001}.tar",
         validation="00002.tar",

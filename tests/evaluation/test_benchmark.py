@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from nas_growclip.cli.main import main
 from nas_growclip.data.batches import PairEncoder, training_batches
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.stages import open_stages
 from nas_growclip.data.zero_shot import ZeroShotTask, folder_task
 from nas_growclip.evaluation.benchmark import classification_metrics
@@ -122,8 +122,7 @@ def test_exported_model_scores_the_same_through_open_clip(tmp_path: Path) -> Non
     """A model trained on the pack, through both libraries' whole evaluation."""
 
     folder = "research_only/cifar100_label_pairs"
-    config = DataConfig(
-        source="webdataset",
+    config = WebdatasetConfig(
         stages=(2,),
         train=f"{folder}/train",
         validation=f"{folder}/val/00000.tar.gz",

@@ -62,7 +62,16 @@ def test_parent_is_a_preset_or_an_architecture(tmp_path: Path) -> None:
         ({"space": {"dimensions": {"image.depth": {}}}}, r"image\.depth: must give sizes, ratios"),
         ({"space": "none.yaml"}, r"none\.yaml: no such file"),
         ({"data": {"source": "scenes", "stages": [5, 3]}}, r"stages: cumulative sizes must grow"),
-        ({"data": {"source": "parquet", "stages": [5]}}, r"data\.source: must be one of"),
+        ({"data": {"source": "parquet", "stages": [5]}}, r"data: source: must be one of .*csv"),
+        (
+            {"data": {"source": "scenes", "stages": [5], "shuffle_buffer": 9}},
+            r"a\.yaml: data: shuffle_buffer: unknown key for source 'scenes'; .* 'webdataset'",
+        ),
+        ({"data": {"source": "csv", "stages": [5], "tarin": "a"}}, r"data: tarin: .*'train'"),
+        (
+            {"data": {"stages": [5]}},
+            r"data: source: missing key\. Add one of \['csv', 'scenes', 'we",
+        ),
         ({"data": {"source": "scenes", "stages": []}}, r"stages: must list one size or more"),
     ],
 )

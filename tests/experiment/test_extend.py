@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from nas_growclip.cli.main import main
-from nas_growclip.data.config import AddedShards, DataConfig
+from nas_growclip.data.config import AddedShards, CsvConfig, ScenesConfig, WebdatasetConfig
 from nas_growclip.data.in_memory import CachedPairs
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.data.stages import open_stages
@@ -65,9 +65,7 @@ def write_data(folder: Path) -> Path:
 
 
 def small_config(data: dict[str, object] | None = None, **changes: object) -> ExperimentConfig:
-    settings = DataConfig(
-        source="webdataset", stages=(1, 2), train="train", validation="validation", test="test"
-    )
+    settings = WebdatasetConfig(stages=(1, 2), train="train", validation="validation", test="test")
     changes = {
         "passes": 2.0,
         "space": GrowthSpace(dimensions={"text.depth": SizeChoices(add=(1,))}),
@@ -412,7 +410,7 @@ def test_experiment_of_a_continued_run_says_how_to_go_on(place: Path) -> None:
 
 @pytest.mark.parametrize("source", ["scenes", "csv"])
 def test_other_sources_are_refused(source: str, tmp_path: Path) -> None:
-    data = replace(smoke_config().data, source=source, train="a", validation="b", test="c")
+    data = ScenesConfig(stages=(8,)) if source == "scenes" else CsvConfig(stages=(8,), train="a")
     (tmp_path / "config.yaml").write_text(smoke_config(data=data).to_yaml())
     with pytest.raises(ValueError, match=rf"must be 'webdataset' .* is '{source}': only shards"):
         continue_run(tmp_path, tmp_path)
@@ -421,16 +419,15 @@ def test_other_sources_are_refused(source: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": "csv"}, "must be empty for source 'csv'"),
         ({"stages": (1,)}, "must leave one stage of the experiment's own or more"),
         ({"stages": (1, 3)}, "'may' must list 2, but lists 1"),
         ({"stages": (1, 2, 3), "test_by_stage": ("a",)}, "must name one set for each of"),
     ],
 )
 def test_added_shards_must_fit_the_stages(changes: dict[str, object], message: str) -> None:
-    settings: dict[str, object] = {"source": "webdataset", "stages": (1, 2)} | changes
+    settings: dict[str, object] = {"stages": (1, 2)} | changes
     with pytest.raises(ValueError, match=message):
-        DataConfig(added=(AddedShards(folder="may", shards=("0.tar",)),), **settings)  # type: ignore[arg-type]
+        WebdatasetConfig(added=(AddedShards(folder="may", shards=("0.tar",)),), **settings)  # type: ignore[arg-type]
 
 
 def test_added_shard_that_is_gone_is_told(tmp_path: Path) -> None:

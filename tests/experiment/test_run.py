@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.experiment.run import is_complete, run_experiment, run_stages
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
@@ -261,8 +261,7 @@ def test_shards_on_disk_run_end_to_end(tmp_path: Path) -> None:
     pairs = ROOT.parent / "shared" / "data" / "pairs"
     if not pairs.is_dir():
         pytest.skip("the real data pack is not on this machine")
-    data = DataConfig(
-        source="webdataset",
+    data = WebdatasetConfig(
         stages=(1,),
         train="train/0000{0..1}.tar",
         validation="val/00000.tar",

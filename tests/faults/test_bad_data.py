@@ -23,7 +23,7 @@ from PIL import Image
 
 from nas_growclip.cli.main import main
 from nas_growclip.data.batches import PairEncoder, fixed_batches, training_batches
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import CsvConfig, WebdatasetConfig
 from nas_growclip.data.preprocess import normalise
 from nas_growclip.data.sources.csv_pairs import csv_pairs
 from nas_growclip.data.sources.decoding import decode_image
@@ -174,9 +174,9 @@ def damaged_shards(folder: Path) -> dict[str, int]:
     return {"unreadable shard": 6, "truncated shard": 2, "empty shard": 1, "missing caption": 1}
 
 
-def config(**changes: object) -> DataConfig:
-    settings = {"source": "webdataset", "stages": (1,), "train": "*.tar*", "max_bad_share": 1.0}
-    return DataConfig(**(settings | changes))  # type: ignore[arg-type]
+def config(**changes: object) -> WebdatasetConfig:
+    settings = {"stages": (1,), "train": "*.tar*", "max_bad_share": 1.0}
+    return WebdatasetConfig(**(settings | changes))  # type: ignore[arg-type]
 
 
 def check_good(pairs: Iterator[tuple[Image.Image, str]], numbers: list[int]) -> None:
@@ -299,7 +299,7 @@ def test_table_with_every_kind_of_fault(tmp_path: Path) -> None:
         b"",
     ]
     (tmp_path / "a.csv").write_bytes(b"\n".join(rows))
-    pairs = csv_pairs(config(source="csv", train="a.csv"), tmp_path, "train", None)
+    pairs = csv_pairs(CsvConfig(stages=(1,), train="a.csv", max_bad_share=1.0), tmp_path, "train")
     check_good(pairs.epoch(None), [0, 1, 2])
     assert pairs.skipped == {
         "malformed row": 3,
@@ -385,7 +385,7 @@ def test_share_of_bad_pairs_must_be_a_share() -> None:
 PEAK = """
 import resource, sys
 from pathlib import Path
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.batches import PairEncoder, fixed_batches
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.models.arch import ClipArch
@@ -394,7 +394,7 @@ from nas_growclip.models.clip import tokenized
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
-settings = DataConfig(source="webdataset", stages=(1,), train="*.tar*", max_bad_share=1.0)
+settings = WebdatasetConfig(stages=(1,), train="*.tar*", max_bad_share=1.0)
 before = peak()
 pairs = shard_pairs(settings, Path(sys.argv[1]), "train", None)
 encoder = PairEncoder(ClipArch.preset("mini").image, lambda texts: tokenized(texts, 16))

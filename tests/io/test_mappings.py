@@ -69,6 +69,50 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message:
         read_mapping(tmp_path / name)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Circle:
+    kind: Literal["circle"] = "circle"
+    radius: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    kind: Literal["square"] = "square"
+    side: int = 1
+    angle: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    shape: Circle | Square
+
+
+def test_a_tag_tells_dataclasses_of_a_union_apart() -> None:
+    drawing = from_mapping(Drawing, {"shape": {"kind": "square", "side": 3}}, "a.yaml")
+    assert drawing.shape == Square(side=3)
+    assert from_mapping(Drawing, to_mapping(drawing), "a.yaml") == drawing
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"side": 3}, r"a\.yaml: shape: kind: missing key\. Add one of \['circle', 'square'\]"),
+        ({"kind": "sqare"}, r"shape: kind: must be one of .* got 'sqare'\. Did you mean 'square'"),
+        ({"kind": ["square"]}, r"shape: kind: must be one of \['circle', 'square'\], but got"),
+        (
+            {"kind": "circle", "side": 3},
+            r"a\.yaml: shape: side: unknown key for kind 'circle'; it belongs to kind 'square'\. ",
+        ),
+        ({"kind": "circle", "sied": 3}, r"a\.yaml: shape: sied: unknown key\. Known: kind, radius"),
+        ({"kind": "square", "side": "x"}, r"a\.yaml: shape: side: must be int, but got str 'x'"),
+        ("circle", r"a\.yaml: shape: must be a mapping, but got str 'circle'"),
+    ],
+)
+def test_mistakes_in_a_union_are_named(shape: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_mapping(Drawing, {"shape": shape}, "a.yaml")
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.yaml: no such file"):
         read_mapping(tmp_path / "nowhere.yaml")

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from nas_growclip.data.config import DataConfig
-from nas_growclip.data.sources.decoding import Split, split_setting
 from nas_growclip.data.sources.dedup import HELD_OUT_PAIR, SEEN_KEY, SEEN_PAIR
+from nas_growclip.data.sources.split import SplitFiles
 
 NOT_BAD = frozenset({SEEN_KEY, SEEN_PAIR, HELD_OUT_PAIR})
 """Why pairs are left out that are as good as others."""
@@ -22,26 +21,25 @@ class SkipCounts(NamedTuple):
     num_files: int = 1
 
 
-def require_pairs(config: DataConfig, split: Split, num_pairs: int, counts: SkipCounts) -> None:
+def require_pairs(wanted: SplitFiles, num_pairs: int, counts: SkipCounts) -> None:
     """Refuse a split without one usable pair, or of which too much is bad.
 
     Args:
-        config: Names the files and says how much may be bad.
-        split: Which split.
+        wanted: Names the files and says how much may be bad.
         num_pairs: Usable pairs.
         counts: What else there was.
 
     Raises:
         ValueError: If so; says what was found instead.
     """
-    setting = split_setting(config, split)
     kinds = ", ".join(f"{count} x {reason}" for reason, count in sorted(counts.skipped.items()))
     if num_pairs == 0:
         raise ValueError(
-            f"data.{split} must hold one usable pair or more, but {setting!r} has none "
+            f"{wanted.where} must hold one usable pair or more, but {wanted.files!r} has none "
             f"(found: {kinds or 'nothing'}). Check the files and their format."
         )
-    check_bad_share(f"data.{split} ({setting!r})", num_pairs, counts, config.max_bad_share)
+    what = f"{wanted.where} ({wanted.files!r})"
+    check_bad_share(what, num_pairs, counts, wanted.max_bad_share)
 
 
 def check_bad_share(what: str, num_usable: int, counts: SkipCounts, most: float) -> None:

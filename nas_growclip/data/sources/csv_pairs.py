@@ -17,17 +17,11 @@ from stat import S_ISREG
 
 import numpy as np
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import CsvConfig
 from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.sources.bad_share import SkipCounts, require_pairs
-from nas_growclip.data.sources.decoding import (
-    Split,
-    data_folder,
-    decode_pair,
-    file_name,
-    pair_limit,
-    split_setting,
-)
+from nas_growclip.data.sources.decoding import decode_pair
+from nas_growclip.data.sources.split import Split, SplitFiles, file_name, split_files
 from nas_growclip.data.sources.tar import MAX_FILE_BYTES
 from nas_growclip.io.progress import track
 
@@ -88,7 +82,9 @@ class CsvPairs:
             yield pair
 
 
-def csv_pairs(config: DataConfig, folder: Path | None, split: Split, size: int | None) -> CsvPairs:
+def csv_pairs(
+    config: CsvConfig, folder: Path | None, split: Split, size: int | None = None
+) -> CsvPairs:
     """Open a split's CSV file.
 
     Args:
@@ -100,14 +96,26 @@ def csv_pairs(config: DataConfig, folder: Path | None, split: Split, size: int |
     Raises:
         ValueError: If the file is no such table, has fewer rows, or too few usable pairs.
     """
-    folder = data_folder(folder, config.source)
-    setting = split_setting(config, split)
-    path = folder / setting
+    wanted = split_files(config, folder, split, size)
+    return open_table(wanted, config.csv_separator, (config.csv_image_key, config.csv_caption_key))
+
+
+def open_table(wanted: SplitFiles, separator: str, columns: tuple[str, str]) -> CsvPairs:
+    """Open a CSV file.
+
+    Args:
+        wanted: The file, and how many of its rows.
+        separator: One character.
+        columns: Names of the columns of images and captions.
+
+    Raises:
+        ValueError: If the file is no such table, has fewer rows, or too few usable pairs.
+    """
+    path, size = wanted.folder / wanted.files, wanted.size
     if not path.is_file():
-        raise ValueError(f"data.{split} must be a CSV file, but {str(path)!r} is not. Check it.")
+        raise ValueError(f"{wanted.where} must be a CSV file, but {str(path)!r} is not. Check it.")
     stat = path.stat()
-    columns = (config.csv_image_key, config.csv_caption_key)
-    table = _read_table(path, config.csv_separator, columns, (stat.st_size, stat.st_mtime_ns))
+    table = _read_table(path, separator, columns, (stat.st_size, stat.st_mtime_ns))
     num_rows = len(table.images)
     if size is not None and size > num_rows:
         raise ValueError(
@@ -115,9 +123,9 @@ def csv_pairs(config: DataConfig, folder: Path | None, split: Split, size: int |
             f"{str(path)!r} has {num_rows}. Use smaller stages or add rows."
         )
     stop = num_rows if size is None else size
-    rows, skipped = _usable_rows(table, stop, pair_limit(config, split), f"checking {split} rows")
-    require_pairs(config, split, len(rows), SkipCounts(skipped))
-    return CsvPairs(table, rows, file_name(path, folder), skipped)
+    rows, skipped = _usable_rows(table, stop, wanted.limit, f"checking rows of {wanted.where}")
+    require_pairs(wanted, len(rows), SkipCounts(skipped))
+    return CsvPairs(table, rows, file_name(path, wanted.folder), skipped)
 
 
 def _file_bytes(path: Path) -> bytes | str:

@@ -1,10 +1,11 @@
-"""What sources that read files share: which file a split names, and how bytes become a pair.
+"""How bytes become a pair: what all sources that read files share.
 
 Data from the web is never clean. A bad pair is left out and counted by a short reason; it never
 stops a run. So the functions here return the reason, as text, in place of what they could not
 read.
 """
 
+import hashlib
 import io
 import struct
 import threading
@@ -12,16 +13,11 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from nas_growclip.data.config import DataConfig
 from nas_growclip.data.pairs import Pair
-
-Split = Literal["train", "validation", "test"]
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow formats that are tried. Some others start programs, which data must not."""
@@ -34,6 +30,9 @@ MAX_ASPECT_RATIO = 100
 
 MAX_CAPTION_BYTES = 2**16
 """Longer texts are no captions: the tokenizer reads all of a text to keep its first 77 tokens."""
+
+DIGEST_SIZE = 16
+"""Bytes of SHA-256 that are kept: two of 10^9 images agree by chance once in 10^20 runs."""
 
 _DECODE_ERRORS = (
     OSError,
@@ -50,48 +49,6 @@ _DECODE_ERRORS = (
 )
 
 
-def data_folder(folder: Path | None, source: str) -> Path:
-    """The folder that paths of the settings are relative to.
-
-    Raises:
-        ValueError: If none was given or it is no folder.
-    """
-    if folder is None:
-        raise ValueError(
-            f"data.source {source!r} must know where its files are, but got no data folder. "
-            "Pass `--data DIR`."
-        )
-    if not folder.is_dir():
-        raise ValueError(f"--data must be a folder, but got {str(folder)!r}. Check the path.")
-    return folder
-
-
-def split_setting(config: DataConfig, split: Split) -> str:
-    """The shards or CSV file that the settings name for a split.
-
-    Raises:
-        ValueError: If they name none.
-    """
-    value = {"train": config.train, "validation": config.validation, "test": config.test}[split]
-    if not value:
-        raise ValueError(
-            f"data.{split} must name the files of source {config.source!r}, but is empty. "
-            "Give a path relative to the data folder."
-        )
-    return value
-
-
-def pair_limit(config: DataConfig, split: Split) -> int | None:
-    """How many usable pairs of a split are used at most; None means all."""
-    limits = {"validation": config.validation_pairs, "test": config.test_pairs}
-    return limits.get(split) or None
-
-
-def file_name(path: Path, folder: Path) -> str:
-    """Name of a file in a manifest: relative to the data folder where it lies in it."""
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
-
-
 def decode_pair(image: bytes | None, caption: bytes | None) -> Pair | str:
     """Decode one image and its caption; the reason, as text, if they are no usable pair."""
     if image is None:
@@ -104,7 +61,12 @@ def decode_pair(image: bytes | None, caption: bytes | None) -> Pair | str:
     if text is None or not text:
         return "unreadable caption" if text is None else "empty caption"
     picture = decode_image(image)
-    return picture if isinstance(picture, str) else Pair(picture, text)
+    return picture if isinstance(picture, str) else Pair(picture, text, image_digest(image))
+
+
+def image_digest(data: bytes) -> bytes:
+    """What equal image files have in common: 16 bytes of SHA-256."""
+    return hashlib.sha256(data).digest()[:DIGEST_SIZE]
 
 
 def decode_caption(data: bytes) -> str | None:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.pairs import ImageTextPairs, IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.sources.scene_drawing import (
     ANYTHING,
@@ -38,10 +38,14 @@ from nas_growclip.data.sources.scene_drawing import (
     several,
     single,
 )
+from nas_growclip.data.sources.split import Split, pair_limit
 from nas_growclip.data.zero_shot import ZeroShotTask
 
 VERSION = "scenes-1"
 """Changes whenever the same seed would give other bytes."""
+
+DEFAULT_IMAGE_SIZE = 32
+"""Pixels on a side, where no setting says how many."""
 
 CHUNK = 256
 """Scenes rendered and kept together."""
@@ -94,26 +98,42 @@ WORDS: dict[str, tuple[str, ...]] = {
 """Synonyms, as often as listed; whatever is missing here is called by its name alone."""
 
 
+def sized_scenes(
+    config: ScenesConfig, folder: Path | None, split: Split, size: int | None = None
+) -> ImageTextPairs:
+    """Rendered scenes of a split; without a size, as many as the settings say.
+
+    Args:
+        config: Seed, image size and numbers of pairs.
+        folder: Unused; every source takes it.
+        split: Which split.
+        size: Number of pairs.
+
+    Raises:
+        ValueError: If there would be no pairs.
+    """
+    if size is None:
+        size = config.stages[-1] if split == "train" else pair_limit(config, split) or 0
+    return scene_pairs(split, size, seed=config.seed, image_size=config.image_size)
+
+
 def scene_pairs(
-    config: DataConfig,
-    folder: Path | None,
-    split: Literal["train", "validation", "test"],
-    size: int,
+    split: Split, size: int, *, seed: int = 0, image_size: int = DEFAULT_IMAGE_SIZE
 ) -> ImageTextPairs:
     """Rendered pairs of one split.
 
     Args:
-        config: Seed and image size.
-        folder: Unused; every source takes it.
         split: Splits share no scene streams.
         size: Number of pairs; the first of a bigger set are those of a smaller one.
+        seed: Fixes the scenes.
+        image_size: Pixels on a side.
 
     Raises:
         ValueError: If there would be no pairs.
     """
     if size < 1:
         raise ValueError(f"Scenes need a size of 1 or more, but got size={size} for {split!r}.")
-    return _RenderedPairs(config.seed, split, config.image_size, size)
+    return _RenderedPairs(seed, split, image_size, size)
 
 
 @dataclass(frozen=True)
@@ -269,18 +289,23 @@ class _TaskPlan(NamedTuple):
     make: Callable[[Random, Wanted], Scene] = single
 
 
-def scene_tasks(config: DataConfig) -> tuple[ZeroShotTask, ...]:
-    """Zero-shot tasks about one attribute each, balanced over its classes."""
-    return tuple(_task(name, plan, config) for name, plan in TASKS.items())
+def scene_tasks(*, seed: int = 0, image_size: int = DEFAULT_IMAGE_SIZE) -> tuple[ZeroShotTask, ...]:
+    """Zero-shot tasks about one attribute each, balanced over its classes.
+
+    Args:
+        seed: Fixes the scenes.
+        image_size: Pixels on a side.
+    """
+    return tuple(_task(name, plan, seed, image_size) for name, plan in TASKS.items())
 
 
-def _task(name: str, plan: _TaskPlan, config: DataConfig) -> ZeroShotTask:
+def _task(name: str, plan: _TaskPlan, seed: int, image_size: int) -> ZeroShotTask:
     labels = np.arange(len(plan.classes)).repeat(TASK_IMAGES // len(plan.classes)).tolist()
     images = []
     for index, label in enumerate(labels):
-        rng = Random(f"{config.seed}/{name}/{index}")
+        rng = Random(f"{seed}/{name}/{index}")
         scene = plan.make(rng, {plan.attribute: plan.classes[label]})
-        images.append(Image.fromarray(draw(scene, config.image_size)))
+        images.append(Image.fromarray(draw(scene, image_size)))
     return ZeroShotTask(
         f"scenes/{name}", plan.class_names, plan.templates, tuple(images), tuple(labels)
     )

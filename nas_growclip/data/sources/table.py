@@ -6,41 +6,43 @@ shards for webdataset, rows for csv; None means all. Smaller sizes are contained
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nas_growclip.data.config import DataConfig
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.sources.csv_pairs import csv_pairs
-from nas_growclip.data.sources.decoding import Split
-from nas_growclip.data.sources.scenes import scene_pairs
-from nas_growclip.data.sources.webdataset import shard_pairs
+from nas_growclip.data.sources.scenes import sized_scenes
+from nas_growclip.data.sources.split import Split, SplitFiles
+from nas_growclip.data.sources.webdataset import open_shards, shard_pairs
 
-Source = Callable[[DataConfig, Path | None, Split, int | None], ImageTextPairs]
+Source = Callable[[Any, Path | None, Split, int | None], ImageTextPairs]
+"""Takes the settings of its own source, which are a member of ``DataConfig``."""
 
 
-def find_source(name: str) -> Source:
-    """The source of that name.
+def open_split(
+    config: DataConfig, folder: Path | None, split: Split, size: int | None = None
+) -> ImageTextPairs:
+    """Open one split by itself.
+
+    Args:
+        config: Where it is and how it is read.
+        folder: What the settings' paths are relative to; scenes need none.
+        split: ``train``, ``validation`` or ``test``; of files also ``test_by_stage[0]`` and so on.
+        size: The first so many, in the source's unit; None means all that the settings allow.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If its files are missing, malformed or hold too few usable pairs.
     """
-    if name not in SOURCES:
-        raise ValueError(
-            f"data.source must be one of {sorted(SOURCES)}, but got {name!r}. Use one of them, or "
-            "add a source to SOURCES in data/sources/table.py."
-        )
-    return SOURCES[name]
+    return SOURCES[config.source](config, folder, split, size)
 
 
-def sized_scenes(
-    config: DataConfig, folder: Path | None, split: Split, size: int | None
-) -> ImageTextPairs:
-    """Rendered scenes; without a size, as many as the settings say."""
-    all_of = {
-        "train": config.stages[-1],
-        "validation": config.validation_pairs,
-        "test": config.test_pairs,
-    }
-    return scene_pairs(config, folder, split, all_of[split] if size is None else size)
+def open_folder(folder: Path) -> ImageTextPairs:
+    """Open all pairs of a folder of shards, with no settings.
+
+    Raises:
+        ValueError: If it holds none.
+    """
+    return open_shards(SplitFiles(folder=folder, files="."))
 
 
 SOURCES: Mapping[str, Source] = {

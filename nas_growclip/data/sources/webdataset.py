@@ -13,7 +13,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,19 +22,13 @@ import webdataset as wds
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.sources.bad_share import SkipCounts, require_pairs
-from nas_growclip.data.sources.decoding import (
-    Split,
-    data_folder,
-    decode_pair,
-    file_name,
-    pair_limit,
-    split_setting,
-)
+from nas_growclip.data.sources.decoding import decode_pair
 from nas_growclip.data.sources.dedup import Deduplicator, pair_identity
 from nas_growclip.data.sources.scan_cache import ShardScan, kept_scan, scan_in_order
+from nas_growclip.data.sources.split import Split, SplitFiles, file_name, split_files
 from nas_growclip.data.sources.tar import Member, read_members
 from nas_growclip.io.progress import track
 
@@ -42,6 +36,9 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 DUPLICATE_KEY = "duplicate key"
+
+DEFAULT_SHUFFLE_BUFFER = 2000
+"""Pairs kept to shuffle a stream of shards, where no setting says how many."""
 
 
 class Sample(NamedTuple):
@@ -101,7 +98,7 @@ class ShardPairs:
 
 
 def shard_pairs(
-    config: DataConfig, folder: Path | None, split: Split, size: int | None
+    config: WebdatasetConfig, folder: Path | None, split: Split, size: int | None = None
 ) -> ShardPairs:
     """Open a split's shards.
 
@@ -114,27 +111,54 @@ def shard_pairs(
     Raises:
         ValueError: If there are fewer shards, or too few usable pairs in them.
     """
-    folder = data_folder(folder, config.source)
-    setting = split_setting(config, split)
-    is_train = split == "train"
-    paths = (
-        train_paths(config, folder) if is_train else shard_paths(folder, setting, f"data.{split}")
-    )
-    if size is not None and size > len(paths):
+    wanted = split_files(config, folder, split, size)
+    if split == "train" and config.added:
+        parts = _with_added(config, wanted)
+        return _checked(parts, wanted, config.shuffle_buffer)
+    return open_shards(wanted, config.shuffle_buffer, identify=bool(config.added))
+
+
+def open_shards(
+    wanted: SplitFiles, shuffle_buffer: int = DEFAULT_SHUFFLE_BUFFER, *, identify: bool = False
+) -> ShardPairs:
+    """Open shards.
+
+    Args:
+        wanted: Which shards, and how many pairs.
+        shuffle_buffer: Undecoded pairs to keep in memory while an epoch is shuffled.
+        identify: Whether to keep what each usable pair is known by.
+
+    Raises:
+        ValueError: If there are fewer shards, or too few usable pairs in them.
+    """
+    paths = shard_paths(wanted.folder, wanted.files, wanted.where)
+    parts = _parts(_first_shards(paths, wanted), wanted, identify=identify)
+    return _checked(parts, wanted, shuffle_buffer)
+
+
+def _with_added(config: WebdatasetConfig, wanted: SplitFiles) -> Iterator[_Part]:
+    """Training shards, those of added stages without the pairs that came before them."""
+    paths = _first_shards(train_paths(config, wanted.folder), wanted)
+    return _new_pairs(_parts(paths, wanted, identify=True), config, wanted.folder)
+
+
+def _first_shards(paths: tuple[Path, ...], wanted: SplitFiles) -> tuple[Path, ...]:
+    if wanted.size is not None and wanted.size > len(paths):
         raise ValueError(
-            f"data.stages must ask for at most the shards there are, but got {size} and "
-            f"data.{split} {setting!r} names {len(paths)}. Use smaller stages or add shards."
+            f"data.stages must ask for at most the shards there are, but got {wanted.size} and "
+            f"{wanted.where} {wanted.files!r} names {len(paths)}. Use smaller stages or add shards."
         )
-    limit = pair_limit(config, split)
-    found = _parts(paths[:size], limit, f"checking {split} shards", identify=bool(config.added))
-    parts = tuple(_new_pairs(found, config, folder) if is_train and config.added else found)
+    return paths[: wanted.size]
+
+
+def _checked(found: Iterable[_Part], wanted: SplitFiles, shuffle_buffer: int) -> ShardPairs:
+    parts = tuple(found)
     skipped = sum((Counter(part.scan.skipped) for part in parts), Counter())
-    num_pairs = sum(part.num_pairs for part in parts)
-    require_pairs(config, split, num_pairs, SkipCounts(skipped, len(parts)))
-    return ShardPairs(parts, folder, config.shuffle_buffer)
+    require_pairs(wanted, sum(part.num_pairs for part in parts), SkipCounts(skipped, len(parts)))
+    return ShardPairs(parts, wanted.folder, shuffle_buffer)
 
 
-def train_paths(config: DataConfig, folder: Path) -> tuple[Path, ...]:
+def train_paths(config: WebdatasetConfig, folder: Path) -> tuple[Path, ...]:
     """Shards to train on: those that ``train`` names, then those that were added since.
 
     Raises:
@@ -153,17 +177,21 @@ def train_paths(config: DataConfig, folder: Path) -> tuple[Path, ...]:
     return (*own[: config.stages[config.num_planned_stages - 1]], *added)
 
 
-def held_out_paths(config: DataConfig, folder: Path) -> tuple[Path, ...]:
+def held_out_paths(config: WebdatasetConfig, folder: Path) -> tuple[Path, ...]:
     """Shards that are measured on, never trained on.
 
     Raises:
         ValueError: If a pattern is malformed or names none.
     """
-    named = {"validation": config.validation, "test": config.test}
-    named |= {f"test_by_stage[{index}]": name for index, name in enumerate(config.test_by_stage)}
     return tuple(
-        path for key, name in named.items() for path in shard_paths(folder, name, f"data.{key}")
+        path
+        for split in _held_out_splits(config)
+        for path in shard_paths(folder, config.files_by_split[split], f"data.{split}")
     )
+
+
+def _held_out_splits(config: WebdatasetConfig) -> Iterator[Split]:
+    return (split for split in config.files_by_split if split != "train")
 
 
 def shard_paths(folder: Path, setting: str, where: str) -> tuple[Path, ...]:
@@ -257,11 +285,10 @@ def _paths_of(folder: Path, name: str) -> list[Path]:
     return [path]
 
 
-def _parts(
-    paths: tuple[Path, ...], limit: int | None, label: str, *, identify: bool
-) -> Iterator[_Part]:
-    left = limit
+def _parts(paths: tuple[Path, ...], wanted: SplitFiles, *, identify: bool) -> Iterator[_Part]:
+    left = wanted.limit
     scans = scan_in_order(paths, partial(scan_shard, identify=identify))
+    label = f"checking shards of {wanted.where}"
     for path, scan in zip(paths, track(scans, total=len(paths), label=label), strict=False):
         num_pairs = scan.num_pairs if left is None else min(left, scan.num_pairs)
         yield _Part(path, num_pairs, scan)
@@ -271,11 +298,12 @@ def _parts(
                 return
 
 
-def _new_pairs(parts: Iterable[_Part], config: DataConfig, folder: Path) -> Iterator[_Part]:
+def _new_pairs(parts: Iterable[_Part], config: WebdatasetConfig, folder: Path) -> Iterator[_Part]:
     """The parts, those of added stages without the pairs that came before them."""
     seen = Deduplicator()
-    for part in _held_out_parts(config, folder):
-        seen.hold_out(part.scan.identities)
+    for split in _held_out_splits(config):
+        for part in shard_pairs(config, folder, split).parts:
+            seen.hold_out(part.scan.identities)
     num_planned = config.stages[config.num_planned_stages - 1]
     for number, part in enumerate(parts):
         if number < num_planned:
@@ -284,12 +312,6 @@ def _new_pairs(parts: Iterable[_Part], config: DataConfig, folder: Path) -> Iter
         else:
             scan = _without_seen(part.scan, seen)
             yield _Part(part.path, scan.num_pairs, scan)
-
-
-def _held_out_parts(config: DataConfig, folder: Path) -> Iterator[_Part]:
-    yield from shard_pairs(config, folder, "validation", None).parts
-    for name in (config.test, *config.test_by_stage):
-        yield from shard_pairs(replace(config, test=name), folder, "test", None).parts
 
 
 def _without_seen(scan: ShardScan, seen: Deduplicator) -> ShardScan:

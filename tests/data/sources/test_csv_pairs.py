@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import CsvConfig
 from nas_growclip.data.sources.csv_pairs import csv_pairs
 
 
 def config(**kwargs):
     settings = {"train": "train.csv", "stages": (1,), "max_bad_share": 1.0} | kwargs
-    return DataConfig(source="csv", **settings)
+    return CsvConfig(**settings)
 
 
 def write_csv(folder, rows, name="train.csv", header="filepath\ttitle"):
@@ -149,5 +149,5 @@ def test_wrong_settings_are_explained(folder, settings, size, message):
 
 
 def test_data_folder_is_asked_for():
-    with pytest.raises(ValueError, match=r"'csv' must know where its files are.*--data DIR"):
+    with pytest.raises(ValueError, match=r"data\.train must know where its files are.*--data DIR"):
         csv_pairs(config(), None, "train", 1)

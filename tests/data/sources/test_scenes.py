@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.pairs import Pair
 from nas_growclip.data.sources.scene_drawing import (
     BACKGROUNDS,
@@ -34,12 +34,13 @@ from nas_growclip.data.sources.scenes import (
 )
 from nas_growclip.data.zero_shot import ZeroShotTask
 
-CONFIG = DataConfig(source="scenes", stages=(300,))
+CONFIG = ScenesConfig(stages=(300,))
 DESCRIBED = [described_scene(0, "train", i) for i in range(1500)]
 
 
-def stored(size: int, split: str = "train", config: DataConfig = CONFIG) -> list[Pair]:
-    return list(scene_pairs(config, None, split, size).epoch(None))
+def stored(size: int, split: str = "train", config: ScenesConfig = CONFIG) -> list[Pair]:
+    pairs = scene_pairs(split, size, seed=config.seed, image_size=config.image_size)
+    return list(pairs.epoch(None))
 
 
 def content(pair: Pair) -> tuple[bytes, str]:
@@ -62,11 +63,11 @@ def vectors(task: ZeroShotTask) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def tasks() -> dict[str, ZeroShotTask]:
-    return {task.name: task for task in scene_tasks(CONFIG)}
+    return {task.name: task for task in scene_tasks()}
 
 
 def test_same_seed_gives_same_bytes_and_another_seed_does_not():
-    other = DataConfig(source="scenes", stages=(300,), seed=1)
+    other = ScenesConfig(stages=(300,), seed=1)
     again = [draw(described_scene(0, "train", i)[0], 32).tobytes() for i in range(20)]
     assert [pair.image.tobytes() for pair in stored(20)] == again
     assert {content(pair) for pair in stored(20)}.isdisjoint(map(content, stored(20, config=other)))
@@ -86,7 +87,7 @@ def test_splits_share_no_scene():
 
 
 def test_epoch_is_a_permutation_fixed_by_its_seed():
-    pairs = scene_pairs(CONFIG, None, "train", 300)
+    pairs = scene_pairs("train", 300)
     plain, first, again, other = (
         [content(pair) for pair in pairs.epoch(seed)] for seed in (None, 3, 3, 4)
     )
@@ -97,7 +98,7 @@ def test_epoch_is_a_permutation_fixed_by_its_seed():
 
 
 def test_manifest_names_the_range_and_changes_with_it():
-    entries = [scene_pairs(CONFIG, None, "train", size).manifest[0] for size in (40, 300)]
+    entries = [scene_pairs("train", size).manifest[0] for size in (40, 300)]
     assert entries[0].name == "scenes/train[0:40] seed=0 32px"
     assert [entry.num_pairs for entry in entries] == [40, 300]
     assert len({entry.sha256 for entry in entries}) == 2
@@ -105,12 +106,12 @@ def test_manifest_names_the_range_and_changes_with_it():
 
 def test_empty_set_is_refused():
     with pytest.raises(ValueError, match=r"size of 1 or more, but got size=0 for 'test'"):
-        scene_pairs(CONFIG, None, "test", 0)
+        scene_pairs("test", 0)
 
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_images_have_the_size_asked_for(size: int):
-    config = DataConfig(source="scenes", stages=(300,), image_size=size)
+    config = ScenesConfig(stages=(300,), image_size=size)
     image = stored(1, config=config)[0].image
     assert (image.size, image.mode) == ((size, size), "RGB")
 

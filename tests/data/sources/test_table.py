@@ -1,15 +1,24 @@
 import io
 import tarfile
+import typing
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import CsvConfig, DataConfig, ScenesConfig, WebdatasetConfig
 from nas_growclip.data.pairs import ImageTextPairs
-from nas_growclip.data.sources.table import SOURCES, find_source
+from nas_growclip.data.sources.table import SOURCES, open_folder, open_split
 
 SMALL, LARGE = 1, 3
+
+SIZES = {"stages": (SMALL, LARGE), "validation_pairs": 2, "test_pairs": 3}
+SPLITS = ("train", "validation", "test")
+CONFIGS: dict[str, DataConfig] = {
+    "scenes": ScenesConfig(**SIZES),
+    "webdataset": WebdatasetConfig(**SIZES, **dict.fromkeys(SPLITS, "{0..2}.tar")),
+    "csv": CsvConfig(**SIZES, **{name: f"{name}.csv" for name in SPLITS}),
+}
 
 
 @pytest.fixture
@@ -34,16 +43,8 @@ def folder(tmp_path):
 @pytest.fixture(params=sorted(SOURCES))
 def opened(request, folder):
     """Opens a split of each source."""
-    suffix = "csv" if request.param == "csv" else "tar"
-    names = ("train", "validation", "test")
-    config = DataConfig(
-        source=request.param,
-        stages=(SMALL, LARGE),
-        validation_pairs=2,
-        test_pairs=3,
-        **{name: f"{name}.csv" if suffix == "csv" else "{0..2}.tar" for name in names},
-    )
-    return lambda split, size=None: SOURCES[request.param](config, folder, split, size)
+    config = CONFIGS[request.param]
+    return lambda split, size=None: open_split(config, folder, split, size)
 
 
 def contents(pairs, seed=None):
@@ -107,6 +108,16 @@ def test_manifest_adds_up(opened):
         assert entry.name
 
 
-def test_unknown_source_is_explained():
-    with pytest.raises(ValueError, match=r"one of \['csv', 'scenes', 'webdataset'\], but got 'x'"):
-        find_source("x")
+def test_folder_is_opened_without_settings(folder):
+    stored = contents(open_folder(folder))
+    assert [caption for _, caption in stored] == [f"{key:02d}" for key in range(12)]
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"--data must name tar files, .* in '.*/empty': no shard"):
+        open_folder(folder / "empty")
+
+
+def test_every_source_has_settings_of_its_own():
+    assert set(CONFIGS) == set(SOURCES)
+    assert {typing.get_type_hints(kind)["source"] for kind in typing.get_args(DataConfig)} == {
+        typing.Literal[name] for name in SOURCES
+    }

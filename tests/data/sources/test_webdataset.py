@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_growclip.data.config import DataConfig
+from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.sources.decoding import decode_caption, decode_image
 from nas_growclip.data.sources.webdataset import read_samples, shard_pairs, shard_paths
 
@@ -48,7 +48,7 @@ def write_shards(folder, num_shards=3, per_shard=5):
 
 def config(train="{00000..00002}.tar", **kwargs):
     settings = {"stages": (1,), "train": train, "max_bad_share": 1.0} | kwargs
-    return DataConfig(source="webdataset", **settings)
+    return WebdatasetConfig(**settings)
 
 
 def open_train(folder, train, size=None):

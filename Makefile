@@ -7,7 +7,7 @@ SOURCES := nas_growclip tests benchmarks analysis
 # Without bytecode on the disk every process compiles its libraries: ten seconds for PyTorch's.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv demo test campaign lint audit format clean
+.PHONY: venv demo test campaign lint docs audit format clean
 
 venv: $(INSTALLED)
 
@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		--editable '.[nni,dashboard,postgres,slurm,notebook,dev]'
+		--editable '.[nni,dashboard,postgres,slurm,notebook,docs,dev]'
 	touch $(INSTALLED)
 
 demo: $(INSTALLED)
@@ -36,6 +36,10 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site, in site/; fails on a broken link. Without the network.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 # Needs the network: asks for known vulnerabilities of every pinned version.
 audit: $(INSTALLED)
 	$(BIN)/uvx pip-audit --requirement constraints.txt --no-deps --disable-pip
@@ -45,5 +49,5 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix $(SOURCES)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache

@@ -14,13 +14,14 @@ from packaging.utils import canonicalize_name
 
 from tests.support.runs import ROOT, SMOKE
 
-USERS_EXTRAS = ("nni", "dashboard", "postgres", "slurm", "notebook")
+USERS_EXTRAS = ("nni", "dashboard", "postgres", "slurm", "notebook", "docs")
 PERMISSIVE = re.compile(
     r"\b(MIT|BSD|0BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Unlicense|Zlib|CMU|CC0)\b"
 )
 WITH_CONDITIONS = {
     "certifi": "MPL-2.0: a list of certificates, used as it is",
     "fqdn": "MPL-2.0: of the notebook server",
+    "pathspec": "MPL-2.0: of MkDocs, which builds the documentation",
     "psycopg": "LGPL-3.0: PostgreSQL's driver, an extra",
     "psycopg-binary": "LGPL-3.0: the same",
 }

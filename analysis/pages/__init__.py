@@ -1,0 +1,1 @@
+"""The generated pages of the documentation's site; ``make docs`` builds it."""

@@ -1,6 +1,7 @@
 """The reference of the Python interface: a page for each room, filled by mkdocstrings."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import nas_growclip
@@ -23,24 +24,20 @@ docstrings of its modules.
 |---|---|
 """
 
-ORDER = (
-    *("cli", "compare", "doctor", "experiment", "report", "interop", "search", "training"),
-    *("records", "evaluation", "growth", "data", "models", "io"),
-)
-"""The rooms as the layers stand; a test compares them with the package."""
-
 
 def interface_pages() -> dict[str, str]:
     """Markdown of each page by its name."""
-    rooms = {f"{room}.md": room_page(room) for room in ORDER}
-    return {"index.md": index_page()} | rooms
+    pages = {f"{room}.md": room_page(room) for room in rooms()}
+    return {"index.md": index_page()} | pages
 
 
 def index_page() -> str:
     """The stable names and the rooms."""
     names = [f"| [`{name}`][{home(name)}.{name}] | {summary_of(name)} |" for name in stable()]
-    rooms = [f"| [{room}]({room}.md) | {about(PACKAGE / room / '__init__.py')} |" for room in ORDER]
-    return INTRODUCTION + "\n".join(names) + "\n" + ROOMS + "\n".join(rooms) + "\n"
+    table = [
+        f"| [{room}]({room}.md) | {about(PACKAGE / room / '__init__.py')} |" for room in rooms()
+    ]
+    return INTRODUCTION + "\n".join(names) + "\n" + ROOMS + "\n".join(table) + "\n"
 
 
 def room_page(room: str) -> str:
@@ -48,6 +45,13 @@ def room_page(room: str) -> str:
     modules = [path for path in sorted((PACKAGE / room).rglob("*.py")) if path.stem != "__init__"]
     sections = [f"::: {dotted(path)}\n" for path in modules]
     return f"# {room}\n\n{about(PACKAGE / room / '__init__.py')}\n\n" + "\n".join(sections)
+
+
+def rooms() -> list[str]:
+    """The rooms as the layers stand, from the contract that ``lint-imports`` checks."""
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    return [name.rpartition(".")[2] for line in layers for name in line.split(" | ")]
 
 
 def stable() -> list[str]:

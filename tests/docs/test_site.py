@@ -12,7 +12,7 @@ import yaml
 
 from analysis.pages.commands import commands_page, subcommands
 from analysis.pages.fields import as_yaml, field_docs, settings_of, type_name
-from analysis.pages.interface import ORDER, PACKAGE, interface_pages
+from analysis.pages.interface import PACKAGE, interface_pages, rooms
 from analysis.pages.settings import CHOICES, row, settings_page
 from analysis.pages.site_hook import expanded, site_links
 from nas_growclip.cli.main import make_parser
@@ -124,13 +124,9 @@ def test_every_module_of_the_package_has_its_section() -> None:
     assert set(re.findall(r"^::: (\S+)$", pages, flags=re.MULTILINE)) == modules
 
 
-def test_rooms_stand_in_the_order_of_the_layers() -> None:
-    rooms = [path.parent.name for path in PACKAGE.glob("*/__init__.py")]
-    assert sorted(ORDER) == sorted(rooms)
-    layers = re.findall(r'"(nas_growclip\.[^"]+)"', (ROOT / "pyproject.toml").read_text())
-    floors = [line for line in layers if line.split(" | ")[0].split(".")[1] in rooms]
-    floor = {name.split(".")[1]: i for i, line in enumerate(floors) for name in line.split(" | ")}
-    assert sorted(ORDER, key=lambda room: floor[room]) == list(ORDER)
+def test_the_rooms_are_the_layers_from_the_command_line_down() -> None:
+    assert sorted(rooms()) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    assert (rooms()[0], rooms()[-1]) == ("cli", "io")
 
 
 def test_links_of_the_readme_lead_into_the_site() -> None:

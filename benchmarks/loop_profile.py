@@ -24,6 +24,7 @@ from nas_growclip.training import loop as training
 from nas_growclip.training.backpropagation import Backpropagation
 from nas_growclip.training.loop import train
 from nas_growclip.training.state import TrainConfig, TrainState, start_training
+from tests.support.profiled import values_read
 
 PARTS = {
     "next batch": "loading, decoding, tokens",
@@ -69,23 +70,6 @@ def prepare(options: argparse.Namespace) -> tuple[TrainState, Iterator[PairBatch
     state = start_training(model, config)
     train(state, batches, config, total_steps=10**6, until_step=WARM_STEPS)
     return state, batches, config
-
-
-def values_read(profiled: profile) -> int:
-    """Reads of a value from the device, beside the looks at the loss and the state.
-
-    AdamW's CPU kernel reads its own counts of steps; on a GPU they stay there.
-    """
-    reads = [event for event in profiled.events() if event.name == "aten::_local_scalar_dense"]
-    return sum("aten::_fused_adamw_" not in ancestors(event) for event in reads)
-
-
-def ancestors(event: Any) -> set[str]:
-    names: set[str] = set()
-    while event is not None:
-        names.add(event.name)
-        event = event.cpu_parent
-    return names
 
 
 def table(profiled: profile, steps: int, opened: int) -> str:

@@ -20,7 +20,6 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
 import nas_growclip.search.optuna.storage as storage_module
-from benchmarks.search_workers import missing_postgres, postgres_programs, postgres_server
 from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_stages
@@ -30,6 +29,7 @@ from nas_growclip.records.lines import append_line
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.optuna.storage import open_storage
 from tests.support.dying import ending, forked
+from tests.support.postgres import missing_postgres, postgres_programs, postgres_server
 from tests.support.runs import ROOT, records_of, smoke_config
 
 

@@ -27,7 +27,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from benchmarks.fuzz_readers import READERS, TINY, mutated
 from nas_growclip.cli.main import main
 from nas_growclip.experiment.config import load_config
 from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
@@ -39,6 +38,7 @@ from nas_growclip.models.clip import Clip
 from nas_growclip.records.folder import read_stages, read_timings, stage_lines
 from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.state import TrainConfig, start_training
+from tests.support.readers import READERS, TINY, mutated
 from tests.support.runs import ROOT, SMOKE
 
 STRUCTURED = ("experiment", "comparison", "growth space", "architecture", "OpenCLIP config")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill_campaign import (
+from nas_growclip.experiment.config import ExperimentConfig
+from tests.support.dying import ending, forked
+from tests.support.killing import (
     BOTH,
     PHASES,
     START_OR_END,
@@ -18,8 +20,6 @@ from benchmarks.kill_campaign import (
     repetitions,
     session_members,
 )
-from nas_growclip.experiment.config import ExperimentConfig
-from tests.support.dying import ending, forked
 
 
 def small() -> ExperimentConfig:

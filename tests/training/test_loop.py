@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.loop_profile import values_read
 from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import param_axes
@@ -20,6 +19,7 @@ from nas_growclip.training import loop as training
 from nas_growclip.training.events import Event
 from nas_growclip.training.loop import DivergedError, learning_rate, train
 from nas_growclip.training.state import TrainConfig, make_optimizer, start_training
+from tests.support.profiled import values_read
 
 
 def same_batch(model: Clip) -> Iterator[PairBatch]:

@@ -20,7 +20,6 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from benchmarks.search_workers import PostgresServer, missing_postgres, postgres_server, started
 from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import prepare_folder
@@ -35,6 +34,8 @@ from nas_growclip.search.optuna.backend import OptunaSearch, is_open, study_name
 from nas_growclip.search.optuna.liveness import LivenessMonitor, host_and_process, identity, is_gone
 from nas_growclip.search.optuna.storage import open_storage
 from nas_growclip.search.protocol import Proposal, SearchTask
+from tests.support.postgres import PostgresServer, missing_postgres, postgres_server
+from tests.support.processes import started
 from tests.support.runs import ROOT, smoke_config
 
 pytestmark = pytest.mark.usefixtures("close_connections")

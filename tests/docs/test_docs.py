@@ -34,17 +34,17 @@ def run_block(code: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_readme_python_example_grows_exactly() -> None:
-    names = run_block(blocks("README.md", "python")[0])
+def test_the_python_example_grows_exactly() -> None:
+    names = run_block(blocks("docs/guide/quickstart.md", "python")[0])
     parent, child = names["parent"].eval(), names["child"].eval()
     assert similarity_change(parent, child) < 1e-5
 
 
-def test_readme_experiment_loads(tmp_path: Path) -> None:
+def test_the_experiment_loads(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "search_spaces", tmp_path / "search_spaces")
     (tmp_path / "experiments").mkdir()
     path = tmp_path / "experiments" / "mine.yaml"
-    path.write_text(blocks("README.md", "yaml")[0])
+    path.write_text(blocks("docs/guide/quickstart.md", "yaml")[0])
     assert load_config(path).data.stages == (2, 4, 8)
 
 

@@ -29,7 +29,6 @@ from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_stages
-from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
 from nas_growclip.io.logs import log_errors_only
 from nas_growclip.models.arch import ClipArch
@@ -72,7 +71,7 @@ def timed(into: dict[str, float], name: str) -> Iterator[None]:
 
 def made_up_trial(question: Proposal, report: Report) -> Trial:
     """A trial that takes no time; its loss and score follow from its candidate."""
-    width = sum(step.new for step in question.candidate)
+    width = sum(step.new for step in question.candidate.steps)
     report(1, 1.0 / (1 + width))
     return Trial(
         stage=0,
@@ -102,7 +101,7 @@ def search_times(num_trials: int, folder: Path) -> dict[str, float]:
     seconds["search, a trial"] = seconds["search"] / num_trials
     with timed(seconds, "taking up the finished search"):
         again = OptunaSearch(made)
-        tried = [candidate_label(question.candidate) for question in again.finished()]
+        tried = [question.candidate.label for question in again.finished()]
         assert again.ask() is None
     again.close()
     assert len(set(tried)) == len(tried) == num_trials

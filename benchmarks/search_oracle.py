@@ -24,7 +24,7 @@ from nas_growclip.data.pairs import FirstPairs, ImageTextPairs
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.evaluation.embeddings import embed_pairs
 from nas_growclip.evaluation.metrics import contrastive_loss, evaluate
-from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps, candidate_label
+from nas_growclip.growth.candidates import Candidate, GrowthStep
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.io.logs import logger
 from nas_growclip.io.mappings import from_mapping, to_mapping
@@ -96,7 +96,12 @@ class Outcome:
 
 def candidates(parent: ClipArch, growths: tuple[Mapping[str, int], ...]) -> tuple[Candidate, ...]:
     return tuple(
-        tuple(GrowthStep(dimension=d, old=parent.size(d), new=new) for d, new in growth.items())
+        Candidate(
+            steps=tuple(
+                GrowthStep(dimension=dimension, old=parent.size(dimension), new=new)
+                for dimension, new in growth.items()
+            )
+        )
         for growth in growths
     )
 
@@ -134,7 +139,7 @@ def run_outcome(
     parent: Clip, data: DataStage, number: int, candidate: Candidate, seed: int
 ) -> Outcome:
     """Grow one candidate and train it for the stage's whole budget."""
-    arch = apply_steps(parent.arch, candidate)
+    arch = candidate.apply(parent.arch)
     total = stage_steps(parent.arch, arch, data.num_pairs)
     state = grow_training(Parent(parent), arch, GrowthConfig(), TRAIN, seed)
     state.curve.append((0, loss_on(state.model, data.validation)))
@@ -196,7 +201,7 @@ def collect(out: Path, arch: ClipArch, growths: tuple[Mapping[str, int], ...], s
     parent: Clip | None = None
     for data in stages:
         for number, candidate in enumerate(candidates(arch, growths)):
-            label = candidate_label(candidate)
+            label = candidate.label
             if (seed, data.num_pairs, label) in done:
                 continue
             parent = parent or trained_parent(arch, stages[0], seed)

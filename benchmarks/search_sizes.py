@@ -35,7 +35,6 @@ from benchmarks.search_policy import final_loss, scored, shortened, whole_stages
 from nas_growclip.data.pairs import FirstPairs
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.evaluation.metrics import evaluate
-from nas_growclip.growth.candidates import apply_steps, candidate_label
 from nas_growclip.io.logs import logger
 from nas_growclip.io.mappings import to_mapping
 from nas_growclip.models.arch import ClipArch
@@ -109,9 +108,9 @@ def collect(out: Path, seed: int) -> None:
                     parent = parent or trained_parent(PARENT, stages[0], seed)
                     outcome = run_outcome(parent, data, number, candidate, seed)
                 else:
-                    outcome = fixed_outcome(apply_steps(PARENT, candidate), number, data, seed)
+                    outcome = fixed_outcome(candidate.apply(PARENT), number, data, seed)
                 append_line(path, json.dumps(to_mapping(outcome)))
-                label = candidate_label(candidate)[:40]
+                label = candidate.label[:40]
                 logger.info(f"{kind}, {data.num_pairs} pairs, {label}: {final_loss(outcome):.4f}")
 
 
@@ -119,7 +118,7 @@ def report(out: Path, share: float = 0.05) -> None:
     """One row for each data size: the final losses, and what the policy chooses."""
     fixed = read_outcomes(out / "fixed.jsonl")
     stages = whole_stages(read_outcomes(out / "grown.jsonl"))
-    flops = [count_flops(apply_steps(PARENT, c)) for c in candidates(PARENT, SIZES)]
+    flops = [count_flops(c.apply(PARENT)) for c in candidates(PARENT, SIZES)]
     names = [f"{value / 1e6:.2f} M" for value in flops]
     print("| pairs | kind | " + " | ".join(names) + " | best | policy chooses (by seed) |")
     print("|---|---|" + "---|" * (len(names) + 2))

@@ -116,6 +116,7 @@ def try_candidate(
     """
     from nas_growclip.experiment.trial import measure_candidate
     from nas_growclip.experiment.trial_records import scored_trial
+    from nas_growclip.growth.candidates import NO_GROWTH
 
     points: list[int] = []
 
@@ -125,7 +126,7 @@ def try_candidate(
             reports.intermediate({"default": math.exp(-loss), "loss": loss})
         return False
 
-    control = measure_candidate(stage, 0, ()) if candidate else None
+    control = measure_candidate(stage, 0, NO_GROWTH) if candidate.grows else None
     if control is not None and control.state != "complete":
         raise ValueError(
             f"The control trial of stage {stage.index} must complete, but {control.state}: "
@@ -157,9 +158,7 @@ def named_candidate(name: str, candidates: "Sequence[Candidate]") -> "Candidate"
     Raises:
         ValueError: If there is none.
     """
-    from nas_growclip.growth.candidates import candidate_label
-
-    by_label = {candidate_label(candidate): candidate for candidate in candidates}
+    by_label = {candidate.label: candidate for candidate in candidates}
     if name not in by_label:
         raise ValueError(
             f"--candidate must be one of the stage's {len(by_label)}, but got {name!r}. "

@@ -9,7 +9,6 @@ import pandas as pd
 
 from nas_growclip.compare.bootstrap import Outcomes, paired_difference
 from nas_growclip.compare.folder import CompareFolder
-from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.records.folder import RunFolder, read_outcomes, read_timings
 from nas_growclip.records.frames import Run, load_run
@@ -114,7 +113,7 @@ def _difference_row(metric: str, arm: Arm, baseline: Arm | None) -> dict[str, fl
 def choices_frame(arms: Sequence[Arm]) -> pd.DataFrame:
     """How often each arm chose what in each stage."""
     rows = [
-        {"arm": arm.name, "stage": stage.stage, "chosen": candidate_label(stage.chosen)}
+        {"arm": arm.name, "stage": stage.stage, "chosen": stage.chosen.label}
         for arm in arms
         for run in arm.runs.values()
         for stage in run.stages

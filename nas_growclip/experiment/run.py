@@ -13,7 +13,6 @@ from nas_growclip.experiment.settings import Change, check_changes
 from nas_growclip.experiment.stage import StageFailedError, run_stage
 from nas_growclip.experiment.stage_context import StageContext
 from nas_growclip.experiment.stage_setup import find_device, make_stage
-from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.io.files import (
     OWNER_FILE,
     make_folder,
@@ -225,7 +224,7 @@ def finish_stage(stage: StageContext, model: Clip, result: StageResult) -> None:
     stage.observe(Event(moment="model_saved"))
     if keeps_state(stage.config):
         trained = files.training
-        source = trained if trained.exists() else stage.trials.state(candidate_label(result.chosen))
+        source = trained if trained.exists() else stage.trials.state(result.chosen.label)
         if source.exists():
             source.replace(files.state)
     manifest = stage_manifest(stage.data, stage.config.data) | {"pairs_seen": result.pairs_seen}

@@ -16,7 +16,7 @@ from nas_growclip.experiment.trial_records import (
     recorded_trials,
     write_record,
 )
-from nas_growclip.growth.candidates import Candidate, candidate_label
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate
 from nas_growclip.io.files import write_atomically
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.nni.experiment import NniExperiment, NniTrial, run_nni_experiment
@@ -31,8 +31,8 @@ def search_with_nni(stage: StageContext) -> None:
     """
     recorded = list(recorded_trials(stage))
     if not recorded:
-        measure_candidate(stage, 0, ())
-        record_trial(stage, recorded, finished_trial(stage, ()))
+        measure_candidate(stage, 0, NO_GROWTH)
+        record_trial(stage, recorded, finished_trial(stage, NO_GROWTH))
     if recorded[0].state != "complete":
         return
     tried = {trial.candidate for trial in recorded}
@@ -46,7 +46,7 @@ def proposed_by_nni(stage: StageContext) -> tuple[Candidate, ...]:
 
     The experiment runs once: its proposals are kept in the stage's folder.
     """
-    by_label = {candidate_label(c): c for c in stage.plan.candidates[1:]}
+    by_label = {c.label: c for c in stage.plan.candidates[1:]}
     kept = stage.files.nni_proposals
     if not by_label or stage.config.search.num_trials < 2:
         return ()
@@ -57,7 +57,7 @@ def proposed_by_nni(stage: StageContext) -> tuple[Candidate, ...]:
         for candidate, end in proposed.items():
             if read_record(stage, candidate) is None:
                 write_record(stage, unmeasured(stage, candidate, end))
-        labels = [candidate_label(candidate) for candidate in reversed(proposed)]
+        labels = [candidate.label for candidate in reversed(proposed)]
         write_atomically(kept, (json.dumps(labels) + "\n").encode())
     try:
         return tuple(by_label[label] for label in json.loads(kept.read_text(encoding="utf-8")))

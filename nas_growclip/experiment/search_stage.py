@@ -19,6 +19,7 @@ from nas_growclip.experiment.trial_records import (
     recorded_trials,
     scored_trial,
 )
+from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.records.entries import StageResult, Trial
@@ -66,7 +67,7 @@ def join_search(stage: StageContext, *, keeps_records: bool = False) -> None:
         return measure_candidate(stage, proposal.number, proposal.candidate, report)
 
     def score(trial: Trial) -> Trial | None:
-        control = read_record(stage, ())
+        control = read_record(stage, NO_GROWTH)
         return scored_trial(stage, control, trial) if control else None
 
     def record_finished() -> None:
@@ -144,11 +145,11 @@ def choose_trial(stage: StageContext, trials: Sequence[Trial]) -> tuple[Trial, s
         best = stage.plan.objective.choose(trials)
         if not is_scheduled:
             return best, f"{explain(best, trials)} Searched because {_trigger_words(stage)}."
-        return best, f"{', '.join(map(str, best.candidate)) or 'no growth'}, as scheduled."
+        return best, f"{best.candidate}, as scheduled."
     first = trials[0]
     if is_scheduled:
-        what = f"{', '.join(map(str, first.candidate)) or 'no growth'}, as scheduled"
-        return first, f"{what}, though its trial failed: {first.message}"
+        failure = f"though its trial failed: {first.message}"
+        return first, f"{first.candidate}, as scheduled, {failure}"
     failed = sum(trial.state == "failed" for trial in trials)
     return first, (
         f"no growth: the parent is kept, since {failed} of {len(trials)} trials failed, the "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nas_growclip.data.batches import epoch_seed
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.growth.candidates import Candidate, GrowthStep
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.flops import count_flops
 from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, StageResult, Trial
@@ -111,7 +111,7 @@ def plan_stage(
             measure_losses=measure_losses,
         )
         decision = TRIGGERS[config.trigger.name](given, config.trigger)
-        candidates = ((),)
+        candidates = (NO_GROWTH,)
         if decision.should_search:
             candidates = config.space.candidates(parent_arch, num_pairs)
     first = history[0] if history else None
@@ -160,11 +160,12 @@ def stage_budget(
 
 def scheduled(parent_arch: ClipArch, sizes: Mapping[str, int]) -> Candidate:
     """The steps from a parent to scheduled sizes; sizes that it has already are no steps."""
-    return tuple(
+    steps = (
         GrowthStep(dimension=dimension, old=parent_arch.size(dimension), new=size)
         for dimension, size in sizes.items()
         if size != parent_arch.size(dimension)
     )
+    return Candidate(steps=tuple(steps))
 
 
 def curve_steps(start: int, end: int, count: int) -> tuple[int, ...]:

@@ -25,12 +25,7 @@ from nas_growclip.experiment.stage_training import (
     validation_loss,
 )
 from nas_growclip.experiment.trial_records import read_record, write_record
-from nas_growclip.growth.candidates import (
-    Candidate,
-    apply_steps,
-    candidate_label,
-    candidate_momentum,
-)
+from nas_growclip.growth.candidates import Candidate
 from nas_growclip.growth.inherit import Evidence
 from nas_growclip.io.files import locked, make_folder
 from nas_growclip.models.clip import Clip
@@ -63,7 +58,7 @@ def measure_candidate(
         The record, not scored; failures are recorded as such.
     """
     make_folder(stage.trials.path)
-    with locked(stage.trials.lock(candidate_label(candidate))):
+    with locked(stage.trials.lock(candidate.label)):
         known = read_record(stage, candidate)
         if known is not None:
             return replace(known, number=number)
@@ -100,7 +95,7 @@ def run_trial(stage: StageContext, number: int, candidate: Candidate, report: Re
 
 def planned_trial(stage: StageContext, number: int, candidate: Candidate) -> Trial:
     """A trial's record before it is tried, as if it were to run to its end."""
-    arch = apply_steps(stage.parent_model.arch, candidate)
+    arch = candidate.apply(stage.parent_model.arch)
     return Trial(
         stage=stage.index,
         number=number,
@@ -116,7 +111,7 @@ def planned_trial(stage: StageContext, number: int, candidate: Candidate) -> Tri
 
 def trained_trial(stage: StageContext, candidate: Candidate, report: Report) -> TrainState:
     """The candidate's training state at the end of its trial, from disk as far as it got."""
-    label = candidate_label(candidate)
+    label = candidate.label
     state = trial_state(stage, candidate)
     points = stage.plan.trial_points(state.model.arch)
     stops = [report(point, loss) for point, (_, loss) in enumerate(state.curve) if point]
@@ -133,11 +128,11 @@ def trial_state(stage: StageContext, candidate: Candidate) -> TrainState:
     Raises:
         DivergedError: If its loss is not finite before any training.
     """
-    path = stage.trials.state(candidate_label(candidate))
+    path = stage.trials.state(candidate.label)
     if path.exists():
         return load_state(path, stage.config.train, stage.parent_model.logit_scale.device)
-    arch = apply_steps(stage.parent_model.arch, candidate)
-    momentum = candidate_momentum(candidate)
+    arch = candidate.apply(stage.parent_model.arch)
+    momentum = candidate.momentum
     growth = stage.config.growth
     if momentum is not None:
         growth = replace(growth, momentum=momentum)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nas_growclip.experiment.stage_context import StageContext
-from nas_growclip.growth.candidates import Candidate, candidate_label
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate
 from nas_growclip.io.files import write_atomically
 from nas_growclip.io.mappings import from_mapping, read_mapping
 from nas_growclip.records.entries import Trial, to_line
@@ -25,7 +25,7 @@ def write_record(stage: StageContext, trial: Trial) -> None:
 
 def read_record(stage: StageContext, candidate: Candidate) -> Trial | None:
     """A candidate's record in the trials folder, not scored; None where there is none."""
-    path = stage.trials.record(candidate_label(candidate))
+    path = stage.trials.record(candidate.label)
     if not path.is_file():
         return None
     return from_mapping(Trial, read_mapping(path), str(path))
@@ -57,10 +57,10 @@ def finished_trial(stage: StageContext, candidate: Candidate) -> Trial:
     Raises:
         ValueError: If its record is not in the run folder.
     """
-    trial, control = read_record(stage, candidate), read_record(stage, ())
+    trial, control = read_record(stage, candidate), read_record(stage, NO_GROWTH)
     if trial is None or control is None:
         raise ValueError(
-            f"{stage.trials.record(candidate_label(candidate))}: must hold the record of a "
+            f"{stage.trials.record(candidate.label)}: must hold the record of a "
             "finished trial, but is missing. Do all workers see the same run folder?"
         )
     return scored_trial(stage, control, trial)

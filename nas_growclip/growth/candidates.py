@@ -1,8 +1,6 @@
 """Growth steps, and candidates made of them: what a trial may try."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from nas_growclip.models.arch import ClipArch, dimension_steps
 
@@ -12,13 +10,15 @@ SHRINKABLE = frozenset({"image.patch_size"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GrowthStep:
-    """One dimension from an old to a new size, as in ``image.width 384 -> 512``."""
+    """One dimension from an old to a new size, as in ``image.width 384 -> 512``.
+
+    Raises:
+        ValueError: If the new size is not larger (of a patch: the same).
+    """
 
     dimension: str
     old: int
     new: int
-    momentum: float | None = None
-    """PIM's momentum where it is searched for, the same in all steps of a candidate."""
 
     def __post_init__(self) -> None:
         if self.new == self.old or (self.new < self.old and self.dimension not in SHRINKABLE):
@@ -28,38 +28,71 @@ class GrowthStep:
             )
 
     def __str__(self) -> str:
-        with_momentum = "" if self.momentum is None else f" (momentum {self.momentum:g})"
-        return f"{self.dimension} {self.old} -> {self.new}{with_momentum}"
+        return f"{self.dimension} {self.old} -> {self.new}"
 
 
-Candidate = tuple[GrowthStep, ...]
-"""Growth steps that are taken together; the empty tuple is *no growth*."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """Growth steps that are taken together; without any it is *no growth*, the control.
+
+    Raises:
+        ValueError: If a dimension has two steps, or the momentum is out of range or nothing grows
+            by it.
+    """
+
+    steps: tuple[GrowthStep, ...] = ()
+    momentum: float | None = None
+    """PIM's momentum where it is searched for; None leaves the configured one."""
+
+    def __post_init__(self) -> None:
+        for dimension in self.dimensions:
+            if self.dimensions.count(dimension) > 1:
+                raise ValueError(
+                    f"A candidate must have one step for {dimension}, but got "
+                    f"{self.dimensions.count(dimension)}. Give one step to the last size."
+                )
+        if self.momentum is not None and not (self.steps and 0 <= self.momentum <= 1):
+            raise ValueError(
+                "A candidate's momentum must be between 0 and 1, and None for no growth, but got "
+                f"{self.momentum} for {self}."
+            )
+
+    @property
+    def grows(self) -> bool:
+        """Whether any dimension grows: false for the control."""
+        return bool(self.steps)
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The dimensions that grow, in the order of the steps."""
+        return tuple(step.dimension for step in self.steps)
+
+    @property
+    def label(self) -> str:
+        """Unique short name, as in ``image.width=96+text.depth=4@0.95``; ``none`` for no growth."""
+        suffix = "" if self.momentum is None else f"@{self.momentum:g}"
+        return ("+".join(f"{step.dimension}={step.new}" for step in self.steps) or "none") + suffix
+
+    def apply(self, parent_arch: ClipArch) -> ClipArch:
+        """The child's architecture after every step."""
+        return parent_arch.with_sizes({step.dimension: step.new for step in self.steps})
+
+    def __str__(self) -> str:
+        suffix = "" if self.momentum is None else f" (momentum {self.momentum:g})"
+        return (" and ".join(map(str, self.steps)) or "no growth") + suffix
 
 
-def apply_steps(parent: ClipArch, candidate: Candidate) -> ClipArch:
-    """The child's architecture after every step of a candidate."""
-    return parent.with_sizes({step.dimension: step.new for step in candidate})
+NO_GROWTH = Candidate()
+"""The control of every search: the parent itself, trained on."""
 
 
-def candidate_label(candidate: Candidate) -> str:
-    """Short name of a candidate, as in ``image.width=96+text.depth=4``; ``none`` for no growth."""
-    momentum = candidate_momentum(candidate)
-    suffix = "" if momentum is None else f"@{momentum:g}"
-    return ("+".join(f"{step.dimension}={step.new}" for step in candidate) or "none") + suffix
-
-
-def candidate_momentum(candidate: Candidate) -> float | None:
-    """PIM's momentum of a candidate; None where it is not searched for."""
-    return candidate[0].momentum if candidate else None
-
-
-def check_growth(parent: ClipArch, child: ClipArch) -> None:
+def check_growth(parent_arch: ClipArch, child_arch: ClipArch) -> None:
     """Check that a child can be grown from a parent.
 
     Raises:
         ValueError: If a dimension shrinks or a step would change nothing.
     """
-    steps = dimension_steps(parent, child)
+    steps = dimension_steps(parent_arch, child_arch)
     for dimension, (old, new) in steps.items():
         if new < old and dimension not in SHRINKABLE:
             raise ValueError(
@@ -67,28 +100,7 @@ def check_growth(parent: ClipArch, child: ClipArch) -> None:
                 "Growing never shrinks a dimension."
             )
     for dimension in ("shared.mlp_width", "shared.heads", "shared.head_dim"):
-        if dimension in steps and not child.shared.depth:
+        if dimension in steps and not child_arch.shared.depth:
             raise ValueError(
                 f"{dimension} has nothing to grow while shared.depth is 0. Grow shared.depth too."
             )
-
-
-GROW = "grow"
-
-MOMENTUM = "momentum"
-
-T = TypeVar("T")
-
-
-def dimensions_label(candidate: Candidate) -> str:
-    """The dimensions that a candidate grows, as in ``image.width+text.depth``; else ``none``."""
-    return "+".join(step.dimension for step in candidate) or "none"
-
-
-def _momenta(candidates: Sequence[Candidate]) -> tuple[float, ...]:
-    momenta = [candidate_momentum(candidate) for candidate in candidates]
-    return _unique(momentum for momentum in momenta if momentum is not None)
-
-
-def _unique(values: Iterable[T]) -> tuple[T, ...]:
-    return tuple(dict.fromkeys(values))

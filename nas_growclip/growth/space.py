@@ -1,8 +1,8 @@
 """The dynamic growth space: which dimensions may grow to which sizes from this parent.
 
-A candidate is a tuple of growth steps; the empty tuple, *no growth*, is always the first one and
-is the control that gives every gain its zero. The space depends on the parent (sizes are absolute
-or ratios of it) and on the number of pairs (a bound widens as the data grows).
+The empty candidate, *no growth*, is always the first one and is the control that gives every gain
+its zero. The space depends on the parent (sizes are absolute or ratios of it) and on the number of
+pairs (a bound widens as the data grows).
 """
 
 import itertools
@@ -11,13 +11,16 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from nas_growclip.growth.candidates import (
+    NO_GROWTH,
     SHRINKABLE,
     Candidate,
     GrowthStep,
-    apply_steps,
     check_growth,
 )
 from nas_growclip.models.arch import DIMENSIONS, FOLLOWING, MAX_SIZE, ClipArch
+
+Steps = tuple[GrowthStep, ...]
+"""One way for a dimension, or a group of dimensions, to grow."""
 
 MAX_CANDIDATES = 100_000
 """A space with more is refused: it is listed, and searches try few of it."""
@@ -112,17 +115,11 @@ class GrowthSpace:
         growths = self._growths(parent, num_pairs)
         legal = [c for c in self._combined(growths, num_pairs) if _is_legal(parent, c)]
         if not self.momenta:
-            return ((), *legal)
-        return (
-            (),
-            *(
-                tuple(replace(step, momentum=momentum) for step in candidate)
-                for candidate in legal
-                for momentum in self.momenta
-            ),
-        )
+            return (NO_GROWTH, *legal)
+        blended = (replace(c, momentum=momentum) for c in legal for momentum in self.momenta)
+        return (NO_GROWTH, *blended)
 
-    def _growths(self, parent: ClipArch, num_pairs: int) -> list[tuple[Candidate, ...]]:
+    def _growths(self, parent: ClipArch, num_pairs: int) -> list[tuple[Steps, ...]]:
         """For each dimension or group, in the order of ``dimensions``, every way it may grow."""
         group_of = {dimension: group for group in self.together for dimension in group}
         groups = dict.fromkeys(group_of.get(d, (d,)) for d in self.dimensions)
@@ -133,7 +130,7 @@ class GrowthSpace:
         return [tuple(zip(*(open_steps[d] for d in group), strict=False)) for group in groups]
 
     def _combined(
-        self, growths: Sequence[tuple[Candidate, ...]], num_pairs: int
+        self, growths: Sequence[tuple[Steps, ...]], num_pairs: int
     ) -> Iterator[Candidate]:
         reached = [c.num_dimensions for c in self.combine if num_pairs >= c.from_pairs]
         most = min(reached[-1] if reached else 1, len(growths))
@@ -141,7 +138,7 @@ class GrowthSpace:
         for count in range(1, most + 1):
             for chosen in itertools.combinations(growths, count):
                 for parts in itertools.product(*chosen):
-                    yield tuple(step for part in parts for step in part)
+                    yield Candidate(steps=tuple(itertools.chain(*parts)))
 
 
 def _check_count(num_growths: Sequence[int], most: int, num_momenta: int) -> None:
@@ -168,7 +165,7 @@ def _steps(parent: ClipArch, dimension: str, choices: SizeChoices) -> tuple[Grow
 
 def _is_legal(parent: ClipArch, candidate: Candidate) -> bool:
     try:
-        check_growth(parent, apply_steps(parent, candidate))
+        check_growth(parent, candidate.apply(parent))
     except ValueError:
         return False
     return True

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nas_growclip.growth.candidates import Candidate, candidate_label
+from nas_growclip.growth.candidates import Candidate
 from nas_growclip.io.mappings import to_mapping
 from nas_growclip.models.arch import ClipArch
 
@@ -57,7 +57,7 @@ class Trial:
     @property
     def label(self) -> str:
         """Short name of the candidate."""
-        return candidate_label(self.candidate)
+        return self.candidate.label
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from nas_growclip.growth.candidates import candidate_label, candidate_momentum
 from nas_growclip.io.mappings import read_mapping
 from nas_growclip.records.entries import Measure, StageResult, Trial
 from nas_growclip.records.folder import find_config, read_stages, read_trials
@@ -58,7 +57,7 @@ def _stage_row(name: str, stage: StageResult) -> dict[str, Any]:
         "run": name,
         "stage": stage.stage,
         "num_pairs": stage.num_pairs,
-        "chosen": candidate_label(stage.chosen),
+        "chosen": stage.chosen.label,
         "flops": stage.flops,
         "params": stage.params,
         "pairs_seen": stage.pairs_seen,
@@ -89,7 +88,7 @@ def _trial_row(name: str, trial: Trial) -> dict[str, Any]:
         "stage": trial.stage,
         "trial": trial.number,
         "candidate": trial.label,
-        "momentum": candidate_momentum(trial.candidate),
+        "momentum": trial.candidate.momentum,
         "state": trial.state,
         "flops": trial.flops,
         "params": trial.params,

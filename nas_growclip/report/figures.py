@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.models.arch import DIMENSIONS
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.frames import Run
@@ -266,7 +265,7 @@ def _draw_scores(panel: Axes, trials: Sequence[Trial], marks: Sequence[Mark]) ->
     for row, place in enumerate(shown):
         trial, mark = trials[place], marks[place]
         color, marker, _ = _MARK_STYLES[mark]
-        labels.append(_plain(trial.label) if trial.candidate else "none (control)")
+        labels.append(_plain(trial.label) if trial.candidate.grows else "none (control)")
         if trial.state == "complete" and trial.score is not None and math.isfinite(trial.score):
             panel.plot([0, trial.score], [row, row], color=color, linewidth=1.0)
             panel.plot(trial.score, row, color=color, marker=marker, linestyle="")
@@ -336,8 +335,8 @@ def _draw_sizes(panel: Axes, run: Run, changed: Sequence[str]) -> None:
 def _draw_model_flops(panel: Axes, runs: Sequence[Run]) -> None:
     longest = max(runs, key=lambda run: len(run.stages))
     for place, run in enumerate(runs):
-        controls = (t for t in run.trials if t.stage == run.stages[0].stage and not t.candidate)
-        start = next((float(trial.flops) for trial in controls), math.nan)
+        trials = [trial for trial in run.trials if trial.stage == run.stages[0].stage]
+        start = next((float(t.flops) for t in trials if not t.candidate.grows), math.nan)
         flops = [start, *(float(stage.flops) for stage in run.stages)]
         color, marker, line = line_style(place)
         panel.plot(range(len(flops)), flops, color=color, marker=marker, linestyle=line)
@@ -378,7 +377,7 @@ def _chosen_lines(runs: Sequence[Run], wrap: int = 105) -> list[str]:
     for run in runs:
         line = f"{_plain(run.name)}:"
         for stage in run.stages:
-            words = f" {stage.stage}: {candidate_label(stage.chosen)}"
+            words = f" {stage.stage}: {stage.chosen.label}"
             if len(line) + len(words) > wrap:
                 lines.append(line)
                 line = "    "

@@ -84,7 +84,7 @@ def _card(run: Run) -> str:
 
 
 def _stage_words(run: Run, stage: StageResult) -> str:
-    grown = sum(1 for result in run.stages if result.chosen)
+    grown = sum(1 for result in run.stages if result.chosen.grows)
     return (
         f"{len(run.stages)} stages, growth in {grown} of them. The last model has "
         f"{si(stage.params)} parameters and {si(stage.flops)} FLOPs for a pair, forward; the run "

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.records.entries import StageResult
 from nas_growclip.records.frames import Run
 from nas_growclip.report.rescoring import Choice, is_reproduced, objective_config, stage_choices
@@ -103,7 +102,7 @@ def choice_lines(run: Run) -> list[str]:
 
 
 def _words(choice: Choice) -> str:
-    label = "the same" if choice.is_same else candidate_label(choice.trial.candidate)
+    label = "the same" if choice.is_same else choice.trial.candidate.label
     return f"{_ratio_words(choice.data_ratio)} {label}"
 
 

@@ -80,7 +80,7 @@ def growth_words(candidate: Candidate) -> str:
     steps = (
         f"{step.dimension}\N{NO-BREAK SPACE}{step.old}\N{NO-BREAK SPACE}→"
         f"\N{NO-BREAK SPACE}{step.new}"
-        for step in candidate
+        for step in candidate.steps
     )
     return ", ".join(steps) or "no growth"
 
@@ -104,7 +104,7 @@ def mark_of(trial: Trial, chosen: int | None) -> Mark:
         return "chosen"
     if trial.state != "complete":
         return trial.state
-    return "control" if not trial.candidate else ""
+    return "control" if not trial.candidate.grows else ""
 
 
 def trials_by_stage(run: Run) -> dict[int, list[Trial]]:

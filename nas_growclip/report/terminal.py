@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.records.entries import Trial
 from nas_growclip.records.frames import Run
 from nas_growclip.report.reasons import changed_words, choice_lines, setback_lines
@@ -46,7 +45,7 @@ def print_summary(run: Run) -> None:
         cells = (
             str(stage.stage),
             si(stage.num_pairs),
-            candidate_label(stage.chosen).replace("+", "\n"),
+            stage.chosen.label.replace("+", "\n"),
             si(stage.flops),
             percent(search_share(stage)),
             si(stage.cumulative_flops),

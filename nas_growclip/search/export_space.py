@@ -12,11 +12,11 @@ from typing import Any
 
 from optuna.distributions import distribution_to_json
 
-from nas_growclip.growth.candidates import GROW, MOMENTUM, candidate_label
 from nas_growclip.growth.space import GrowthSpace
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.nni.space import nni_space
 from nas_growclip.search.optuna.encoding import ConditionalEncoding, Value
+from nas_growclip.search.parameters import GROW, MOMENTUM
 
 Params = Mapping[str, Value]
 
@@ -51,7 +51,7 @@ def nni_document(parent: ClipArch, num_pairs: int, space: GrowthSpace) -> dict[s
 def optuna_document(parent: ClipArch, num_pairs: int, space: GrowthSpace) -> dict[str, Any]:
     """Optuna's distributions with their conditions, and what they were made from."""
     encoding = ConditionalEncoding(space.candidates(parent, num_pairs))
-    params = {candidate_label(c): encoding.params(c) for c in encoding.candidates}
+    params = {c.label: encoding.params(c) for c in encoding.candidates}
     order = (GROW, *space.dimensions, MOMENTUM)
     distributions = sorted(
         encoding.distributions().items(), key=lambda item: order.index(item[0].partition("|")[0])

@@ -175,7 +175,7 @@ def data_size_aware(trial: Trial, control: Trial, data: DataSize, config: Object
     ]
     ahead = advantage(trial, control, data.num_pairs, config)
     cost = config.cost_scale * law.cost(*ends).mean
-    is_control = not trial.candidate
+    is_control = not trial.candidate.grows
     gained = Prediction(0.0, 0.0) if is_control else ahead
     price = capacity_price(trial.flops, data, config) - capacity_price(control.flops, data, config)
     terms = {
@@ -285,9 +285,8 @@ def explain(best: Trial, trials: Iterable[Trial]) -> str:
     others = [t for t in trials if t.score is not None and t.number != best.number]
     runner_up = max(others, key=lambda trial: trial.score or 0.0, default=None)
     terms = ", ".join(f"{name} {value:.4g}" for name, value in best.terms.items())
-    what = "no growth" if not best.candidate else " and ".join(map(str, best.candidate))
     against = f"; next best {runner_up.label} {runner_up.score:+.4g}" if runner_up else ""
-    return f"{what}: score {best.score:+.4g} over no growth ({terms}){against}."
+    return f"{best.candidate}: score {best.score:+.4g} over no growth ({terms}){against}."
 
 
 class Objective(NamedTuple):

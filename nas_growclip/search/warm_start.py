@@ -20,15 +20,11 @@ def warm_start_candidates(
     """
     gains: dict[frozenset[str], tuple[int, float]] = {}
     for trial in earlier:
-        if trial.score is not None and trial.candidate:
-            stage, best = gains.get(_dimensions(trial.candidate), (-1, 0.0))
+        if trial.score is not None and trial.candidate.grows:
+            stage, best = gains.get(frozenset(trial.candidate.dimensions), (-1, 0.0))
             gain = trial.score if trial.stage > stage else max(best, trial.score)
-            gains[_dimensions(trial.candidate)] = (trial.stage, gain)
-    first = {_dimensions(candidate): candidate for candidate in reversed(candidates)}
+            gains[frozenset(trial.candidate.dimensions)] = (trial.stage, gain)
+    first = {frozenset(candidate.dimensions): candidate for candidate in reversed(candidates)}
     gained = [dimensions for dimensions, (_, gain) in gains.items() if gain > 0]
     ranked = sorted(gained, key=lambda dimensions: -gains[dimensions][1])
     return tuple(first[dimensions] for dimensions in ranked if dimensions in first)
-
-
-def _dimensions(candidate: Candidate) -> frozenset[str]:
-    return frozenset(step.dimension for step in candidate)

@@ -11,7 +11,6 @@ import torch
 
 from nas_growclip import __all__ as public_names
 from nas_growclip.cli.main import main, make_parser
-from nas_growclip.growth.candidates import candidate_label
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
@@ -186,7 +185,7 @@ def test_space_of_a_stages_folder_is_its_runs(
     assert main(["space", str(stage), *options]) == 0
     assert str(out) in capsys.readouterr().out
     candidates = config.space.candidates(SMALL, 30)
-    assert list(json.loads(out.read_text())["candidates"]) == list(map(candidate_label, candidates))
+    assert list(json.loads(out.read_text())["candidates"]) == [c.label for c in candidates]
 
 
 def test_space_needs_no_torch() -> None:

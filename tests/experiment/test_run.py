@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.experiment.run import is_complete, run_experiment, run_stages
+from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.io.files import owned
 from nas_growclip.models.checkpoint import load_model
@@ -70,7 +71,7 @@ def test_records_add_up(smoke_run: Run) -> None:
         trials = [trial for trial in smoke_run.trials if trial.stage == stage.stage]
         chosen = trials[stage.chosen_trial]
         assert [trial.number for trial in trials] == [0, 1, 2]
-        assert trials[0].candidate == ()
+        assert trials[0].candidate == NO_GROWTH
         assert trials[0].score == 0
         assert chosen.score == max(t.score for t in trials if t.score is not None)
         assert stage.parent == parent
@@ -174,7 +175,7 @@ def test_run_without_new_data_is_not_searched_but_trained_on(tmp_path: Path) -> 
     )
     run = run_experiment(config, tmp_path / "run")
     assert [len([t for t in run.trials if t.stage == stage]) for stage in (0, 1)] == [2, 1]
-    assert run.stages[1].chosen == ()
+    assert run.stages[1].chosen == NO_GROWTH
     assert "did not grow enough: 2 times, at least 3 asked" in run.stages[1].reason
 
 
@@ -199,7 +200,7 @@ def test_run_goes_on_when_nothing_can_grow(tmp_path: Path) -> None:
         data=replace(smoke_config().data, stages=(64,), zero_shot=()),
     )
     run = run_experiment(config, tmp_path / "run")
-    assert run.stages[0].chosen == ()
+    assert run.stages[0].chosen == NO_GROWTH
     assert run.stages[0].arch == config.parent_arch
 
 
@@ -297,7 +298,7 @@ def test_moments_averages_gates_and_momenta_survive_a_kill(tmp_path: Path) -> No
     """Gates are still half open where a stage ends, and are folded into the next parent."""
     path = full_growth(tmp_path)
     run = run_experiment(load_config(path), tmp_path / "whole")
-    labels = {step.momentum for trial in run.trials for step in trial.candidate}
+    labels = {trial.candidate.momentum for trial in run.trials if trial.candidate.grows}
     assert labels <= {1.0, 0.95}
     assert labels
     state = tmp_path / "whole" / "stage_00" / "state.safetensors"

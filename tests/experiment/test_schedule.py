@@ -8,7 +8,7 @@ from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_experiment
 from nas_growclip.experiment.stage import StageFailedError
 from nas_growclip.experiment.stage_plan import StagePlan, plan_stage
-from nas_growclip.growth.candidates import apply_steps
+from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.config import SearchConfig
 from tests.support.faults import in_step, poison_batch
@@ -40,7 +40,7 @@ def test_a_search_ends_within_its_flops(share: float, num_trials: int) -> None:
 
 
 def archs(config: ExperimentConfig, plan: StagePlan) -> list[ClipArch]:
-    return [apply_steps(config.parent_arch, candidate) for candidate in plan.candidates]
+    return [candidate.apply(config.parent_arch) for candidate in plan.candidates]
 
 
 def test_passes_are_of_the_parent_and_searches_cost_extra() -> None:
@@ -51,9 +51,9 @@ def test_passes_are_of_the_parent_and_searches_cost_extra() -> None:
 def test_a_schedule_leaves_one_choice() -> None:
     config = smoke_config(schedule=({"image.width": 64, "text.depth": 1}, {}))
     plan = plan_of(config)
-    ((step,),) = plan.candidates  # text.depth is 1 already: no step
-    assert (step.dimension, step.old, step.new) == ("image.width", 32, 64)
-    assert plan_of(config, 1).candidates == ((),)
+    (candidate,) = plan.candidates  # text.depth is 1 already: no step
+    assert str(candidate) == "image.width 32 -> 64"
+    assert plan_of(config, 1).candidates == (NO_GROWTH,)
 
 
 def test_a_schedule_cannot_shrink() -> None:

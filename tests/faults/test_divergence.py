@@ -22,6 +22,7 @@ from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_experiment, run_stages
 from nas_growclip.experiment.stage import StageFailedError
 from nas_growclip.experiment.stage_training import is_out_of_memory
+from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
 from nas_growclip.records.folder import RunFolder, read_stages
@@ -171,7 +172,7 @@ def test_where_every_trial_fails_the_parent_is_kept(
     assert [(trial.state, trial.score) for trial in run.trials] == [("failed", None)] * 2
     assert all("The loss must stay finite, but is nan" in trial.message for trial in run.trials)
     (stage,) = run.stages
-    assert stage.chosen == ()
+    assert stage.chosen == NO_GROWTH
     assert stage.arch == stage.parent
     assert len(stage.rollbacks) == 11
     assert stage.curve[0][0] == 0

@@ -7,13 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_growclip.growth.candidates import (
-    SHRINKABLE,
-    GrowthStep,
-    apply_steps,
-    candidate_label,
-    candidate_momentum,
-)
+from nas_growclip.growth.candidates import NO_GROWTH, SHRINKABLE
 from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
 from nas_growclip.models.arch import DIMENSIONS, ClipArch
 
@@ -46,12 +40,12 @@ def test_every_candidate_is_legal_and_unique(
     choices = {dimension: SizeChoices(**ways) for dimension, ways in dimensions.items()}
     combine = (Combination(from_pairs=10, num_dimensions=together),)
     candidates = GrowthSpace(dimensions=choices, combine=combine).candidates(TINY, num_pairs)
-    assert candidates[0] == ()
-    assert len(set(map(candidate_label, candidates))) == len(candidates)
+    assert candidates[0] == NO_GROWTH
+    assert len({c.label for c in candidates}) == len(candidates)
     for candidate in candidates:
-        child = apply_steps(TINY, candidate)
-        assert len(candidate) <= (together if num_pairs >= 10 else 1)
-        for step in candidate:
+        child = candidate.apply(TINY)
+        assert len(candidate.steps) <= (together if num_pairs >= 10 else 1)
+        for step in candidate.steps:
             assert child.size(step.dimension) == step.new != step.old
             assert TINY.size(step.dimension) == step.old
             assert step.new > step.old or step.dimension in SHRINKABLE
@@ -75,8 +69,7 @@ def test_space_widens_with_the_data() -> None:
         ),
     )
     labels = [
-        [candidate_label(c) for c in widening.candidates(TINY, num_pairs)]
-        for num_pairs in (50, 100, 1000)
+        [c.label for c in widening.candidates(TINY, num_pairs)] for num_pairs in (50, 100, 1000)
     ]
     assert labels[0] == ["none", "image.depth=3"]
     assert labels[1] == ["none", "image.depth=3", "text.depth=3"]
@@ -90,7 +83,7 @@ def test_dimensions_of_a_group_only_grow_together() -> None:
         together=(("image.width", "text.width"),),
         combine=(Combination(from_pairs=0, num_dimensions=2),),
     )
-    assert [candidate_label(c) for c in grouped.candidates(TINY, 1)] == [
+    assert [c.label for c in grouped.candidates(TINY, 1)] == [
         "none",
         "image.width=96+text.width=96",
         "image.width=128+text.width=128",
@@ -106,8 +99,8 @@ def test_a_group_grows_only_where_each_of_its_dimensions_may() -> None:
         space(text__depth=SizeChoices(add=(1, 2)), image__depth=later),
         together=(("image.depth", "text.depth"),),
     )
-    assert grouped.candidates(TINY, 99) == ((),)
-    labels = [candidate_label(c) for c in grouped.candidates(TINY, 100)]
+    assert grouped.candidates(TINY, 99) == (NO_GROWTH,)
+    labels = [c.label for c in grouped.candidates(TINY, 100)]
     assert labels == ["none", "image.depth=3+text.depth=3"]
 
 
@@ -127,7 +120,7 @@ def test_smaller_patches_are_a_candidate_and_smaller_widths_are_not() -> None:
     choices = space(
         image__patch_size=SizeChoices(sizes=(4, 8)), text__width=SizeChoices(sizes=(32,))
     )
-    assert [candidate_label(c) for c in choices.candidates(TINY, 1)] == [
+    assert [c.label for c in choices.candidates(TINY, 1)] == [
         "none",
         "image.patch_size=4",
     ]
@@ -136,26 +129,25 @@ def test_smaller_patches_are_a_candidate_and_smaller_widths_are_not() -> None:
 def test_what_no_architecture_can_take_is_no_candidate() -> None:
     """Patches of 24 do not fill 32 pixels; a shared MLP needs a shared encoder."""
     patches = space(image__patch_size=SizeChoices(sizes=(24,)))
-    assert patches.candidates(TINY, 1) == ((),)
+    assert patches.candidates(TINY, 1) == (NO_GROWTH,)
     shared = space(shared__mlp_width=SizeChoices(ratios=(2.0,)))
-    assert shared.candidates(TINY.with_size("shared.depth", 0), 1) == ((),)
+    assert shared.candidates(TINY.with_size("shared.depth", 0), 1) == (NO_GROWTH,)
 
 
 def test_momenta_multiply_every_candidate_but_no_growth() -> None:
     choices = replace(space(text__depth=SizeChoices(add=(1,))), momenta=(1.0, 0.9))
     candidates = choices.candidates(TINY, 1)
-    assert [candidate_label(c) for c in candidates] == [
+    assert [c.label for c in candidates] == [
         "none",
         "text.depth=3@1",
         "text.depth=3@0.9",
     ]
-    assert candidate_momentum(candidates[2]) == 0.9
-    assert candidate_momentum(()) is None
-    assert str(candidates[2][0]) == "text.depth 2 -> 3 (momentum 0.9)"
+    assert candidates[2].momentum == 0.9
+    assert str(candidates[2]) == "text.depth 2 -> 3 (momentum 0.9)"
 
 
 def test_only_no_growth_is_left_at_the_largest_sizes() -> None:
-    assert space(text__depth=SizeChoices(sizes=(1, 2))).candidates(TINY, 10) == ((),)
+    assert space(text__depth=SizeChoices(sizes=(1, 2))).candidates(TINY, 10) == (NO_GROWTH,)
 
 
 @pytest.mark.parametrize(
@@ -168,10 +160,6 @@ def test_only_no_growth_is_left_at_the_largest_sizes() -> None:
         (
             lambda: replace(space(embed_dim=SizeChoices(add=(1,))), momenta=(0.5, 1.1)),
             "momenta: must be between 0 and 1, but got 1.1",
-        ),
-        (
-            lambda: GrowthStep(dimension="text.depth", old=2, new=2),
-            r"must enlarge text.depth, but got 2 -> 2",
         ),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_growclip.growth.candidates import GrowthStep
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.models.arch import DIMENSIONS, ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
 from nas_growclip.records.folder import RunFolder, append_timing, read_stages, read_trials
@@ -15,7 +15,7 @@ from nas_growclip.records.frames import load_run
 from nas_growclip.records.lines import append_line, drop_torn_line
 
 PARENT = ClipArch.preset("tiny")
-WIDER = (GrowthStep(dimension="image.width", old=64, new=96),)
+WIDER = Candidate(steps=(GrowthStep(dimension="image.width", old=64, new=96),))
 NUMBERS = st.floats(allow_nan=False)
 METRICS = st.dictionaries(st.text(), NUMBERS, max_size=3)
 
@@ -77,7 +77,7 @@ def test_records_come_back_as_they_were_written(folder: Path) -> None:
 
 FIELDS = st.fixed_dictionaries(
     {
-        "candidate": st.sampled_from([(), WIDER]),
+        "candidate": st.sampled_from([NO_GROWTH, WIDER]),
         "state": st.sampled_from(["complete", "failed"]),
         "metrics": METRICS,
         "terms": METRICS,

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import nas_growclip.report
-from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
 from nas_growclip.records.folder import RunFolder
@@ -49,14 +49,15 @@ def make_candidates(parent: ClipArch) -> list[Candidate]:
         new = -(-int(parent.size(dimension) * ratio) // unit) * unit
         return GrowthStep(dimension=dimension, old=parent.size(dimension), new=new)
 
-    return [(), *(tuple(step(d, ratio) for d, ratio in option.items()) for option in OPTIONS)]
+    options = [tuple(step(d, ratio) for d, ratio in option.items()) for option in OPTIONS]
+    return [NO_GROWTH, *(Candidate(steps=steps) for steps in options)]
 
 
 def make_trials(stage: int, parent: ClipArch, speed: float) -> list[Trial]:
     """Trials that are not scored yet; one fails, one is stopped early."""
     trials = []
     for place, candidate in enumerate(make_candidates(parent)):
-        gain = 0.08 * math.sin(1.7 * place + stage) * speed if candidate else 0.0
+        gain = 0.08 * math.sin(1.7 * place + stage) * speed if candidate.grows else 0.0
         state = STATES.get(place, "complete")
         steps = {"failed": 2, "pruned": 4}.get(state, 6)
         curve = tuple(
@@ -67,7 +68,7 @@ def make_trials(stage: int, parent: ClipArch, speed: float) -> list[Trial]:
                 stage=stage,
                 number=place,
                 candidate=candidate,
-                arch=apply_steps(parent, candidate),
+                arch=candidate.apply(parent),
                 flops=1_234_567 * (place + 12) * stage,
                 params=210_000 * (place + 12) * stage,
                 state=state,
@@ -357,7 +358,7 @@ def test_unmeasured_stages_of_very_different_flops(run: Run, tmp_path: Path) -> 
 
 def test_trajectory_when_nothing_grew(run: Run, tmp_path: Path) -> None:
     parent = run.stages[0].parent
-    stages = tuple(replace(s, parent=parent, arch=parent, chosen=()) for s in run.stages)
+    stages = tuple(replace(s, parent=parent, arch=parent, chosen=NO_GROWTH) for s in run.stages)
     text = page_without_images(write_report([replace(run, stages=stages)], tmp_path / "report"))
     assert "growth in 0 of them" in text
 

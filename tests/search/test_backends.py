@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from nas_growclip.growth.candidates import Candidate, GrowthStep, candidate_label
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.backends import BACKENDS
@@ -18,11 +18,12 @@ from nas_growclip.search.optuna import backend as optuna_search
 from nas_growclip.search.optuna.backend import OptunaSearch, study_name
 from nas_growclip.search.optuna.samplers import MULTI_OBJECTIVE, PRUNERS, SAMPLERS
 from nas_growclip.search.protocol import Proposal, SearchTask
+from tests.support.candidates import grown
 
 CANDIDATES: tuple[Candidate, ...] = (
-    (),
-    *((GrowthStep(dimension="image.mlp_width", old=64, new=new),) for new in range(70, 130, 10)),
-    (GrowthStep(dimension="text.depth", old=2, new=3),),
+    NO_GROWTH,
+    *(grown("image.mlp_width", 64, new) for new in range(70, 130, 10)),
+    grown("text.depth", 2, 3),
 )
 SEARCHES = [
     *(SearchConfig(backend=name, num_trials=100) for name in BACKENDS if name != "optuna"),
@@ -39,7 +40,7 @@ def search_task(config: SearchConfig, run: Path | None = None, **changes: object
 def measure(proposal: Proposal, report: Report) -> Trial:
     """A made-up trial whose score is the new size; one candidate fails."""
     number, candidate = proposal
-    size = candidate[0].new if candidate else 64
+    size = candidate.steps[0].new if candidate.grows else 64
     failed = size == 90
     stopped = not failed and [point for point in (1, 2) if report(point, 200 / size - point)]
     return Trial(
@@ -57,7 +58,7 @@ def measure(proposal: Proposal, report: Report) -> Trial:
 
 
 def score(trial: Trial) -> Trial:
-    size = trial.candidate[0].new if trial.candidate else 64
+    size = trial.candidate.steps[0].new if trial.candidate.grows else 64
     return replace(trial, score=float(size)) if trial.state == "complete" else trial
 
 
@@ -104,7 +105,7 @@ def config(request: pytest.FixtureRequest) -> SearchConfig:
 def test_search_stays_in_the_space_without_repeats_and_ends(config: SearchConfig) -> None:
     trials = run_search(search_task(config))
     assert labels(trials)[0] == "none"
-    assert sorted(labels(trials)) == sorted(map(candidate_label, CANDIDATES))
+    assert sorted(labels(trials)) == sorted(c.label for c in CANDIDATES)
     assert [trial.number for trial in trials] == list(range(len(CANDIDATES)))
 
 
@@ -144,20 +145,20 @@ def test_trials_recorded_but_not_in_the_study_are_told(
 
 
 def test_records_of_another_search_are_refused(config: SearchConfig) -> None:
-    step = GrowthStep(dimension="image.mlp_width", old=64, new=999)
-    alien = replace(measure(Proposal(0, ()), lambda point, loss: False), candidate=(step,))
+    control = measure(Proposal(0, NO_GROWTH), lambda point, loss: False)
+    alien = replace(control, candidate=grown("image.mlp_width", 64, 999))
     made = search_task(config, recorded=(alien,))
     with pytest.raises(ValueError, match=r"recorded as 'image.mlp_width=999', which this search"):
         BACKENDS[config.backend](made)
 
 
 def test_only_the_control_is_searched_in_an_empty_space(config: SearchConfig) -> None:
-    assert labels(run_search(search_task(config, candidates=((),)))) == ["none"]
+    assert labels(run_search(search_task(config, candidates=(NO_GROWTH,)))) == ["none"]
 
 
 def test_promising_candidates_come_right_after_the_control(tmp_path: Path) -> None:
     made = search_task(SearchConfig(num_trials=4), tmp_path, warm_start_candidates=CANDIDATES[5:7])
-    assert labels(run_search(made))[:3] == ["none", *map(candidate_label, CANDIDATES[5:7])]
+    assert labels(run_search(made))[:3] == ["none", *(c.label for c in CANDIDATES[5:7])]
 
 
 def test_candidate_enqueued_by_hand_is_tried_next(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_pruned_trials_are_recorded_as_such_and_the_control_never(
         """Each trial is worse than the one before."""
         losses = [(point, proposal.number + 1.0 / point) for point in range(1, 7)]
         stopped = [point for point, loss in losses if report(point, loss)]
-        trial = measure(Proposal(proposal.number, ()), lambda point, loss: False)
+        trial = measure(Proposal(proposal.number, NO_GROWTH), lambda point, loss: False)
         state = "pruned" if stopped else "complete"
         return replace(trial, candidate=proposal.candidate, state=state)
 
@@ -249,14 +250,14 @@ def test_lost_trial_is_failed_and_tried_again(
 ) -> None:
     made = search_task(SearchConfig(num_trials=3), tmp_path)
     lost = OptunaSearch(made)
-    assert lost.ask() == Proposal(0, ())
+    assert lost.ask() == Proposal(0, NO_GROWTH)
     other = OptunaSearch(made)
     proposal = other.ask()
     assert proposal is not None
     assert proposal.number == 1
     lost.close()
     monkeypatch.setattr(optuna_search, "is_gone", lambda worker: True)
-    assert other.ask() == Proposal(0, ())
+    assert other.ask() == Proposal(0, NO_GROWTH)
     other.close()
     first, *_ = stored(made)
     assert first.state.name == "FAIL"
@@ -269,10 +270,10 @@ def test_silent_worker_of_another_machine_is_taken_for_dead_after_the_grace_peri
     monkeypatch.setattr(optuna_search, "is_gone", lambda worker: None)
     made = search_task(SearchConfig(num_trials=1, grace_seconds=0.8), tmp_path)
     far = OptunaSearch(made)
-    assert far.ask() == Proposal(0, ())
+    assert far.ask() == Proposal(0, NO_GROWTH)
     near = OptunaSearch(made)
     far.close()  # from here on it gives no sign
-    assert near.ask() == Proposal(0, ())
+    assert near.ask() == Proposal(0, NO_GROWTH)
     near.close()
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas_growclip.growth.candidates import Candidate, GrowthStep
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.extrapolation import CurvePrior, fit_power_law
@@ -27,7 +27,7 @@ from nas_growclip.search.objective import (
 
 DATA = DataSize(num_pairs=1000, first_pairs=1000, first_flops=100)
 CONFIG = ObjectiveConfig()
-DEEPER: Candidate = (GrowthStep(dimension="text.depth", old=2, new=3),)
+DEEPER = Candidate(steps=(GrowthStep(dimension="text.depth", old=2, new=3),))
 
 
 def trial(number: int = 0, *, shift: float = 0.0, slope: float = -0.3, flops: int = 100) -> Trial:
@@ -37,7 +37,7 @@ def trial(number: int = 0, *, shift: float = 0.0, slope: float = -0.3, flops: in
     return Trial(
         stage=0,
         number=number,
-        candidate=DEEPER if number else (),
+        candidate=DEEPER if number else NO_GROWTH,
         arch=ClipArch.preset("tiny"),
         flops=flops,
         params=1,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas_growclip.growth.candidates import GrowthStep
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.search.objective import DataSize, ObjectiveConfig
@@ -31,7 +31,7 @@ def trial(number: int, flops: int, exponent: float = 0.5, ahead: float = 0.0) ->
     return Trial(
         stage=0,
         number=number,
-        candidate=(step,) if step else (),
+        candidate=Candidate(steps=(step,)) if step else NO_GROWTH,
         arch=ARCH,
         flops=flops,
         params=1,
@@ -49,7 +49,7 @@ def result(exponent: float, stage: int = 0, num_pairs: int = 100_000) -> StageRe
         skipped={},
         parent=ARCH,
         arch=ARCH,
-        chosen=(),
+        chosen=NO_GROWTH,
         chosen_trial=0,
         reason="",
         flops=100,

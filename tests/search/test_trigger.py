@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from nas_growclip.growth.candidates import Candidate, GrowthStep
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.trigger import TRIGGERS, TriggerConfig, TriggerInput
 from nas_growclip.search.warm_start import warm_start_candidates
+from tests.support.candidates import grown
 
 
 def losses(validation: float, training: float) -> Callable[[], tuple[float, float]]:
@@ -57,10 +58,6 @@ def test_bad_settings_are_refused(setting: dict[str, float]) -> None:
         TriggerConfig(**setting)
 
 
-def step(dimension: str, old: int, new: int) -> GrowthStep:
-    return GrowthStep(dimension=dimension, old=old, new=new)
-
-
 def trial(stage: int, candidate: Candidate, score: float | None) -> Trial:
     return Trial(
         stage=stage,
@@ -75,28 +72,27 @@ def trial(stage: int, candidate: Candidate, score: float | None) -> Trial:
 
 
 def test_promising_are_the_dimensions_that_gained_largest_first_smallest_step() -> None:
-    width, depth = step("image.width", 64, 96), step("text.depth", 2, 3)
     earlier = [
-        trial(0, (), 0.0),
-        trial(0, (width,), 0.1),
-        trial(0, (depth,), 0.3),
-        trial(0, (step("embed_dim", 32, 64),), -0.2),
-        trial(0, (step("image.depth", 1, 2),), None),
-        trial(0, (step("text.width", 32, 64),), 0.9),
+        trial(0, NO_GROWTH, 0.0),
+        trial(0, grown("image.width", 64, 96), 0.1),
+        trial(0, grown("text.depth", 2, 3), 0.3),
+        trial(0, grown("embed_dim", 32, 64), -0.2),
+        trial(0, grown("image.depth", 1, 2), None),
+        trial(0, grown("text.width", 32, 64), 0.9),
     ]
     candidates = (
-        (),
-        (step("image.width", 96, 128),),
-        (step("image.width", 96, 160),),
-        (step("text.depth", 2, 4),),
-        (step("embed_dim", 32, 48),),
-        (step("image.depth", 1, 2),),
+        NO_GROWTH,
+        grown("image.width", 96, 128),
+        grown("image.width", 96, 160),
+        grown("text.depth", 2, 4),
+        grown("embed_dim", 32, 48),
+        grown("image.depth", 1, 2),
     )
     assert warm_start_candidates(earlier, candidates) == (candidates[3], candidates[1])
     assert warm_start_candidates([], candidates) == ()
 
 
 def test_what_gained_once_but_not_lately_is_not_promising() -> None:
-    candidate = (step("text.depth", 2, 3),)
+    candidate = grown("text.depth", 2, 3)
     earlier = [trial(0, candidate, 0.3), trial(1, candidate, -0.1)]
-    assert warm_start_candidates(earlier, ((), candidate)) == ()
+    assert warm_start_candidates(earlier, (NO_GROWTH, candidate)) == ()

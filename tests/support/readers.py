@@ -112,15 +112,16 @@ def pickled_weights(folder: Path) -> bytes:
 
 
 def trials(folder: Path) -> bytes:
-    step = {"dimension": "image.width", "old": 16, "new": 32, "momentum": None}
-    trial = {"stage": 0, "number": 1, "candidate": [step], "arch": TINY.to_dict(), "flops": 10**9}
+    step = {"dimension": "image.width", "old": 16, "new": 32}
+    trial = {"stage": 0, "number": 1, "candidate": {"steps": [step], "momentum": None}}
+    trial |= {"arch": TINY.to_dict(), "flops": 10**9}
     trial |= {"params": 10**6, "state": "complete", "metrics": {"loss": 1.5}}
     trial |= {"curve": [[128, 3.5], [256, 2.5]], "score": 0.25, "terms": {"advantage": 0.25}}
     return f"{json.dumps(trial)}\n{json.dumps(trial | {'number': 2, 'score': None})}\n".encode()
 
 
 def stages(folder: Path) -> bytes:
-    stage = {"stage": 0, "num_pairs": 100, "skipped": {"empty caption": 1}, "chosen": []}
+    stage = {"stage": 0, "num_pairs": 100, "skipped": {"empty caption": 1}, "chosen": {}}
     stage |= {"parent": TINY.to_dict(), "arch": TINY.to_dict(), "chosen_trial": 0, "reason": "it"}
     stage |= {"flops": 10**9, "flops_by_encoder": {"image": 10**9}, "params": 10**6}
     stage |= {"metrics": {"loss": 1.5}, "validation": {"loss": 1.5}, "curve": [[128, 3.5]]}

@@ -4,14 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nas_growclip.growth.candidates import (
-    GROW,
-    MOMENTUM,
-    Candidate,
-    _momenta,
-    _unique,
-    dimensions_label,
-)
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate
+from nas_growclip.search.parameters import GROW, MOMENTUM, grow_value, momenta_of, unique
 
 
 def nni_space(candidates: Sequence[Candidate]) -> dict[str, Any]:
@@ -31,7 +25,7 @@ def candidate_from_nni(sample: Mapping[str, Any], candidates: Sequence[Candidate
         ValueError: If the sample is of no candidate.
     """
     if not sample:
-        return ()
+        return NO_GROWTH
     given = sample.get(GROW)
     values = dict(given) if isinstance(given, Mapping) else {"_name": given}
     part = _nni_parts(candidates).get(str(values.pop("_name", None)), ())
@@ -48,7 +42,7 @@ def _nni_parts(candidates: Sequence[Candidate]) -> dict[str, Sequence[Candidate]
     """Candidates by what they grow, each part a product of its sizes and momenta."""
     groups: dict[str, list[Candidate]] = {}
     for candidate in candidates:
-        groups.setdefault(dimensions_label(candidate), []).append(candidate)
+        groups.setdefault(grow_value(candidate), []).append(candidate)
     parts: dict[str, Sequence[Candidate]] = {}
     for group in groups.values():
         parts |= _products(group, num_fixed=0)
@@ -60,25 +54,25 @@ def _products(group: Sequence[Candidate], num_fixed: int) -> dict[str, Sequence[
     if len(group) == math.prod(len(values) for values in _columns(group).values()):
         return {_part_name(group[0], num_fixed): group}
     parts: dict[str, Sequence[Candidate]] = {}
-    for size in _unique(candidate[num_fixed].new for candidate in group):
-        part = [candidate for candidate in group if candidate[num_fixed].new == size]
+    for size in unique(candidate.steps[num_fixed].new for candidate in group):
+        part = [candidate for candidate in group if candidate.steps[num_fixed].new == size]
         parts |= _products(part, num_fixed + 1)
     return parts
 
 
 def _part_name(candidate: Candidate, num_fixed: int) -> str:
     """What a part grows and has fixed, as in ``image.width=96+text.depth``."""
-    fixed = [f"{step.dimension}={step.new}" for step in candidate[:num_fixed]]
-    return "+".join([*fixed, *(step.dimension for step in candidate[num_fixed:])]) or "none"
+    fixed = [f"{step.dimension}={step.new}" for step in candidate.steps[:num_fixed]]
+    return "+".join([*fixed, *(step.dimension for step in candidate.steps[num_fixed:])]) or "none"
 
 
 def _columns(group: Sequence[Candidate]) -> dict[str, tuple[int | float, ...]]:
     """The sizes of each dimension, and the momenta, among candidates that grow the same."""
     columns: dict[str, tuple[int | float, ...]] = {
-        step.dimension: _unique(candidate[place].new for candidate in group)
-        for place, step in enumerate(group[0])
+        step.dimension: unique(candidate.steps[place].new for candidate in group)
+        for place, step in enumerate(group[0].steps)
     }
-    momenta = _momenta(group)
+    momenta = momenta_of(group)
     return columns | ({MOMENTUM: momenta} if momenta else {})
 
 

@@ -28,7 +28,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from nas_growclip.growth.candidates import Candidate, candidate_label
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate
 from nas_growclip.io.files import locked
 from nas_growclip.records.entries import Trial
 from nas_growclip.records.folder import RunFolder
@@ -45,7 +45,7 @@ from nas_growclip.search.optuna.samplers import (
 from nas_growclip.search.optuna.storage import impatient, open_storage
 from nas_growclip.search.protocol import Proposal, SearchTask, mixed_seed
 
-CONTROL = candidate_label(())
+CONTROL = NO_GROWTH.label
 COST = "cost against no growth"
 """The study's value: the score with its sign turned; below 0 is better than no growth."""
 MAX_REPEATS = 30
@@ -66,7 +66,7 @@ class OptunaSearch:
     def __init__(self, search: SearchTask) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search, self.config = search, search.config
-        self.by_label = {candidate_label(c): c for c in search.candidates}
+        self.by_label = {c.label: c for c in search.candidates}
         encode = OrdinalEncoding if self.config.sampler in NUMBERS_ONLY else ConditionalEncoding
         self.encoding = encode(search.candidates)
         was_there = search.stage > 0 or bool(search.recorded)
@@ -167,13 +167,13 @@ class OptunaSearch:
         for trial in self.search.recorded:
             self._restore(trial)
         if not self.search.recorded:
-            self._enqueue((), why="the control")
+            self._enqueue(NO_GROWTH, why="the control")
         for candidate in self.search.warm_start_candidates[: self.config.num_trials - 1]:
             self._enqueue(candidate, why="its dimensions gained in an earlier stage")
         self.study.set_user_attr("ready", True)
 
     def _enqueue(self, candidate: Candidate, **attributes: object) -> None:
-        if candidate_label(candidate) not in self._taken(self._trials()):
+        if candidate.label not in self._taken(self._trials()):
             params = self.encoding.params(candidate)
             self.study.enqueue_trial(params, user_attrs=dict(attributes))
 
@@ -231,7 +231,7 @@ class OptunaSearch:
     ) -> Proposal | None:
         """What a trial from the queue tries; None if that was tried before or is no candidate."""
         candidate = self._decoded(params)
-        if candidate is None or candidate_label(candidate) in self._taken(earlier):
+        if candidate is None or candidate.label in self._taken(earlier):
             return None
         return Proposal(number, candidate)
 
@@ -262,7 +262,7 @@ class OptunaSearch:
         for _ in range(MAX_REPEATS):
             proposed = copy.ask()
             candidate = self.encoding.suggest(proposed)
-            if candidate_label(candidate) in untried:
+            if candidate.label in untried:
                 return candidate, copy.trials[-1].system_attrs
             copy.tell(proposed, state=TrialState.FAIL)
         return self.by_label[random.Random(seed).choice(untried)], {}
@@ -274,8 +274,8 @@ class OptunaSearch:
         for name, value in attributes.items():
             self.storage.set_trial_system_attr(asked._trial_id, name, value)
         asked.set_user_attr("ticket", proposal.number)
-        asked.set_user_attr("dimensions", ", ".join(s.dimension for s in proposal.candidate))
-        asked.set_user_attr("candidate", candidate_label(proposal.candidate))
+        asked.set_user_attr("dimensions", ", ".join(proposal.candidate.dimensions))
+        asked.set_user_attr("candidate", proposal.candidate.label)
         with self._lock:
             self._open[proposal.number] = asked
 
@@ -344,7 +344,7 @@ class OptunaSearch:
                 labels.add(trial.user_attrs["candidate"])
             elif not trial.state.is_finished() and "fixed_params" in trial.system_attrs:
                 queued = self._decoded(trial.system_attrs["fixed_params"])
-                labels |= {candidate_label(queued)} if queued is not None else set()
+                labels |= {queued.label} if queued is not None else set()
         return labels
 
     def _decoded(self, params: Mapping[str, Any]) -> Candidate | None:
@@ -353,7 +353,7 @@ class OptunaSearch:
             candidate = self.encoding.suggest(FixedTrial(dict(params)))
         except (ValueError, KeyError):
             return None
-        return candidate if candidate_label(candidate) in self.by_label else None
+        return candidate if candidate.label in self.by_label else None
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

@@ -21,7 +21,7 @@ from matplotlib.ticker import EngFormatter
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.study import Study
 
-from nas_growclip.growth.candidates import candidate_label
+from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.io.files import temporary_suffix
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.folder import RunFolder, read_stages
@@ -29,8 +29,8 @@ from nas_growclip.search.objective import TERMS
 from nas_growclip.search.optuna.dashboard_figures import (
     CHOSEN,
     CONTROL,
+    CONTROL_NAME,
     FLOPS_NOTE,
-    NO_GROWTH,
     all_stages,
     end_loss,
     learning_curves,
@@ -104,7 +104,7 @@ def describe_trial(study: Study, asked: optuna.Trial, trial: Trial, run: Path | 
             upload_curve(asked, trial, control.get("learning curve", ()), RunFolder(run).artifacts)
     with best_effort(f"{what}, note"):
         save_note(asked, trial_note(trial, control))
-        if not trial.candidate:
+        if not trial.candidate.grows:
             earlier = [stage for stage in read_stages(run) if stage.stage < trial.stage]
             save_note(study, stage_note(study.user_attrs, trial, earlier))
 
@@ -128,7 +128,7 @@ def control_attributes(study: Study) -> Mapping[str, Any]:
     """Attributes of the study's trial that did not grow; none while it is not measured."""
     for trial in study.get_trials(deepcopy=False):
         attributes = trial.user_attrs
-        if attributes.get("candidate") == candidate_label(()) and "FLOPs a pair" in attributes:
+        if attributes.get("candidate") == NO_GROWTH.label and "FLOPs a pair" in attributes:
             return attributes
     return {}
 
@@ -155,10 +155,10 @@ def draw_curve(trial: Trial, control: Curve) -> Figure:
     figure = Figure(figsize=FIGURE_SIZE)
     figure.subplots_adjust(left=0.14, right=0.97, bottom=0.17, top=0.89)
     panel = figure.subplots()
-    if trial.candidate and control:
+    if trial.candidate.grows and control:
         style: dict[str, Any] = {"color": CONTROL, "linestyle": "--", "marker": "D"}
-        panel.plot(*_finite(control), label=NO_GROWTH, markersize=3, **style)
-    name = shortened(trial.label) if trial.candidate else NO_GROWTH
+        panel.plot(*_finite(control), label=CONTROL_NAME, markersize=3, **style)
+    name = shortened(trial.label) if trial.candidate.grows else CONTROL_NAME
     panel.plot(*_finite(trial.curve), label=name, color=CHOSEN, marker="o", markersize=4)
     panel.set_title(f"Stage {trial.stage}, trial {trial.number}", fontsize=10, loc="left")
     panel.set_xlabel("pairs seen in the trial", fontsize=9)
@@ -181,14 +181,17 @@ def trial_note(trial: Trial, control: Mapping[str, Any]) -> str:
     curve = control.get("learning curve")
     in_budget = control.get("pairs in the stage's budget")
     numbers = [
-        *((f"`{step.dimension}`", str(step.old), f"**{step.new}**") for step in trial.candidate),
+        *(
+            (f"`{step.dimension}`", str(step.old), f"**{step.new}**")
+            for step in trial.candidate.steps
+        ),
         ("FLOPs a pair, forward", _si(control.get("FLOPs a pair")), _si(trial.flops)),
         ("parameters", _si(control.get("parameters")), _si(trial.params)),
         ("pairs in the stage's budget", _count(in_budget), _count(trial.stage_pairs)),
         ("loss at the end", _number(curve[-1][1] if curve else None), _number(end_loss(trial))),
     ]
     columns: tuple[str, ...] = ("", "no growth", "this trial")
-    if not trial.candidate:
+    if not trial.candidate.grows:
         return _joined(
             _title(trial),
             _outcome(trial),
@@ -237,7 +240,7 @@ def choice_note(facts: Mapping[str, Any], story: StageStory) -> str:
     states = [trial.state for trial in story.trials]
     counts = [f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed") if s in states]
     return _joined(
-        f"## Choice: {f'`{best.label}`' if best.candidate else 'no growth'}",
+        f"## Choice: {f'`{best.label}`' if best.candidate.grows else 'no growth'}",
         story.reason,
         f"Trials: {', '.join(counts)}. Those that were not continued took {_si(search)} training "
         f"FLOPs, {search / max(search + rest, 1):.1%} of the stage's ({FLOPS_NOTE}).",
@@ -281,7 +284,7 @@ def save_figure(study: Study, name: str, figure: Any) -> None:
 
 
 def _title(trial: Trial) -> str:
-    return f"## `{trial.label}`" if trial.candidate else "## No growth: the control"
+    return f"## `{trial.label}`" if trial.candidate.grows else "## No growth: the control"
 
 
 def _outcome(trial: Trial) -> str:

@@ -19,18 +19,18 @@ MAX_CURVES = 6
 MAX_NAME = 36
 CHOSEN, CONTROL, OTHER = "#0072B2", "#000000", "#8a8a8a"
 COLORS = ("#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8a8a8a")
-NO_GROWTH = "control (no growth)"
+CONTROL_NAME = "control (no growth)"
 
 
 def loss_against_flops(trials: Sequence[Trial], best: Trial) -> Description:
     """Every candidate's loss at its trial's end against its FLOPs, the chosen one marked."""
     ended = [trial for trial in trials if math.isfinite(end_loss(trial))]
-    grown = [trial for trial in ended if trial.candidate]
+    grown = [trial for trial in ended if trial.candidate.grows]
     pruned = [trial for trial in grown if trial.state == "pruned"]
     data = [
         _points("candidate", OTHER, "circle", [t for t in grown if t not in pruned]),
         _points("pruned candidate", OTHER, "circle-open", pruned),
-        _points(NO_GROWTH, CONTROL, "diamond", [t for t in ended if not t.candidate]),
+        _points(CONTROL_NAME, CONTROL, "diamond", [t for t in ended if not t.candidate.grows]),
         _points("chosen", CHOSEN, "star-open", [t for t in ended if t.number == best.number]),
     ]
     title = f"Stage {best.stage}: final loss against FLOPs"
@@ -45,9 +45,9 @@ def loss_against_flops(trials: Sequence[Trial], best: Trial) -> Description:
 
 def learning_curves(trials: Sequence[Trial], best: Trial) -> Description:
     """The trials' validation losses against the pairs that they saw."""
-    grown = [trial for trial in trials if trial.candidate and trial.number != best.number]
+    grown = [trial for trial in trials if trial.candidate.grows and trial.number != best.number]
     grown.sort(key=lambda trial: -math.inf if trial.score is None else trial.score, reverse=True)
-    marked = [trial for trial in trials if not trial.candidate or trial.number == best.number]
+    marked = [trial for trial in trials if not trial.candidate.grows or trial.number == best.number]
     data = [
         _curve(trial, COLORS[place % len(COLORS)], "dot", 1.5)
         for place, trial in enumerate(grown[:MAX_CURVES])
@@ -55,7 +55,9 @@ def learning_curves(trials: Sequence[Trial], best: Trial) -> Description:
     for trial in marked:
         is_best = trial.number == best.number
         color = CHOSEN if is_best else CONTROL
-        curve = _curve(trial, color, "solid" if trial.candidate else "dash", 4 if is_best else 2)
+        curve = _curve(
+            trial, color, "solid" if trial.candidate.grows else "dash", 4 if is_best else 2
+        )
         data.append(curve | {"name": f"{curve['name']}, chosen"} if is_best else curve)
     title = f"Stage {best.stage}: learning curves"
     if len(grown) > MAX_CURVES:
@@ -155,7 +157,7 @@ def _curve(trial: Trial, color: str, dash: str, width: float) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": shortened(trial.label) if trial.candidate else NO_GROWTH,
+        "name": shortened(trial.label) if trial.candidate.grows else CONTROL_NAME,
         "x": [pairs for pairs, _ in points],
         "y": [loss for _, loss in points],
         "line": {"color": color, "dash": dash, "width": width},
@@ -163,12 +165,12 @@ def _curve(trial: Trial, color: str, dash: str, width: float) -> dict[str, Any]:
 
 
 def _hover(trial: Trial) -> str:
-    steps = [f"{step.dimension} {step.old} to {step.new}" for step in trial.candidate]
+    steps = [f"{step.dimension} {step.old} to {step.new}" for step in trial.candidate.steps]
     score = "no score" if trial.score is None else f"score {trial.score:+.4g}"
     return "<br>".join(
         [
             f"<b>trial {trial.number}</b>, {trial.state}",
-            *(steps or [NO_GROWTH]),
+            *(steps or [CONTROL_NAME]),
             f"{trial.flops:,} FLOPs a pair, {trial.params:,} parameters",
             f"loss {end_loss(trial):.4g}, {score}",
         ]

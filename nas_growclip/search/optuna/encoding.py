@@ -10,16 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import BaseTrial
 
-from nas_growclip.growth.candidates import (
-    GROW,
-    MOMENTUM,
-    Candidate,
-    _momenta,
-    _unique,
-    candidate_label,
-    candidate_momentum,
-    dimensions_label,
-)
+from nas_growclip.growth.candidates import Candidate
+from nas_growclip.search.parameters import GROW, MOMENTUM, grow_value, momenta_of, unique
 
 Value = str | int | float
 Choose = Callable[[str, tuple[Value, ...]], Value]
@@ -36,12 +28,12 @@ class ConditionalEncoding:
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = tuple(candidates)
-        dimensions = _unique(step.dimension for c in self.candidates for step in c)
+        dimensions = unique(name for c in self.candidates for name in c.dimensions)
         self._sizes = {name: _sizes(self.candidates, name) for name in dimensions}
-        self._momenta = _momenta(self.candidates)
+        self._momenta = momenta_of(self.candidates)
         self._by_dimensions: dict[str, list[Candidate]] = {}
         for candidate in self.candidates:
-            self._by_dimensions.setdefault(dimensions_label(candidate), []).append(candidate)
+            self._by_dimensions.setdefault(grow_value(candidate), []).append(candidate)
 
     def suggest(self, trial: BaseTrial) -> Candidate:
         """Draw a candidate's parameters in a trial, one after the other."""
@@ -81,18 +73,17 @@ class ConditionalEncoding:
         """Let ``choose`` answer one proposal after the other until one candidate is left."""
         before = grow = str(choose(GROW, tuple(self._by_dimensions)))
         left = self._by_dimensions[grow]
-        for place in range(len(left[0])):
-            dimension = left[0][place].dimension
-            sizes = _unique(c[place].new for c in left)
+        for place, dimension in enumerate(left[0].dimensions):
+            sizes = unique(c.steps[place].new for c in left)
             is_full = sizes == self._sizes[dimension]
             size = choose(dimension if is_full else f"{dimension}|{before}", sizes)
-            left = [c for c in left if c[place].new == size]
+            left = [c for c in left if c.steps[place].new == size]
             before += f",{dimension}={size}"
-        momenta = _momenta(left)
+        momenta = momenta_of(left)
         if momenta:
             is_full = momenta == self._momenta
             momentum = choose(MOMENTUM if is_full else f"{MOMENTUM}|{before}", momenta)
-            left = [c for c in left if candidate_momentum(c) == momentum]
+            left = [c for c in left if c.momentum == momentum]
         return left[0]
 
 
@@ -106,12 +97,12 @@ class OrdinalEncoding:
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = tuple(candidates)
-        steps = [step for candidate in self.candidates for step in candidate]
+        steps = [step for candidate in self.candidates for step in candidate.steps]
         self.sizes = {
             dimension: tuple(sorted({s.new for s in steps if s.dimension == dimension}))
-            for dimension in _unique(step.dimension for step in steps)
+            for dimension in unique(step.dimension for step in steps)
         }
-        self.momenta = _momenta(self.candidates)
+        self.momenta = momenta_of(self.candidates)
         self._levels = [self._levels_of(candidate) for candidate in self.candidates]
 
     def suggest(self, trial: BaseTrial) -> Candidate:
@@ -140,8 +131,8 @@ class OrdinalEncoding:
 
     def _levels_of(self, candidate: Candidate) -> dict[str, int]:
         levels = {str(dimension): 0 for dimension in self.sizes}
-        levels |= {s.dimension: 1 + self.sizes[s.dimension].index(s.new) for s in candidate}
-        momentum = candidate_momentum(candidate)
+        levels |= {s.dimension: 1 + self.sizes[s.dimension].index(s.new) for s in candidate.steps}
+        momentum = candidate.momentum
         return levels | ({} if momentum is None else {MOMENTUM: self.momenta.index(momentum)})
 
 
@@ -155,17 +146,17 @@ def _value_in(candidate: Candidate, name: str) -> Value:
     """A parameter's value in a candidate."""
     name = name.partition("|")[0]
     if name == GROW:
-        return dimensions_label(candidate)
-    momentum = candidate_momentum(candidate)
+        return grow_value(candidate)
+    momentum = candidate.momentum
     if name == MOMENTUM and momentum is not None:
         return momentum
-    return next(step.new for step in candidate if step.dimension == name)
+    return next(step.new for step in candidate.steps if step.dimension == name)
 
 
 def _check_member(candidate: Candidate, candidates: Sequence[Candidate]) -> None:
     if candidate not in candidates:
         raise ValueError(
-            f"{candidate_label(candidate)!r} must be one of the space's {len(candidates)} "
+            f"{candidate.label!r} must be one of the space's {len(candidates)} "
             "candidates, but is not. Was it made for another parent or data size?"
         )
 
@@ -175,4 +166,4 @@ def _distance(drawn: Mapping[str, int], levels: Mapping[str, int]) -> int:
 
 
 def _sizes(candidates: Sequence[Candidate], dimension: str) -> tuple[Value, ...]:
-    return _unique(s.new for c in candidates for s in c if s.dimension == dimension)
+    return unique(s.new for c in candidates for s in c.steps if s.dimension == dimension)

@@ -27,7 +27,7 @@ from nas_growclip.cli.nni_trial import BAD_INPUT, FAILED, Reports, main, make_pa
 from nas_growclip.experiment.run import prepare_folder
 from nas_growclip.experiment.stage_setup import open_stage
 from nas_growclip.experiment.trial import trained_trial
-from nas_growclip.growth.candidates import candidate_label
+from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.search.nni.experiment import (
     ASSESSORS,
     TUNERS,
@@ -144,7 +144,7 @@ def test_failed_trial_gives_one_line_and_a_failing_code(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def diverge(stage: Any, candidate: Any, *rest: Any) -> Any:
-        if candidate:
+        if candidate.grows:
             raise DivergedError("the loss is nan")
         return trained_trial(stage, candidate, *rest)
 
@@ -185,7 +185,7 @@ def test_infinite_loss_is_not_reported(
     monkeypatch.setattr("nas_growclip.experiment.trial.measure_candidate", measured)
     told: list[dict[str, float]] = []
     with pytest.raises(ValueError, match="enough"):
-        try_candidate(stage, 0, (), Reports(told.append, told.append))
+        try_candidate(stage, 0, NO_GROWTH, Reports(told.append, told.append))
     assert told == [{"default": math.exp(-2.0), "loss": 2.0}]
 
 
@@ -303,7 +303,7 @@ def nni_algorithm(name: str, arguments: dict[str, Any] | None, kind: str) -> Any
 @needs_nni
 @pytest.mark.parametrize("name", TUNERS)
 def test_tuner_proposes_candidates(name: str, run: Path) -> None:
-    candidates = open_stage(run).candidates
+    candidates = open_stage(run).plan.candidates
     tuner = nni_algorithm(name, TUNERS[name](2**31 - 1), "tuners")
     tuner.update_search_space(nni_space(candidates))
     for number in range(3):
@@ -488,7 +488,7 @@ def test_folder_has_one_owner(tmp_path: Path) -> None:
 @needs_nni
 @pytest.mark.slow
 def test_experiment_runs_warm_started_trials(run: Path, tmp_path: Path) -> None:
-    candidates = open_stage(run).candidates
+    candidates = open_stage(run).plan.candidates
     command = [sys.executable, "-m", "nas_growclip.cli.nni_trial", "--run", str(run)]
     command += ["--trials", str(tmp_path / "trials"), "--device", "cpu", "--threads", "1"]
     told: list[NniTrial] = []
@@ -507,7 +507,7 @@ def test_experiment_runs_warm_started_trials(run: Path, tmp_path: Path) -> None:
     assert [trial.state for trial in trials] == ["complete", "complete"]
     for trial in trials:
         candidate = candidate_from_nni(trial.parameters, candidates)
-        record = tmp_path / "trials" / f"{candidate_label(candidate)}.json"
+        record = tmp_path / "trials" / f"{candidate.label}.json"
         assert json.loads(record.read_text())["metrics"]["loss"] == trial.metrics["loss"]
         assert trial.metrics.keys() == {"default", "loss", "flops", "params"}
         assert len(trial.curve) == 3

@@ -18,7 +18,7 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 from optuna.study import Study
 
-from nas_growclip.growth.candidates import Candidate, GrowthStep, apply_steps
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
 from nas_growclip.records.folder import RunFolder
@@ -53,7 +53,8 @@ def candidates(parent: ClipArch) -> tuple[Candidate, ...]:
         GrowthStep(dimension=name, old=parent.size(name), new=parent.size(name) * 3 // 2)
         for name in names
     )
-    return ((), (wide,), (pruned,), (failed,), (wide, deep))
+    grown = (wide,), (pruned,), (failed,), (wide, deep)
+    return (NO_GROWTH, *(Candidate(steps=steps) for steps in grown))
 
 
 def search_task(run: Path | None, stage: int = 0, parent: ClipArch = PARENT) -> SearchTask:
@@ -74,7 +75,7 @@ def search_task(run: Path | None, stage: int = 0, parent: ClipArch = PARENT) -> 
 
 def measured(stage: int, parent: ClipArch, proposal: Proposal, report: Report) -> Trial:
     """A made-up trial: larger is better."""
-    arch = apply_steps(parent, proposal.candidate)
+    arch = proposal.candidate.apply(parent)
     sizes = arch.sizes()
     trial = Trial(
         stage=stage,
@@ -87,7 +88,7 @@ def measured(stage: int, parent: ClipArch, proposal: Proposal, report: Report) -
         train_flops=10**9,
         stage_pairs=8000,
     )
-    grown = {step.dimension for step in proposal.candidate}
+    grown = {step.dimension for step in proposal.candidate.steps}
     if "embed_dim" in grown:
         return replace(trial, state="failed", message="DivergedError: loss is nan at step 3")
     curve = [(0, 3.0)]

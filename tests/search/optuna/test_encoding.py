@@ -5,6 +5,7 @@ import json
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ from optuna.distributions import json_to_distribution
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler
 from optuna.trial import FixedTrial
 
-from nas_growclip.growth.candidates import Candidate, GrowthStep, candidate_label, dimensions_label
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.export_space import FORMATS, space_document
 from nas_growclip.search.nni.space import candidate_from_nni, nni_space
 from nas_growclip.search.optuna.encoding import ConditionalEncoding, OrdinalEncoding
 from nas_growclip.search.optuna.samplers import grid
+from nas_growclip.search.parameters import grow_value
 from tests.support.strategies import archs
 
 Sizes = Mapping[str, Sequence[int]]
@@ -42,23 +44,26 @@ def made(
     """Candidates of up to ``together`` dimensions; a random share of them is legal."""
     rng = random.Random(seed)
     candidates = (
-        tuple(
-            GrowthStep(dimension=dimension, old=1, new=new, momentum=momentum)
-            for dimension, new in zip(chosen, news, strict=True)
+        Candidate(
+            steps=tuple(
+                GrowthStep(dimension=dimension, old=1, new=new)
+                for dimension, new in zip(chosen, news, strict=True)
+            ),
+            momentum=momentum,
         )
         for count in range(1, together + 1)
         for chosen in itertools.combinations(sizes, count)
         for news in itertools.product(*(sizes[d] for d in chosen))
         for momentum in (momenta or (None,))
     )
-    return ((), *(c for c in candidates if rng.random() < share))
+    return (NO_GROWTH, *(c for c in candidates if rng.random() < share))
 
 
 SPACES: dict[str, tuple[Candidate, ...]] = {
     f"{share:.0%} legal, {len(momenta)} momenta": made(SIZES, 3, momenta, share, seed=2)
     for share in (1.0, 0.6, 0.2)
     for momenta in ((), (0.9,), (1.0, 0.5))
-} | {"no growth only": ((),), "one candidate": made({"text.depth": (3,)}, 1)}
+} | {"no growth only": (NO_GROWTH,), "one candidate": made({"text.depth": (3,)}, 1)}
 
 PATCHES = GrowthSpace(
     dimensions={
@@ -118,7 +123,7 @@ SOME_CANDIDATES = st.builds(
 
 
 def labels(candidates: Sequence[Candidate]) -> list[str]:
-    return sorted(map(candidate_label, candidates))
+    return sorted(c.label for c in candidates)
 
 
 def drawn(encoding: Any, sampler: BaseSampler, most: int) -> Iterator[Candidate]:
@@ -166,19 +171,13 @@ def test_every_encoding_holds_for_growth_spaces_of_any_parent(
 ) -> None:
     candidates = WIDE.candidates(parent, 1)
     if num_momenta:
-        candidates = ((), *(with_momentum(c, 1 / num_momenta) for c in candidates[1:]))
+        grown = (replace(candidate, momentum=1 / num_momenta) for candidate in candidates[1:])
+        candidates = (NO_GROWTH, *grown)
     for encode in ENCODINGS:
         encoding = encode(candidates)
         for candidate in candidates:
             assert encoding.suggest(FixedTrial(encoding.params(candidate))) == candidate
     assert labels(nni_samples(nni_space(candidates), candidates)) == labels(candidates)
-
-
-def with_momentum(candidate: Candidate, momentum: float) -> Candidate:
-    return tuple(
-        GrowthStep(dimension=s.dimension, old=s.old, new=s.new, momentum=momentum)
-        for s in candidate
-    )
 
 
 def test_study_accepts_every_draw_and_every_draw_is_legal(encoding: Any) -> None:
@@ -221,23 +220,24 @@ def test_conditional_names_are_plain_where_every_size_is_legal() -> None:
 
 def test_conditional_parameters_read_as_the_dimensions_do() -> None:
     candidates = made({"image.width": (96, 128), "text.depth": (3, 4)}, 2, momenta=(0.9, 1.0))
-    both = (
-        GrowthStep(dimension="image.width", old=1, new=96, momentum=0.9),
-        GrowthStep(dimension="text.depth", old=1, new=4, momentum=0.9),
+    steps = (
+        GrowthStep(dimension="image.width", old=1, new=96),
+        GrowthStep(dimension="text.depth", old=1, new=4),
     )
+    both = Candidate(steps=steps, momentum=0.9)
     assert ConditionalEncoding(candidates).params(both) == {
         "grow": "image.width+text.depth",
         "image.width": 96,
         "text.depth": 4,
         "momentum": 0.9,
     }
-    assert ConditionalEncoding(candidates).params(()) == {"grow": "none"}
+    assert ConditionalEncoding(candidates).params(NO_GROWTH) == {"grow": "none"}
     assert OrdinalEncoding(candidates).params(both) == {
         "image.width": 1,
         "text.depth": 2,
         "momentum": 0,
     }
-    assert OrdinalEncoding(candidates).params(()) == {
+    assert OrdinalEncoding(candidates).params(NO_GROWTH) == {
         "image.width": 0,
         "text.depth": 0,
         "momentum": 0,
@@ -263,11 +263,11 @@ def level_distance(
     distance = 0
     for name, level in levels.items():
         if name == "momentum":
-            momenta = list(dict.fromkeys(s.momentum for c in candidates for s in c))
-            own = momenta.index(candidate[0].momentum) if candidate else level
+            momenta = list(dict.fromkeys(c.momentum for c in candidates if c.grows))
+            own = momenta.index(candidate.momentum) if candidate.grows else level
         else:
-            sizes = sorted({s.new for c in candidates for s in c if s.dimension == name})
-            own = sum(1 + sizes.index(s.new) for s in candidate if s.dimension == name)
+            sizes = sorted({s.new for c in candidates for s in c.steps if s.dimension == name})
+            own = sum(1 + sizes.index(s.new) for s in candidate.steps if s.dimension == name)
         distance += abs(level - own)
     return distance
 
@@ -320,7 +320,7 @@ def test_nni_space_is_a_nested_choice() -> None:
 
 def test_nni_space_is_cut_into_products_where_it_is_none() -> None:
     sizes = {"image.width": (96, 128), "text.depth": (3, 4)}
-    whole = [c for c in made(sizes, 2) if len(c) == 2]
+    whole = [c for c in made(sizes, 2) if len(c.steps) == 2]
     assert [item["_name"] for item in nni_space(whole)["grow"]["_value"]] == [
         "image.width+text.depth"
     ]
@@ -406,12 +406,12 @@ def test_nni_tuners_take_a_growth_space_with_illegal_combinations() -> None:
 def test_size_as_nni_gives_it(size: Any) -> None:
     candidates = made({"image.width": (96, 128)}, 1, momenta=(0.9, 1.0))
     inner = {"_name": "image.width", "image.width": size, "momentum": np.float64(0.9)}
-    assert candidate_label(candidate_from_nni({"grow": inner}, candidates)) == "image.width=96@0.9"
+    assert candidate_from_nni({"grow": inner}, candidates).label == "image.width=96@0.9"
 
 
 @pytest.mark.parametrize("sample", [{}, {"grow": {"_name": "none"}}, {"grow": "none"}])
 def test_no_growth_as_nni_gives_it(sample: dict[str, Any]) -> None:
-    assert candidate_from_nni(sample, made(SIZES, 1)) == ()
+    assert candidate_from_nni(sample, made(SIZES, 1)) == NO_GROWTH
 
 
 @pytest.mark.parametrize(
@@ -482,12 +482,12 @@ def test_optuna_document_says_what_it_was_made_from() -> None:
     assert document["num_pairs"] == 7
     assert document["parent"] == TINY.sizes()
     candidates = PATCHES.candidates(TINY, 7)
-    assert list(document["candidates"]) == [candidate_label(c) for c in candidates]
+    assert list(document["candidates"]) == [c.label for c in candidates]
     grow, *others = document["parameters"]
     assert grow["name"] == "grow"
     assert grow["when"] == [{}]
     assert grow["distribution"]["attributes"]["choices"] == list(
-        dict.fromkeys(map(dimensions_label, candidates))
+        dict.fromkeys(map(grow_value, candidates))
     )
     text_depth = next(p for p in others if p["name"] == "text.depth")
     assert {"grow": "text.depth"} in text_depth["when"]

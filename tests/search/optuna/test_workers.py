@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import prepare_folder
-from nas_growclip.growth.candidates import GrowthStep, candidate_label
+from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
@@ -34,6 +34,7 @@ from nas_growclip.search.optuna.backend import OptunaSearch, is_open, study_name
 from nas_growclip.search.optuna.liveness import LivenessMonitor, host_and_process, identity, is_gone
 from nas_growclip.search.optuna.storage import open_storage
 from nas_growclip.search.protocol import Proposal, SearchTask
+from tests.support.candidates import grown
 from tests.support.postgres import PostgresServer, missing_postgres, postgres_server
 from tests.support.processes import started
 from tests.support.runs import ROOT, smoke_config
@@ -133,10 +134,10 @@ ASKING = 4
 ROUNDS = 2
 SIZES = range(65, 104)
 CANDIDATES = (
-    (),
-    *((GrowthStep(dimension="image.mlp_width", old=64, new=size),) for size in SIZES),
+    NO_GROWTH,
+    *(grown("image.mlp_width", 64, size) for size in SIZES),
 )
-LABELS = sorted(map(candidate_label, CANDIDATES))
+LABELS = sorted(c.label for c in CANDIDATES)
 together: Barrier
 
 
@@ -169,7 +170,7 @@ def many_candidates(storage: str | None, run: Path, stage: int) -> SearchTask:
 
 def instant_trial(proposal: Proposal, report: Report) -> Trial:
     """A made-up trial; one in three fails."""
-    size = proposal.candidate[0].new if proposal.candidate else 64
+    size = proposal.candidate.steps[0].new if proposal.candidate.grows else 64
     report(1, 1 / size)
     return Trial(
         stage=0,
@@ -188,7 +189,7 @@ def ask_all(made: SearchTask) -> list[tuple[int, str]]:
     tried = []
 
     def measure(proposal: Proposal, report: Report) -> Trial:
-        tried.append((proposal.number, candidate_label(proposal.candidate)))
+        tried.append((proposal.number, proposal.candidate.label))
         return instant_trial(proposal, report)
 
     backend = OptunaSearch(made)
@@ -210,7 +211,7 @@ def test_processes_that_ask_at_once_share_the_candidates(
         first = OptunaSearch(made)  # the run's own process makes the study
         futures = [pool.submit(ask_all, made) for _ in range(ASKING)]
         tried = [each for future in futures for each in future.result(DEADLINE)]
-        finished = [(q.number, candidate_label(q.candidate)) for q in first.finished()]
+        finished = [(q.number, q.candidate.label) for q in first.finished()]
         first.close()
         assert sorted(label for _, label in tried) == LABELS
         assert len({ticket for ticket, _ in tried}) == len(CANDIDATES)

@@ -95,3 +95,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tests_and_modules_named_in_a_page_exist(page: Path) -> None:
+    for path, test in re.findall(r"`([\w/]+\.py)(?:::(test_\w+))?`", page.read_text()):
+        file = module_named(path)
+        assert file, path
+        assert f"def {test}" in file.read_text(), f"{path}::{test}"
+
+
+def module_named(path: str) -> Path | None:
+    """A file as pages name it: from the root or the package, or one of growth's tests."""
+    bases = (ROOT, ROOT / "nas_growclip", ROOT / "tests" / "growth")
+    return next((base / path for base in bases if (base / path).is_file()), None)

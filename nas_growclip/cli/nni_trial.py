@@ -158,13 +158,10 @@ def named_candidate(name: str, candidates: "Sequence[Candidate]") -> "Candidate"
     Raises:
         ValueError: If there is none.
     """
+    from nas_growclip.io.choices import look_up
+
     by_label = {candidate.label: candidate for candidate in candidates}
-    if name not in by_label:
-        raise ValueError(
-            f"--candidate must be one of the stage's {len(by_label)}, but got {name!r}. "
-            f"They are: {', '.join(by_label)}."
-        )
-    return by_label[name]
+    return look_up(by_label, name, "--candidate")
 
 
 def ask_nni() -> tuple[Mapping[str, Any], Reports]:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from nas_growclip.experiment.config import ExperimentConfig, with_files
+from nas_growclip.io.choices import require_choice
 from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
+from nas_growclip.io.ranges import above, check_ranges
 
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
 
@@ -46,9 +48,7 @@ class CompareConfig:
                 f"tuning_seed: must be none of seeds, but got {self.tuning_seed}: a rate chosen "
                 "on a seed that is reported would favour it."
             )
-        for rate in self.learning_rates:
-            if not rate > 0:
-                raise ValueError(f"learning_rates: must be above 0, but got {rate}.")
+        check_ranges(self, learning_rates=above(0))
 
     def _check_arms(self) -> None:
         for name in ("arms", "seeds"):
@@ -60,10 +60,7 @@ class CompareConfig:
                     f"arms: {arm!r} must be made of letters, digits and ._@-, since it names a "
                     "folder."
                 )
-        if self.baseline not in self.arms:
-            raise ValueError(
-                f"baseline: must be one of {sorted(self.arms)}, but got {self.baseline!r}."
-            )
+        require_choice(self.baseline, self.arms, "baseline")
 
     def experiment_of(self, arm: str) -> ExperimentConfig:
         """An arm's experiment.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from nas_growclip.io.formatting import percent, si
 from nas_growclip.compare.bootstrap import Outcomes, paired_difference
 from nas_growclip.compare.folder import CompareFolder
 from nas_growclip.io.files import make_folder, write_atomically
@@ -154,8 +155,8 @@ def markdown_table(frame: pd.DataFrame, times: pd.DataFrame) -> str:
             str(row["arm"]),
             str(row["runs"]),
             "own" if rate is None or rate != rate else f"{rate:g}",
-            f"{row['flops'] / 1e6:.2f} M",
-            f"{row['cumulative_flops'] / 1e12:.3f} T",
+            si(row["flops"]),
+            si(row["cumulative_flops"]),
             *(_metric_cell(row, metric) for metric in METRICS),
             f"{seconds.get(row['arm'], float('nan')):.0f}",
         )
@@ -164,7 +165,7 @@ def markdown_table(frame: pd.DataFrame, times: pd.DataFrame) -> str:
 
 
 def _metric_cell(row: Mapping[Any, Any], metric: str) -> str:
-    text = f"{100 * row[metric]:.2f} ± {100 * row[f'{metric}.sd']:.2f}"
+    text = f"{percent(row[metric], 2)} ± {percent(row[f'{metric}.sd'], 2)}"
     difference = row.get(f"{metric}.difference")
     if difference is None or difference != difference:
         return text

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomHorizontalFlip, RandomResizedCrop
 
+from nas_growclip.io.ranges import check_ranges, within
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -23,10 +25,7 @@ class AugmentConfig:
     """Chance of a mirror image; 0 where captions say left and right."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop_scale <= 1:
-            raise ValueError(f"crop_scale: must be in (0, 1], but got {self.crop_scale}.")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip: must be in [0, 1], but got {self.flip}.")
+        check_ranges(self, crop_scale=within(0, 1, "(]"), flip=within(0, 1))
 
     @property
     def changes_images(self) -> bool:

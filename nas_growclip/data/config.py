@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nas_growclip.data.augment import AugmentConfig
+from nas_growclip.io.ranges import at_least, check_ranges, within
 
 MAX_BAD_SHARE = 0.2
 
@@ -48,9 +49,13 @@ class StagedData:
                     f"stages: cumulative sizes must grow, but got {before} then {after}. "
                     "Give each stage's total, old pairs included."
                 )
-        _check_share("max_bad_share", self.max_bad_share)
-        for name in ("validation_pairs", "test_pairs", "workers"):
-            _check_at_least(name, getattr(self, name), 0)
+        check_ranges(
+            self,
+            max_bad_share=within(0, 1),
+            validation_pairs=at_least(0),
+            test_pairs=at_least(0),
+            workers=at_least(0),
+        )
 
     @property
     def num_added_stages(self) -> int:
@@ -114,7 +119,7 @@ class ScenesConfig(StagedData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_at_least("image_size", self.image_size, 1)
+        check_ranges(self, image_size=at_least(1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +148,7 @@ class WebdatasetConfig(FileData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_at_least("shuffle_buffer", self.shuffle_buffer, 1)
+        check_ranges(self, shuffle_buffer=at_least(1))
         self._check_added()
 
     @property
@@ -184,11 +189,3 @@ DataConfig = ScenesConfig | WebdatasetConfig | CsvConfig
 """Where pairs come from and how they arrive in stages."""
 
 
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: must be in [0, 1], but got {value}.")
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name}: must be {least} or more, but got {value}.")

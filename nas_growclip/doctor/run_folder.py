@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nas_growclip.doctor.machine import Finding, Place, run_python
+from nas_growclip.io.formatting import mebibytes
 from nas_growclip.io.mappings import read_mapping
 
 CHECKPOINTS_AHEAD = 10
@@ -63,7 +64,7 @@ def check_run_disk(run: Path, place: Place) -> Finding:
     """There is space for the checkpoints to come."""
     largest = max(map(_size, run.rglob("*.safetensors")), default=0)
     free = place.free_bytes(run)
-    found = f"{_mebibytes(free)} free, largest checkpoint {_mebibytes(largest)}"
+    found = f"{mebibytes(free)} free, largest checkpoint {mebibytes(largest)}"
     remedy = "Free space, or move the run folder to a larger disk."
     if free < 2 * largest:
         return Finding("problem", found, remedy)
@@ -76,7 +77,3 @@ def _size(path: Path) -> int:
     with suppress(OSError):  # a temporary file may just have been renamed
         return path.stat().st_size
     return 0
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"

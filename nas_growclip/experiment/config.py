@@ -1,7 +1,7 @@
 """One YAML is one experiment: composition of the parts' own settings, and nothing else."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from nas_growclip.growth.operators import OPERATORS
 from nas_growclip.growth.pim import PIM, PIM_GROUPS
 from nas_growclip.growth.space import GrowthSpace
 from nas_growclip.interop.importing import checkpoint_arch
+from nas_growclip.io.choices import require_choice
 from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
+from nas_growclip.io.ranges import above, check_ranges
 from nas_growclip.models.arch import DIMENSIONS, PRESETS, ClipArch
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
 from nas_growclip.search.config import SearchConfig
@@ -68,8 +70,7 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         _check_numbers(to_mapping(self), "")
-        if not self.passes > 0:
-            raise ValueError(f"passes: must be above 0, but got {self.passes}.")
+        check_ranges(self, passes=above(0), stage_flops=above(0))
         self._check_stages()
         _check_names("growth.operator", (self.growth.operator,), OPERATORS)
         _check_names("growth.depth_operator", (self.growth.depth_operator,), DEPTH_OPERATORS)
@@ -77,7 +78,7 @@ class ExperimentConfig:
         _check_names("growth.pim_exclude", self.growth.pim_exclude, PIM_GROUPS)
         if self.growth.pim == "ema" and not self.train.ema_decay:
             raise ValueError("growth.pim: 'ema' must have train.ema_decay above 0, but it is 0.")
-        _check_names("search.backend", (self.search.backend,), {*BACKENDS, *EXPERIMENT_BACKENDS})
+        _check_names("search.backend", (self.search.backend,), (*BACKENDS, *EXPERIMENT_BACKENDS))
         _check_names("search.sampler", (self.search.sampler,), SAMPLERS)
         _check_names("search.pruner", (self.search.pruner,), PRUNERS)
         _check_names("search.nni_tuner", (self.search.nni_tuner,), TUNERS)
@@ -97,9 +98,6 @@ class ExperimentConfig:
                     f"{name}: must have one entry for each of the {num_stages} stages of "
                     f"data.stages, but got {given}."
                 )
-        for flops in self.stage_flops:
-            if flops is not None and not 0 < flops < math.inf:
-                raise ValueError(f"stage_flops: must be above 0, but got {flops}.")
         for sizes in self.schedule:
             _check_names("schedule", tuple(sizes), DIMENSIONS)
 
@@ -171,8 +169,6 @@ def _check_numbers(value: object, key: str) -> None:
         raise ValueError(f"{key}: must be from 0 to {MAX_COUNT}, but got {value:#x}.")
 
 
-def _check_names(key: str, names: tuple[str, ...], table: object) -> None:
-    known = sorted(table)  # type: ignore[call-overload]
+def _check_names(key: str, names: Iterable[str], table: Iterable[str]) -> None:
     for name in names:
-        if name not in known:
-            raise ValueError(f"{key}: must be one of {known}, but got {name!r}.")
+        require_choice(name, table, key)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from nas_growclip.io.ranges import above, at_least, check_ranges, within
+
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthConfig:
@@ -42,14 +44,12 @@ class GrowthConfig:
     """AdamW's moments: through the same maps; only where a tensor is unchanged; or afresh."""
 
     def __post_init__(self) -> None:
-        rules = {
-            "momentum": (0 <= self.momentum <= 1, "between 0 and 1"),
-            "perturbation": (0 <= self.perturbation <= 1, "between 0 and 1"),
-            "budget": (self.budget >= 0, "0 or more"),
-            "gate_steps": (self.gate_steps >= 1, "1 or more"),
-            "learn_steps": (self.learn_steps >= 0, "0 or more"),
-            "learn_rate": (self.learn_rate > 0, "above 0"),
-        }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"{name} must be {rule}, but got {getattr(self, name)}.")
+        check_ranges(
+            self,
+            momentum=within(0, 1),
+            perturbation=within(0, 1),
+            budget=at_least(0),
+            gate_steps=at_least(1),
+            learn_steps=at_least(0),
+            learn_rate=above(0),
+        )

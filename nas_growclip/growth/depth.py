@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from nas_growclip.io.choices import look_up
+
 Mode = Literal["active", "silent", "cancelled", "gated"]
 
 
@@ -156,8 +158,4 @@ def find_depth_operator(name: str) -> DepthOperator:
     Raises:
         ValueError: If there is none.
     """
-    if name not in DEPTH_OPERATORS:
-        raise ValueError(
-            f"depth_operator must be one of {', '.join(DEPTH_OPERATORS)}, but got {name!r}."
-        )
-    return DEPTH_OPERATORS[name]
+    return look_up(DEPTH_OPERATORS, name, "depth_operator")

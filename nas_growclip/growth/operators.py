@@ -27,6 +27,7 @@ from nas_growclip.growth.exactness import (
     never,
 )
 from nas_growclip.growth.maps import AxisMap, AxisStep, Expansion
+from nas_growclip.io.choices import look_up
 from nas_growclip.models.axes import STREAM_AXES
 
 ONE_SIDED = 1e-3
@@ -333,6 +334,4 @@ def find_operator(name: str) -> GrowthOperator:
     Raises:
         ValueError: If there is none.
     """
-    if name not in OPERATORS:
-        raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, but got {name!r}.")
-    return OPERATORS[name]
+    return look_up(OPERATORS, name, "operator")

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nas_growclip.growth.config import GrowthConfig
+from nas_growclip.io.choices import look_up, require_choice
 
 PIM_GROUPS: Mapping[str, tuple[str, ...]] = {
     "token_embedding": ("text.token_embedding.",),
@@ -126,9 +127,7 @@ def find_reading(name: str) -> Reading:
     Raises:
         ValueError: If there is none.
     """
-    if name not in PIM:
-        raise ValueError(f"pim must be one of {', '.join(PIM)}, but got {name!r}.")
-    return PIM[name]
+    return look_up(PIM, name, "pim")
 
 
 def check_groups(names: tuple[str, ...]) -> None:
@@ -138,7 +137,4 @@ def check_groups(names: tuple[str, ...]) -> None:
         ValueError: If one is unknown.
     """
     for name in names:
-        if name not in PIM_GROUPS:
-            raise ValueError(
-                f"pim_exclude must name groups of {', '.join(PIM_GROUPS)}, but got {name!r}."
-            )
+        require_choice(name, PIM_GROUPS, "pim_exclude")

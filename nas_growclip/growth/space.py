@@ -17,6 +17,8 @@ from nas_growclip.growth.candidates import (
     GrowthStep,
     check_growth,
 )
+from nas_growclip.io.choices import require_choice
+from nas_growclip.io.ranges import check_ranges, within
 from nas_growclip.models.arch import DIMENSIONS, FOLLOWING, MAX_SIZE, ClipArch
 
 Steps = tuple[GrowthStep, ...]
@@ -42,16 +44,8 @@ class SizeChoices:
     def __post_init__(self) -> None:
         if not (self.sizes or self.ratios or self.add):
             raise ValueError("must give sizes, ratios or add. Add one of them.")
-        for ratio in self.ratios:
-            if not ratio > 1:
-                raise ValueError(f"ratios: must be above 1, but got {ratio}.")
-        for name in ("sizes", "add"):
-            least = min(getattr(self, name), default=1)
-            if least < 1:
-                raise ValueError(f"{name}: must be 1 or more, but got {least}.")
-        for name in ("sizes", "ratios", "add"):
-            if max(getattr(self, name), default=1) > MAX_SIZE:
-                raise ValueError(f"{name}: must be at most {MAX_SIZE}, but one is larger.")
+        sizes = within(1, MAX_SIZE)
+        check_ranges(self, sizes=sizes, add=sizes, ratios=within(1, MAX_SIZE, "(]"))
 
     def new_sizes(self, old: int, unit: int, *, may_shrink: bool = False) -> tuple[int, ...]:
         """Legal new sizes in rising order; ``unit`` divides every legal size."""
@@ -91,13 +85,9 @@ class GrowthSpace:
 
     def __post_init__(self) -> None:
         for dimension in self.dimensions:
-            if dimension not in DIMENSIONS:
-                known = ", ".join(DIMENSIONS)
-                raise ValueError(f"dimensions: {dimension}: unknown dimension. Known: {known}.")
+            require_choice(dimension, DIMENSIONS, "dimensions")
         self._check_together()
-        for momentum in self.momenta:
-            if not 0 <= momentum <= 1:
-                raise ValueError(f"momenta: must be between 0 and 1, but got {momentum}.")
+        check_ranges(self, momenta=within(0, 1))
 
     def _check_together(self) -> None:
         grouped = [dimension for group in self.together for dimension in group]

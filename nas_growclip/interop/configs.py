@@ -1,6 +1,5 @@
 """Model configurations of OpenCLIP and Hugging Face, read into our architecture and back."""
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from timm.layers.activations import QuickGELU as TimmQuickGELU
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from nas_growclip.io.choices import did_you_mean
+from nas_growclip.io.formatting import brief
 from nas_growclip.io.mappings import read_mapping
 from nas_growclip.models.arch import TOKENIZER_VOCAB_SIZE, ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import SIGLIP_BIAS, SIGLIP_SCALE
@@ -66,10 +67,9 @@ def read_config(name: str) -> ForeignConfig:
         return _parsed({"model_cfg": open_clip.get_model_config(name)}, name)
     known = open_clip.list_models()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
         raise ValueError(
-            f"{name!r} must be a model that open_clip knows or a JSON file, but is neither. "
-            f"Close to it: {', '.join(close) or 'none'}."
+            f"{brief(name)!r} must be a model that open_clip knows or a JSON file, but is neither. "
+            f"{did_you_mean(name, known)}".rstrip()
         )
     return _parsed(open_clip.get_model_config(name), name)
 

@@ -6,10 +6,8 @@ messages gain the place here.
 """
 
 import dataclasses
-import difflib
 import json
 import re
-import reprlib
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -18,13 +16,13 @@ from typing import Any, TypeVar
 
 import yaml
 
+from nas_growclip.io.choices import did_you_mean, require_choice
+from nas_growclip.io.formatting import brief
+
 T = TypeVar("T")
 
 OMITTED_AT_DEFAULT: Mapping[str, bool] = {"omitted_at_default": True}
 """Metadata of a dataclass's field that ``to_mapping`` writes only where it is not the default."""
-
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
 
 MAX_YAML_BYTES = 2**22
 """Largest YAML file that is read: it is written by hand, and PyYAML takes seconds a megabyte."""
@@ -119,7 +117,7 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in keys:
                     line = key.start_mark.line + 1
-                    raise ValueError(f"line {line}: the key {_short(key.value)!r} stands twice")
+                    raise ValueError(f"line {line}: the key {brief(key.value)!r} stands twice")
                 keys.add((key.tag, key.value))
             yield from (key, value)
 
@@ -140,7 +138,7 @@ def from_mapping(cls: type[T], data: object, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     for key in data:
         if key not in fields:
-            name = _short(key)
+            name = brief(key)
             raise ValueError(f"{where}: {name}: unknown key. {_suggest(name, list(fields))}")
     hints = typing.get_type_hints(cls)
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
@@ -178,10 +176,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _convert_union(hint, value, where)
     if origin is typing.Literal:
-        choices = [str(choice) for choice in typing.get_args(hint)]
-        if value in typing.get_args(hint):
-            return value
-        raise ValueError(f"{where}: must be one of {choices}. {_suggest(_short(value), choices)}")
+        if value not in typing.get_args(hint):
+            require_choice(brief(value), map(str, typing.get_args(hint)), where)
+        return value
     if origin is tuple:
         return _convert_tuple(hint, value, where)
     if origin is not None and issubclass(origin, Mapping):
@@ -190,7 +187,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         key_hint, item_hint = typing.get_args(hint)
         return {
             _convert(key_hint, key, f"{where}: key"): _convert(
-                item_hint, item, f"{where}: {_short(key)}"
+                item_hint, item, f"{where}: {brief(key)}"
             )
             for key, item in value.items()
         }
@@ -239,19 +236,15 @@ def _member_meant(
 ) -> type:
     """The member of a union that a mapping's tag names, if no key of it is another one's."""
     if tag not in data:
-        raise ValueError(f"{where}: {tag}: missing key. Add one of {sorted(members)}.")
+        raise ValueError(f"{where}: {tag}: missing key. Add one of {', '.join(members)}.")
     named = data[tag]
-    if not isinstance(named, str) or named not in members:
-        raise ValueError(
-            f"{where}: {tag}: must be one of {sorted(members)}, but got {_short(named)!r}. "
-            f"{_suggest(_short(named), list(members))}"
-        )
+    require_choice(named if isinstance(named, str) else brief(named), members, f"{where}: {tag}")
     known = {name: [f.name for f in dataclasses.fields(m)] for name, m in members.items()}
     for key in data:
         owners = [name for name, keys in known.items() if key in keys]
         if owners and named not in owners:
             raise ValueError(
-                f"{where}: {_short(key)}: unknown key for {tag} {named!r}; it belongs to {tag} "
+                f"{where}: {brief(key)}: unknown key for {tag} {named!r}; it belongs to {tag} "
                 f"{' or '.join(map(repr, owners))}. Take it out, or change {tag}."
             )
     return members[named]
@@ -288,19 +281,8 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
 
 
 def _kind(value: object) -> str:
-    return f"{type(value).__name__} {_short(value)!r}"
-
-
-def _short(value: object) -> str:
-    """The beginning of a value as text, however large or deep it is."""
-    if isinstance(value, str):
-        return value[:60]
-    try:
-        return _BRIEF.repr(value)[:60]
-    except ValueError:  # Python writes no integers of more than 4,300 digits
-        return "a number of thousands of digits"
+    return f"{type(value).__name__} {brief(value)!r}"
 
 
 def _suggest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."
+    return did_you_mean(word, known) or f"Known: {', '.join(sorted(known))}."

@@ -6,7 +6,6 @@ a report. Sizes are counts; ``image_size``, ``image_height`` and ``patch_size`` 
 """
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import Any, Literal
 
 import yaml
 
+from nas_growclip.io.ranges import at_least, require_in_range, within
+from nas_growclip.io.choices import look_up, require_choice
 from nas_growclip.io.mappings import OMITTED_AT_DEFAULT, from_mapping, read_mapping, to_mapping
 from nas_growclip.models.preprocessing import Preprocessing
 
@@ -176,8 +177,7 @@ class SharedArch:
     """Attention heads; embed_dim / head_dim where it is not stated."""
 
     def __post_init__(self) -> None:
-        if self.depth < 0:
-            raise ValueError(f"shared.depth must be 0 or more, but got {self.depth}.")
+        require_in_range("shared.depth", self.depth, at_least(0))
         _require_positive("shared", dataclasses.replace(self, depth=1) if not self.depth else self)
 
 
@@ -309,9 +309,7 @@ class ClipArch:
         Raises:
             ValueError: If there is no such preset.
         """
-        if name not in PRESETS:
-            raise ValueError(f"Unknown preset {name!r}. Known: {', '.join(PRESETS)}.")
-        return PRESETS[name]
+        return look_up(PRESETS, name, "preset")
 
 
 def dimension_steps(parent: ClipArch, child: ClipArch) -> dict[str, tuple[int, int]]:
@@ -345,26 +343,21 @@ def dimension_steps(parent: ClipArch, child: ClipArch) -> dict[str, tuple[int, i
 
 
 def _known_dimension(dimension: str) -> str:
-    if dimension in DIMENSIONS:
-        return dimension
-    close = difflib.get_close_matches(dimension, DIMENSIONS, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(DIMENSIONS)}."
-    raise ValueError(f"Unknown dimension {dimension!r}. {hint}")
+    require_choice(dimension, DIMENSIONS, "dimension")
+    return dimension
 
 
 def _require_size(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number above 0, but got {value!r}.")
-    most = MAX_DEPTH if name.endswith(".depth") else MAX_SIZE
-    if value > most:
-        raise ValueError(f"{name} must be at most {most}, but got {value:#x}.")
+    require_in_range(name, value, within(1, MAX_DEPTH if name.endswith(".depth") else MAX_SIZE))
 
 
 def _require_positive(encoder: str, arch: Any) -> None:
     for field in dataclasses.fields(arch):
         value = getattr(arch, field.name)
-        if field.name == "norm_eps" and not 0 < value < 1:
-            raise ValueError(f"{encoder}.norm_eps must be between 0 and 1, but got {value!r}.")
+        if field.name == "norm_eps":
+            require_in_range(f"{encoder}.norm_eps", value, within(0, 1, "()"))
         if value is None or (encoder, field.name) in FIXED_TRAITS:
             continue
         _require_size(f"{encoder}.{field.name}", value)

@@ -9,6 +9,7 @@ from html import escape
 
 import yaml
 
+from nas_growclip.io.formatting import percent, si
 from nas_growclip.records.entries import StageResult
 from nas_growclip.records.frames import Run
 from nas_growclip.report.reasons import choice_table, coefficient_words, setback_lines
@@ -18,9 +19,7 @@ from nas_growclip.report.tables import (
     Table,
     candidate_table,
     chosen_trials,
-    percent,
     run_search_share,
-    si,
     skipped_table,
     stage_table,
     summary_table,

@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nas_growclip.io.formatting import DASH, number, si
 from nas_growclip.records.entries import StageResult
 from nas_growclip.records.frames import Run
 from nas_growclip.report.rescoring import Choice, is_reproduced, objective_config, stage_choices
 from nas_growclip.report.tables import (
-    DASH,
     Table,
     growth_words,
     in_order,
-    number,
-    si,
     term_tips,
     term_words,
 )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from nas_growclip.io.choices import require_choice
 from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.folder import RunFolder
@@ -62,10 +63,7 @@ def objective_config(run: Run, changes: Mapping[str, str | float] | None = None)
     config = from_mapping(ObjectiveConfig, run.config.get("objective", {}), where)
     if changes:
         config = from_mapping(ObjectiveConfig, to_mapping(config) | dict(changes), "objective")
-    if config.name not in OBJECTIVES:
-        raise ValueError(
-            f"objective: name: must be one of {sorted(OBJECTIVES)}, but got {config.name!r}."
-        )
+    require_choice(config.name, OBJECTIVES, "objective: name")
     return config
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nas_growclip.growth.candidates import Candidate
+from nas_growclip.io.formatting import DASH, number, percent, si
 from nas_growclip.records.entries import Measure, StageResult, Trial
 from nas_growclip.records.frames import Run
 from nas_growclip.search.objective import TERMS
 
 FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one."
 CHANCE_NOTE = "In brackets: the level of a random model."
-DASH = "–"  # noqa: RUF001 # an en dash is what is shown
 
 ACCURACIES: Mapping[str, str] = {
     "zero_shot_top1": "zero-shot top-1",
@@ -26,8 +26,6 @@ ACCURACIES: Mapping[str, str] = {
 """The metrics of the stage table and of the first figure, with their names in words."""
 
 Mark = Literal["", "chosen", "control", "pruned", "failed"]
-
-_PREFIXES = ("", " k", " M", " G", " T", " P", " E", " Z", " Y")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,29 +41,6 @@ class Table:
     notes: tuple[str, ...] = ()
     tips: Mapping[str, str] = field(default_factory=dict)
     """What columns mean, under their names."""
-
-
-def si(value: float | None) -> str:
-    """A count with three digits and an SI prefix, as in ``12.3 M``."""
-    if value is None or not _is_finite(value):
-        return DASH
-    power = 0
-    while abs(value) >= 999.5 and power < len(_PREFIXES) - 1:
-        value, power = value / 1000, power + 1
-    digits = f"{value:.0f}" if power == 0 and value == int(value) else f"{value:#.3g}".rstrip(".")
-    return digits + _PREFIXES[power]
-
-
-def number(value: float | None) -> str:
-    """A number with four digits, or a dash."""
-    if value is None or not _is_finite(value):
-        return DASH
-    return f"{value:#.4g}".rstrip(".") if value else "0"
-
-
-def percent(value: float | None) -> str:
-    """A share as percent with one digit after the point, or a dash."""
-    return f"{100 * value:.1f}" if value is not None and _is_finite(value) else DASH
 
 
 def accuracy(metrics: Mapping[str, Measure], name: str) -> str:
@@ -281,9 +256,5 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _rank(trial: Trial) -> tuple[bool, float, int]:
-    scored = trial.state == "complete" and trial.score is not None and _is_finite(trial.score)
+    scored = trial.state == "complete" and trial.score is not None and math.isfinite(trial.score)
     return not scored, -(trial.score or 0.0) if scored else 0.0, trial.number
-
-
-def _is_finite(value: float) -> bool:
-    return math.isfinite(value)

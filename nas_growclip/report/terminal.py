@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from nas_growclip.io.formatting import number, percent, si
 from nas_growclip.records.entries import Trial
 from nas_growclip.records.frames import Run
 from nas_growclip.report.reasons import changed_words, choice_lines, setback_lines
@@ -17,10 +18,7 @@ from nas_growclip.report.tables import (
     CHANCE_NOTE,
     FLOPS_NOTE,
     accuracy,
-    number,
-    percent,
     search_share,
-    si,
 )
 from nas_growclip.search.objective import ObjectiveConfig, explain
 

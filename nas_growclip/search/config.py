@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from nas_growclip.io.ranges import above, at_least, check_ranges, within
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
@@ -36,13 +38,14 @@ class SearchConfig:
     """NNI's trials at the same time; more than one gives up that the same seed gives the same."""
 
     def __post_init__(self) -> None:
-        for name in ("num_trials", "curve_points", "nni_workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be 1 or more, but got {getattr(self, name)}.")
-        if not 0 < self.trial_share <= 1:
-            raise ValueError(f"trial_share: must be in (0, 1], but got {self.trial_share}.")
-        if not self.grace_seconds > 0:
-            raise ValueError(f"grace_seconds: must be above 0, but got {self.grace_seconds}.")
+        check_ranges(
+            self,
+            num_trials=at_least(1),
+            curve_points=at_least(1),
+            nni_workers=at_least(1),
+            trial_share=within(0, 1, "(]"),
+            grace_seconds=above(0),
+        )
         if self.sampler == "nsga2" and self.pruner != "none":
             raise ValueError(
                 f"pruner: must be 'none' with sampler 'nsga2', but got {self.pruner!r}: Optuna "

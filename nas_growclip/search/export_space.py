@@ -13,6 +13,7 @@ from typing import Any
 from optuna.distributions import distribution_to_json
 
 from nas_growclip.growth.space import GrowthSpace
+from nas_growclip.io.choices import look_up
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.nni.space import nni_space
 from nas_growclip.search.optuna.encoding import ConditionalEncoding, Value
@@ -36,11 +37,10 @@ def space_document(parent: ClipArch, num_pairs: int, space: GrowthSpace, format:
     Raises:
         ValueError: If the format is unknown or there are no pairs.
     """
-    if format not in FORMATS:
-        raise ValueError(f"The format must be one of {', '.join(FORMATS)}, but got {format!r}.")
+    document = look_up(FORMATS, format, "format")
     if num_pairs < 1:
         raise ValueError(f"The number of pairs must be 1 or more, but got {num_pairs}.")
-    return json.dumps(FORMATS[format](parent, num_pairs, space), indent=2) + "\n"
+    return json.dumps(document(parent, num_pairs, space), indent=2) + "\n"
 
 
 def nni_document(parent: ClipArch, num_pairs: int, space: GrowthSpace) -> dict[str, Any]:

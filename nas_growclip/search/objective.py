@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nas_growclip.io.ranges import above, at_least, check_ranges
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.extrapolation import CurvePrior, PowerLaw, Prediction, fit_power_law
 
@@ -63,14 +64,18 @@ class ObjectiveConfig:
     """w in AutoProg's loss times time to the power of w."""
 
     def __post_init__(self) -> None:
-        above = ("repetition_constant", "decay_exponent", "advantage_spread", "cost_scale")
-        for field in (*above, "capacity_headroom"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field}: must be above 0, but got {getattr(self, field)}.")
-        least_0 = ("capacity_exponent", "capacity_curvature", "curve_certainty", "time_exponent")
-        for field in least_0:
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"{field}: must be 0 or more, but got {getattr(self, field)}.")
+        check_ranges(
+            self,
+            repetition_constant=above(0),
+            decay_exponent=above(0),
+            advantage_spread=above(0),
+            cost_scale=above(0),
+            capacity_headroom=above(0),
+            capacity_exponent=at_least(0),
+            capacity_curvature=at_least(0),
+            curve_certainty=at_least(0),
+            time_exponent=at_least(0),
+        )
 
     @property
     def curve_prior(self) -> CurvePrior:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from nas_growclip.io.ranges import above, check_ranges
+
 
 @dataclass(frozen=True, kw_only=True)
 class TriggerConfig:
@@ -25,9 +27,7 @@ class TriggerConfig:
     """``gap``: the parent's validation loss less its training loss, in nats, at most."""
 
     def __post_init__(self) -> None:
-        for name in ("min_ratio", "max_gap"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: must be above 0, but got {getattr(self, name)}.")
+        check_ranges(self, min_ratio=above(0), max_gap=above(0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from nas_growclip.io.ranges import above, at_least, check_ranges, within
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.entries import Rollback
@@ -55,25 +56,24 @@ class TrainConfig:
     half the learning rate; a trial that diverges has failed."""
 
     def __post_init__(self) -> None:
-        rules = {
-            "batch_size": (self.batch_size >= 1, "1 or more"),
-            "micro_batch_size": (self.micro_batch_size >= 0, "0 or more"),
-            "checkpoint_steps": (self.checkpoint_steps >= 1, "1 or more"),
-            "learning_rate": (self.learning_rate > 0, "above 0"),
-            "epsilon": (self.epsilon > 0, "above 0"),
-            "max_grad_norm": (self.max_grad_norm > 0, "above 0"),
-            "beta1": (0 <= self.beta1 < 1, "in [0, 1)"),
-            "beta2": (0 <= self.beta2 < 1, "in [0, 1)"),
-            "ema_decay": (0 <= self.ema_decay < 1, "in [0, 1)"),
-            "cooldown_share": (0 <= self.cooldown_share < 1, "in [0, 1)"),
-            "shard": (not (self.shard and self.compile), "false where train.compile is true"),
-            "weight_decay": (self.weight_decay >= 0, "0 or more"),
-            "warmup_steps": (self.warmup_steps >= 0, "0 or more"),
-            "divergence_retries": (self.divergence_retries >= 0, "0 or more"),
-        }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise ValueError(f"{name}: must be {rule}, but got {getattr(self, name)}.")
+        check_ranges(
+            self,
+            batch_size=at_least(1),
+            micro_batch_size=at_least(0),
+            checkpoint_steps=at_least(1),
+            learning_rate=above(0),
+            epsilon=above(0),
+            max_grad_norm=above(0),
+            beta1=within(0, 1, "[)"),
+            beta2=within(0, 1, "[)"),
+            ema_decay=within(0, 1, "[)"),
+            cooldown_share=within(0, 1, "[)"),
+            weight_decay=at_least(0),
+            warmup_steps=at_least(0),
+            divergence_retries=at_least(0),
+        )
+        if self.shard and self.compile:
+            raise ValueError("shard: must be false where train.compile is true, but got True.")
 
 
 @dataclass

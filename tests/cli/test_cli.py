@@ -221,7 +221,7 @@ def test_space_needs_no_torch() -> None:
             "must have the parent's moving average",
         ),
         (["grow", "{model}", "--set", "image.width", "--out", "{tmp}/c"], "must be DIMENSION=SIZE"),
-        (["grow", "{model}", "--set", "widht=4", "--out", "{tmp}/c"], "Unknown dimension 'widht'"),
+        (["grow", "{model}", "--set", "widht=4", "--out", "{tmp}/c"], "dimension: must be one of"),
         (["grow", "{model}", "--set", "image.depth=2", "--out", "{model}"], "holds something"),
         (
             ["space", "tiny", "--pairs", "9", "--format", "ray", "--space", SPACE],

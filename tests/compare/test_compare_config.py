@@ -73,7 +73,7 @@ def test_experiment_and_space_may_be_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"baseline": "fix"}, "baseline: must be one of .*'fixed'.*, but got 'fix'"),
+        ({"baseline": "fix"}, "baseline: must be one of .*fixed.*, but got 'fix'"),
         ({"seeds": []}, "seeds: must have one entry or more"),
         ({"seeds": [1, 1]}, "seeds: must be all different"),
         ({"seeds": [1000]}, "tuning_seed: must be none of seeds, but got 1000"),

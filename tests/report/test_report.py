@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import nas_growclip.report
+from nas_growclip.io.formatting import DASH, number, percent, si
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
@@ -22,7 +23,7 @@ from nas_growclip.records.frames import Run, load_run
 from nas_growclip.records.lines import append_line
 from nas_growclip.report import print_summary, write_report
 from nas_growclip.report.reasons import NOT_REPRODUCED_NOTE, RESCORING_NOTE
-from nas_growclip.report.tables import DASH, FLOPS_NOTE, accuracy, number, percent, si
+from nas_growclip.report.tables import FLOPS_NOTE, accuracy
 from nas_growclip.search.objective import OBJECTIVES, TERMS, DataSize, ObjectiveConfig
 from nas_growclip.search.refit import finished_stages, refit
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from nas_growclip.io.choices import require_choice
 from nas_growclip.io.files import make_folder, write_atomically
 
 _log = logging.getLogger(__name__)
@@ -73,10 +74,7 @@ class NniExperiment:
 
     def __post_init__(self) -> None:
         for name, table in (("tuner", TUNERS), ("assessor", ASSESSORS)):
-            if getattr(self, name) not in table:
-                raise ValueError(
-                    f"NNI's {name} must be one of {sorted(table)}, but got {getattr(self, name)!r}."
-                )
+            require_choice(getattr(self, name), table, f"NNI's {name}")
 
 
 class NniTrial(NamedTuple):

@@ -23,6 +23,7 @@ from optuna.study import Study
 
 from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.io.files import temporary_suffix
+from nas_growclip.io.formatting import DASH, number, si, whole
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.folder import RunFolder, read_stages
 from nas_growclip.search.objective import TERMS
@@ -45,7 +46,6 @@ CURVE_FILE = "learning_curve.png"
 FIGURE_SIZE = (4.8, 3.0)
 DPI = 100
 GAP = "\N{NO-BREAK SPACE}" * 3
-DASH = "\N{EN DASH}"
 
 Curve = Sequence[Sequence[float]]
 """Points of (pairs seen, loss), as in ``Trial.curve`` and in the study's attribute."""
@@ -185,10 +185,10 @@ def trial_note(trial: Trial, control: Mapping[str, Any]) -> str:
             (f"`{step.dimension}`", str(step.old), f"**{step.new}**")
             for step in trial.candidate.steps
         ),
-        ("FLOPs a pair, forward", _si(control.get("FLOPs a pair")), _si(trial.flops)),
-        ("parameters", _si(control.get("parameters")), _si(trial.params)),
-        ("pairs in the stage's budget", _count(in_budget), _count(trial.stage_pairs)),
-        ("loss at the end", _number(curve[-1][1] if curve else None), _number(end_loss(trial))),
+        ("FLOPs a pair, forward", si(control.get("FLOPs a pair")), si(trial.flops)),
+        ("parameters", si(control.get("parameters")), si(trial.params)),
+        ("pairs in the stage's budget", whole(in_budget), whole(trial.stage_pairs)),
+        ("loss at the end", number(curve[-1][1] if curve else None), number(end_loss(trial))),
     ]
     columns: tuple[str, ...] = ("", "no growth", "this trial")
     if not trial.candidate.grows:
@@ -212,15 +212,15 @@ def stage_note(facts: Mapping[str, Any], control: Trial, earlier: Sequence[Stage
         earlier: Results of the stages before.
     """
     pairs = facts.get("pairs")
-    words = _count(pairs)
+    words = whole(pairs)
     if pairs is not None and earlier:
         last = earlier[-1]
         words += f", {pairs / last.num_pairs:.3g} times as many as in stage {last.stage}"
     numbers = [
         ("pairs", words),
-        ("parent's FLOPs a pair, forward", _si(control.flops)),
-        ("parent's parameters", _si(control.params)),
-        ("stage's training FLOPs", _si(facts.get("stage's training FLOPs"))),
+        ("parent's FLOPs a pair, forward", si(control.flops)),
+        ("parent's parameters", si(control.params)),
+        ("stage's training FLOPs", si(facts.get("stage's training FLOPs"))),
     ]
     sizes = (f"`{name}` {size}" for name, size in control.arch.sizes().items())
     return _joined(
@@ -242,7 +242,7 @@ def choice_note(facts: Mapping[str, Any], story: StageStory) -> str:
     return _joined(
         f"## Choice: {f'`{best.label}`' if best.candidate.grows else 'no growth'}",
         story.reason,
-        f"Trials: {', '.join(counts)}. Those that were not continued took {_si(search)} training "
+        f"Trials: {', '.join(counts)}. Those that were not continued took {si(search)} training "
         f"FLOPs, {search / max(search + rest, 1):.1%} of the stage's ({FLOPS_NOTE}).",
         _measured(result) if result else "The chosen trial is being trained on.",
     )
@@ -297,17 +297,17 @@ def _outcome(trial: Trial) -> str:
 
 
 def _terms(trial: Trial) -> str:
-    rows = [(f"`{name}`", _number(v), TERMS.get(name, "")) for name, v in trial.terms.items()]
+    rows = [(f"`{name}`", number(v), TERMS.get(name, "")) for name, v in trial.terms.items()]
     return _table(("term of the score", "value", "meaning"), rows) if rows else ""
 
 
 def _cost(trial: Trial) -> str:
-    return f"Training this trial took {_si(trial.train_flops)} FLOPs ({FLOPS_NOTE})."
+    return f"Training this trial took {si(trial.train_flops)} FLOPs ({FLOPS_NOTE})."
 
 
 def _measured(result: StageResult) -> str:
     rows = [
-        (f"`{name}`", _number(measure.value), _number(measure.chance))
+        (f"`{name}`", number(measure.value), number(measure.chance))
         for name, measure in result.metrics.items()
     ]
     return _table(("measured on `test`", "value", "chance"), rows)
@@ -322,19 +322,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _joined(*parts: str) -> str:
     return "\n\n".join(part for part in parts if part)
-
-
-def _si(value: float | None) -> str:
-    """A count with three digits and an SI prefix, as in ``12.3 M``."""
-    return DASH if value is None else EngFormatter()(float(f"{value:.3g}"))
-
-
-def _count(value: int | None) -> str:
-    return DASH if value is None else f"{value:,}"
-
-
-def _number(value: float | None) -> str:
-    return DASH if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 def _finite(curve: Curve) -> tuple[list[float], list[float]]:

@@ -503,7 +503,7 @@ def test_space_with_no_growth_only_is_written(format: str) -> None:
 @pytest.mark.parametrize(
     ("num_pairs", "format", "message"),
     [
-        (1, "ray", "The format must be one of optuna, nni, but got 'ray'"),
+        (1, "ray", "format: must be one of optuna, nni, but got 'ray'"),
         (0, "nni", "The number of pairs must be 1 or more, but got 0"),
     ],
 )

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from nas_growclip.io.formatting import percent, si
 from nas_growclip.compare.bootstrap import Outcomes, paired_difference
 from nas_growclip.compare.folder import CompareFolder
 from nas_growclip.io.files import make_folder, write_atomically
+from nas_growclip.io.formatting import percent, si
 from nas_growclip.records.folder import RunFolder, read_outcomes, read_timings
 from nas_growclip.records.frames import Run, load_run
 from nas_growclip.report.figures import draw_comparison, to_png

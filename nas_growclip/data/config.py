@@ -187,5 +187,3 @@ class CsvConfig(FileData):
 
 DataConfig = ScenesConfig | WebdatasetConfig | CsvConfig
 """Where pairs come from and how they arrive in stages."""
-
-

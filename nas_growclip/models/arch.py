@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import yaml
 
-from nas_growclip.io.ranges import at_least, require_in_range, within
 from nas_growclip.io.choices import look_up, require_choice
 from nas_growclip.io.mappings import OMITTED_AT_DEFAULT, from_mapping, read_mapping, to_mapping
+from nas_growclip.io.ranges import at_least, require_in_range, within
 from nas_growclip.models.preprocessing import Preprocessing
 
 DIMENSIONS = (

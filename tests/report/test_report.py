@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 import nas_growclip.report
-from nas_growclip.io.formatting import DASH, number, percent, si
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
+from nas_growclip.io.formatting import DASH, number, percent, si
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
 from nas_growclip.records.folder import RunFolder

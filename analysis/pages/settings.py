@@ -2,6 +2,7 @@
 
 import typing
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from analysis.pages.fields import Setting, parts_of, settings_of
 from nas_growclip.compare.config import CompareConfig
@@ -43,57 +44,96 @@ Dimensions: {", ".join(f"`{name}`" for name in DIMENSIONS)}.
 """
 
 
+class Table(NamedTuple):
+    """The settings under one dotted key; several tables of one key are a choice among them."""
+
+    key: str
+    config: type
+
+    @property
+    def choice(self) -> tuple[str, str] | None:
+        """The setting that selects this one among several, and its value, as in source: csv."""
+        for name, hint in typing.get_type_hints(self.config).items():
+            values = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+            if len(values) == 1:
+                return name, str(values[0])
+        return None
+
+    @property
+    def anchor(self) -> str:
+        """The id of its section in the page."""
+        key = f"{self.key}.{self.choice[1]}" if self.choice else self.key
+        return "".join(c if c.isalnum() or c == "_" else "-" for c in key).rstrip("-")
+
+    @property
+    def heading(self) -> str:
+        """Its heading, with the choice it stands for."""
+        where = " with `{}: {}`".format(*self.choice) if self.choice else ""
+        return f"### `{self.key}`{where} {{#{self.anchor}}}"
+
+
 def settings_page() -> str:
     """The whole page, as Markdown."""
-    experiment = sections("", ExperimentConfig)
-    comparison = section("comparison", CompareConfig, "## A comparison")
-    return "\n".join([INTRODUCTION, *experiment, *comparison])
+    experiment, *parts = dict.fromkeys(tables(Table("", ExperimentConfig)))
+    sections = [f"{part.heading}\n\n{body(part)}" for part in parts]
+    comparison = body(Table("comparison", CompareConfig))
+    return "\n".join(
+        [
+            INTRODUCTION,
+            f"## An experiment\n\n{body(experiment)}",
+            *sections,
+            f"## A comparison\n\n{comparison}",
+        ]
+    )
 
 
-def sections(key: str, config: type) -> Iterator[str]:
-    """A dataclass's section, then those of the dataclasses within it, in the fields' order."""
-    heading = f"### `{key}` {{#{anchor(key)}}}" if key else "## An experiment"
-    yield from section(key, config, heading)
-    for name, hint in typing.get_type_hints(config).items():
-        for step, part in parts_of(hint):
-            yield from sections(dotted(key, name) + step, part)
+def tables(table: Table) -> Iterator[Table]:
+    """A table, then those of the dataclasses within it, in the fields' order."""
+    yield table
+    for name, hint in typing.get_type_hints(table.config).items():
+        for part in within(dotted(table.key, name), hint):
+            yield from tables(part)
 
 
-def section(key: str, config: type, heading: str) -> Iterator[str]:
-    """One dataclass: heading, first paragraph of its docstring, table of its settings."""
-    hints = typing.get_type_hints(config)
-    yield f"{heading}\n\n{markdown(paragraph(config))}\n"
-    yield "| key | type | default | meaning |\n|---|---|---|---|"
-    for setting in settings_of(config):
-        yield row(dotted(key, setting.name), setting, parts_of(hints[setting.name]))
-    yield ""
+def within(key: str, hint: object) -> list[Table]:
+    """The tables of a setting's own type."""
+    return [Table(key + step, part) for step, part in parts_of(hint)]
 
 
-def row(key: str, setting: Setting, parts: list[tuple[str, type]]) -> str:
+def body(table: Table) -> str:
+    """First paragraph of the dataclass's docstring, and a row for each setting."""
+    hints = typing.get_type_hints(table.config)
+    rows = [
+        row(dotted(table.key, s.name), s, within(dotted(table.key, s.name), hints[s.name]))
+        for s in settings_of(table.config)
+    ]
+    head = "| key | type | default | meaning |\n|---|---|---|---|"
+    return "\n".join([f"{markdown(paragraph(table.config))}\n", head, *rows, ""])
+
+
+def row(key: str, setting: Setting, parts: list[Table]) -> str:
     """One line of a table: choices by name, and links to the tables of its parts, come last."""
     names = ", ".join(f"`{name}`" for name in CHOICES.get(key, ()))
     cells = (
         f"`{setting.name}`",
         f"`{setting.type}`",
         setting.default if setting.default in ("", "required") else f"`{setting.default}`",
-        setting.meaning or " ".join(paragraph(part) for _, part in parts),
+        setting.meaning or " ".join(paragraph(part.config) for part in parts),
     )
     line = " | ".join(markdown(cell).replace("|", "\\|") for cell in cells)
     line += f" One of {names}." if names else ""
-    line += "".join(f" [Keys](#{anchor(key + step)})." for step, _ in parts)
+    line += "".join(f" [{link_words(part)}](#{part.anchor})." for part in parts)
     return f"| {line} |"
+
+
+def link_words(part: Table) -> str:
+    """The text of a link to a table."""
+    return f"Keys of {part.choice[1]}" if part.choice else "Keys"
 
 
 def dotted(key: str, name: str) -> str:
     """The key of a setting within a section."""
     return f"{key}.{name}" if key else name
-
-
-def anchor(key: str) -> str:
-    """The id of a key's section in the page."""
-    return "".join(letter if letter.isalnum() or letter == "_" else "-" for letter in key).rstrip(
-        "-"
-    )
 
 
 def paragraph(config: type) -> str:

@@ -1,6 +1,5 @@
 """Several processes under torchrun give what one process gives, and either goes on after a kill."""
 
-import os
 import signal
 import subprocess
 import time
@@ -12,13 +11,17 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.config import load_config
-from nas_growclip.experiment.follower import check_group
+from nas_growclip.experiment.follower import check_group, follow
 from nas_growclip.experiment.run import is_complete, run_stages
-from nas_growclip.records.folder import read_stages, read_trials
+from nas_growclip.records.folder import RunFolder, read_stages, read_trials
 from nas_growclip.search.config import SearchConfig
+from nas_growclip.training.events import Moment
 from nas_growclip.training.process_group import ALONE, ProcessGroup, join_group
-from tests.support.runs import ROOT, SMOKE, by_two_processes, environment, smoke_config
+from tests.support.faults import die_at
+from tests.support.processes import in_two_processes
+from tests.support.runs import ROOT, SMOKE, by_two_processes, smoke_config
 
 pytestmark = pytest.mark.slow
 
@@ -42,8 +45,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def write_experiment(folder: Path, name: str) -> Path:
     config = yaml.safe_load(SMOKE.read_text())
+    config["data"] |= {"stages": [64, 128], "zero_shot": []}
     config["train"] |= {"checkpoint_steps": 3, "learning_rate": 3.0e-4}
-    config["passes"] = 2.0
+    config["passes"] = 3.0
     for key, value in VARIANTS[name].items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
     path = folder / f"{name}.yaml"
@@ -51,8 +55,8 @@ def write_experiment(folder: Path, name: str) -> Path:
     return path
 
 
-def torchrun(experiment: Path, out: Path) -> list[str]:
-    return by_two_processes("nas_growclip", "run", str(experiment), "--out", str(out))
+def arguments(experiment: Path, out: Path) -> list[str]:
+    return ["run", str(experiment), "--out", str(out), "--device", "cpu"]
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -77,35 +81,63 @@ def assert_same(one: Path, other: Path) -> None:
 def test_two_processes_train_what_one_trains(variant: str, tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, variant)
     run_stages(load_config(experiment), tmp_path / "one")
-    command = torchrun(experiment, tmp_path / "two")
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("Report:") == 1
-    assert ended.stderr.count("stage 1: chose") == 1
+    command = arguments(experiment, tmp_path / "two")
+    codes = in_two_processes(lambda: main(command), tmp_path)
+    leader, follower = ((tmp_path / f"{rank}.log").read_text() for rank in range(2))
+    assert codes == [0, 0], leader + follower
+    assert leader.count("stage 1: chose") == 1
+    assert "stage 1" not in follower
     assert_same(tmp_path / "one", tmp_path / "two")
 
 
-@pytest.mark.parametrize("variant", ["everything", "sharded"])
-def test_killed_under_torchrun_one_process_goes_on(variant: str, tmp_path: Path) -> None:
-    experiment = write_experiment(tmp_path, variant)
-    config = load_config(experiment)
-    run_stages(config, tmp_path / "one")
-    out = tmp_path / "two"
-    command = torchrun(experiment, out)
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 300
-        while not (out / "stage_01" / "trials").exists() or not list(out.glob("stage_01/**/*.s*")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)  # torchrun alone: its processes end with it
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An experiment whose state is sharded, and its run by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    experiment = write_experiment(folder, "sharded")
+    run_stages(load_config(experiment), folder / "run")
+    return experiment, folder / "run"
+
+
+@pytest.mark.parametrize("moment", ["trial_listed", "state_saved", "model_saved"])
+def test_killed_leader_leaves_a_run_that_one_process_resumes(
+    moment: Moment, alone: tuple[Path, Path], tmp_path: Path
+) -> None:
+    experiment, undisturbed = alone
+    config, out = load_config(experiment), tmp_path / "two"
+
+    def work() -> None:
+        group = join_group("cpu")
+        if group.is_leader:
+            run_stages(config, out, device="cpu", observer=die_at(moment, 2))
+        follow(config, None, group)
+
+    leader, follower = in_two_processes(work, tmp_path)
+    assert leader == -signal.SIGKILL
+    assert follower != 0
     assert not is_complete(config, out)
     run_stages(config, out)
-    assert_same(tmp_path / "one", out)
+    assert_same(undisturbed, out)
+
+
+def test_torchrun_starts_a_run_and_its_death_ends_both_processes(
+    alone: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The command as it is typed; torchrun alone is killed, and what is left is resumed by it."""
+    experiment, undisturbed = alone
+    out = tmp_path / "two"
+    command = by_two_processes("nas_growclip", *arguments(experiment, out))
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        while not RunFolder(out).trials.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert not is_complete(load_config(experiment), out)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("Report:") == 1
+    assert ended.stderr.count("stage 1: chose") == 1
+    assert_same(undisturbed, out)
 
 
 def test_a_bad_experiment_ends_every_process_with_one_line(tmp_path: Path) -> None:
@@ -113,17 +145,11 @@ def test_a_bad_experiment_ends_every_process_with_one_line(tmp_path: Path) -> No
     config = yaml.safe_load(experiment.read_text())
     config["train"]["batch_size"] = 33
     experiment.write_text(yaml.safe_dump(config))
-    ended = subprocess.run(
-        torchrun(experiment, tmp_path / "out"),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode != 0
-    assert "train.batch_size must be divisible by the 2 processes" in ended.stderr
-    assert "Traceback" not in ended.stderr.split("torch/distributed")[0]
+    command = arguments(experiment, tmp_path / "out")
+    assert in_two_processes(lambda: main(command), tmp_path) == [BAD_INPUT, BAD_INPUT]
+    for rank in range(2):
+        (line,) = (tmp_path / f"{rank}.log").read_text().splitlines()
+        assert "train.batch_size must be divisible by the 2 processes" in line
     assert not (tmp_path / "out").exists()
 
 

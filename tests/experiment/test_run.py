@@ -27,9 +27,9 @@ from nas_growclip.search.backends import BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.trigger import TriggerConfig
 from nas_growclip.training.events import Event, Moment
-from tests.support.dying import ending, forked
 from tests.support.faults import die_at, fail_at, in_step, nth_time, poison_batch
-from tests.support.runs import ROOT, SMOKE, environment, records_of, smoke_config
+from tests.support.processes import ending, forked
+from tests.support.runs import ROOT, SMOKE, records_of, smoke_config
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +148,7 @@ def test_a_killed_command_resumes(smoke_run: Run, tmp_path: Path) -> None:
         str(tmp_path / "r"),
     ]
     listed = RunFolder(tmp_path / "r").trials
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment()) as run:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as run:
         while not listed.exists() and run.poll() is None:
             time.sleep(0.01)
         run.kill()

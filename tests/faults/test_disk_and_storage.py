@@ -28,8 +28,8 @@ from nas_growclip.records.folder import RunFolder, read_trials
 from nas_growclip.records.lines import append_line
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.optuna.storage import open_storage
-from tests.support.dying import ending, forked
 from tests.support.postgres import missing_postgres, postgres_programs, postgres_server
+from tests.support.processes import ending, forked
 from tests.support.runs import ROOT, records_of, smoke_config
 
 

@@ -33,7 +33,6 @@ from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.events import Event, Moment, Observer, at
 from nas_growclip.training.loop import DivergedError, train
 from nas_growclip.training.state import TrainConfig, TrainState, start_training
-from tests.support.dying import ending, forked
 from tests.support.faults import (
     Condition,
     both,
@@ -44,6 +43,7 @@ from tests.support.faults import (
     poison_gradient,
     use_up_memory,
 )
+from tests.support.processes import ending, forked
 from tests.support.runs import ROOT, by_two_processes, records_of, smoke_config
 
 RATE = 1e-3

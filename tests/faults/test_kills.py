@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from nas_growclip.experiment.config import ExperimentConfig
-from tests.support.dying import ending, forked
 from tests.support.killing import (
     BOTH,
     PHASES,
@@ -18,8 +17,8 @@ from tests.support.killing import (
     experiment,
     phase_of,
     repetitions,
-    session_members,
 )
+from tests.support.processes import ending, forked, session_members
 
 
 def small() -> ExperimentConfig:

@@ -12,7 +12,6 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -28,6 +27,7 @@ from nas_growclip.io.logs import logger
 from nas_growclip.records.folder import RunFolder, read_trials
 from nas_growclip.search.optuna.backend import study_name
 from nas_growclip.search.optuna.storage import open_storage
+from tests.support.processes import session_members
 from tests.support.runs import ROOT, smoke_config
 
 PHASES = {
@@ -129,17 +129,6 @@ def phase_of(stack: str) -> str:
         if all(found) if phase in BOTH else any(found):
             return phase
     return START_OR_END
-
-
-def session_members(session: int) -> list[int]:
-    """Living processes of a session."""
-    members = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state != "Z":
-                members.append(int(stat.parent.name))
-    return members
 
 
 def start(arguments: Sequence[str], log: Path, *, fresh: bool) -> Process:

@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.support.processes import free_port
 
 SERVER_USER = "nobody"
 """Whom root lets the server run as: it refuses to run as root."""
@@ -87,9 +88,3 @@ def postgres_server() -> Iterator[PostgresServer]:
         if said != "ready\n":
             raise ChildProcessError(f"PostgreSQL must start, but did not; see {folder}/log.")
         yield server
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])

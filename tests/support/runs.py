@@ -1,6 +1,5 @@
 """A small experiment that ends in seconds, for the end-to-end tests."""
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,3 @@ def by_two_processes(*module: str) -> list[str]:
     """The command that runs a module, with its arguments, under torchrun."""
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
     return [*torchrun, "--standalone", "--nproc-per-node=2", "-m", *module]
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}

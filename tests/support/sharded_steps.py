@@ -1,7 +1,6 @@
 """One process of ``test_sharding``: the same steps by DistributedDataParallel and by shares."""
 
 import json
-import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -109,7 +108,7 @@ def compared(group: ProcessGroup, micro_batch_size: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(out: Path) -> None:
     group = join_group("cpu")
     autocast = nas_growclip.training.loop.autocast
     results = {}
@@ -117,11 +116,7 @@ def main() -> None:
         nas_growclip.training.loop.autocast = precision
         for part in (0, 6):
             results[f"{name}, parts of {part}"] = compared(group, part)
-    Path(sys.argv[1], f"{group.rank}.json").write_text(json.dumps(results))
+    Path(out, f"{group.rank}.json").write_text(json.dumps(results))
     if not group.is_leader:
         group.receive()
     group.leave()
-
-
-if __name__ == "__main__":
-    main()

@@ -138,7 +138,7 @@ def test_bad_settings_are_refused(setting: dict[str, Any], message: str) -> None
 COMPILED = """
 import torch
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.data.pairs import PairBatch
+from nas_growclip.data.batches import PairBatch
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.models.clip import Clip
 from nas_growclip.training.loop import TrainConfig, start_training, train

@@ -1,7 +1,6 @@
 """Shares of a training state train exactly as the whole of it does, in half of the memory."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,14 @@ from nas_growclip.models.clip import Clip, placed
 from nas_growclip.training.process_group import ALONE, ProcessGroup
 from nas_growclip.training.sharding import gather, is_sharded, shard_state, state_device
 from nas_growclip.training.state import TrainConfig, start_training
-from tests.support.runs import ROOT, by_two_processes, environment
+from tests.support import sharded_steps
+from tests.support.processes import in_two_processes
 
 
 @pytest.mark.slow
 def test_two_shares_train_what_two_copies_train(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        by_two_processes("tests.support.sharded_steps", str(tmp_path)),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    codes = in_two_processes(lambda: sharded_steps.main(tmp_path), tmp_path)
+    assert codes == [0, 0], (tmp_path / "0.log").read_text()
     for rank in range(2):
         results = json.loads((tmp_path / f"{rank}.json").read_text())
         assert sorted(results) == [f"{p}, parts of {n}" for p in ("bf16", "fp32") for n in (0, 6)]

@@ -118,12 +118,19 @@ def row(key: str, setting: Setting, parts: list[Table]) -> str:
         f"`{setting.name}`",
         f"`{setting.type}`",
         setting.default if setting.default in ("", "required") else f"`{setting.default}`",
-        setting.meaning or " ".join(paragraph(part.config) for part in parts),
+        meaning_of(setting, parts),
     )
     line = " | ".join(markdown(cell).replace("|", "\\|") for cell in cells)
     line += f" One of {names}." if names else ""
     line += "".join(f" [{link_words(part)}](#{part.anchor})." for part in parts)
     return f"| {line} |"
+
+
+def meaning_of(setting: Setting, parts: list[Table]) -> str:
+    """A setting's docstring; else what its parts say of themselves, or which table it selects."""
+    if setting.meaning or parts:
+        return setting.meaning or " ".join(paragraph(part.config) for part in parts)
+    return "Selects this table." if setting.type == setting.default else ""
 
 
 def link_words(part: Table) -> str:

@@ -32,6 +32,7 @@ class CompareConfig:
     baseline: str
     """The arm that all others are compared with, pair by pair."""
     seeds: tuple[int, ...]
+    """Every arm runs once with each."""
     learning_rates: tuple[float, ...] = ()
     """Tried by every arm before its seeds; none leaves each arm's own."""
     tuning_seed: int = 1000

@@ -114,6 +114,7 @@ class ScenesConfig(StagedData):
 
     source: Literal["scenes"] = "scenes"
     seed: int = 0
+    """Seed of the scenes."""
     image_size: int = 32
     """Pixels on a side."""
 
@@ -181,8 +182,11 @@ class CsvConfig(FileData):
 
     source: Literal["csv"] = "csv"
     csv_separator: str = "\t"
+    """Character between two fields."""
     csv_image_key: str = "filepath"
+    """Column with the images' paths."""
     csv_caption_key: str = "title"
+    """Column with the captions."""
 
 
 DataConfig = ScenesConfig | WebdatasetConfig | CsvConfig

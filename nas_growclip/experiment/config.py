@@ -58,6 +58,7 @@ class ExperimentConfig:
     restart: bool = False
     """Begin each stage from fresh weights in place of the trained ones: retraining from scratch."""
     seed: int = 0
+    """Seed of weights, batches and search."""
     growth: GrowthConfig = field(default_factory=GrowthConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

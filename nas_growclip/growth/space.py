@@ -63,7 +63,9 @@ class Combination:
     """How many dimensions may grow together from some number of pairs on."""
 
     from_pairs: int
+    """Pairs of the stage from which on this entry counts."""
     num_dimensions: int
+    """Dimensions that may grow together, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

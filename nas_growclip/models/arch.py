@@ -76,12 +76,17 @@ class ImageArch:
     """Image tower: a pre-norm vision transformer with a class token."""
 
     depth: int
+    """Blocks."""
     width: int
+    """Width of the residual stream."""
     mlp_width: int
+    """Hidden units of each MLP."""
     patch_size: int
+    """Pixels on a side of a patch."""
     image_size: int
     """Pixels across; also from top to bottom unless ``image_height`` says otherwise."""
     head_dim: int = 64
+    """Width of an attention head."""
     heads: int | None = None
     """Attention heads; width / head_dim where it is not stated."""
     image_height: int | None = None
@@ -134,11 +139,17 @@ class TextArch:
     """Text tower: a causal pre-norm transformer, pooled at the end-of-text token."""
 
     depth: int
+    """Blocks."""
     width: int
+    """Width of the residual stream."""
     mlp_width: int
+    """Hidden units of each MLP."""
     context_length: int = 77
+    """Tokens of a text, start and end of text included."""
     vocab_size: int = TOKENIZER_VOCAB_SIZE
+    """Tokens that the tokenizer knows."""
     head_dim: int = 64
+    """Width of an attention head."""
     heads: int | None = None
     """Attention heads; width / head_dim where it is not stated."""
     norm_eps: float = 1e-6
@@ -171,8 +182,11 @@ class SharedArch:
     """Shared encoder: blocks that both modalities pass through; its width is ``embed_dim``."""
 
     depth: int
+    """Blocks."""
     mlp_width: int
+    """Hidden units of each MLP."""
     head_dim: int = 64
+    """Width of an attention head."""
     heads: int | None = None
     """Attention heads; embed_dim / head_dim where it is not stated."""
 
@@ -193,6 +207,7 @@ class ClipArch:
     text: TextArch
     shared: SharedArch
     embed_dim: int
+    """Width of the joint embedding and of the shared encoder."""
     logit_bias: bool = False
     """Whether the logits have a learned bias: then SigLIP's loss trains the model, else CLIP's."""
 

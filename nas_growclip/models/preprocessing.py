@@ -26,6 +26,7 @@ class Preprocessing:
     """``shortest`` scales an image to cover the model's size and crops its centre, ``longest`` to
     fit into it and fills the rest, ``squash`` to the model's size whatever its aspect ratio."""
     interpolation: Interpolation = "bicubic"
+    """Filter by which images are scaled."""
     mean: Channels = OPENAI_MEAN
     """Subtracted from each channel, of pixels in [0, 1]."""
     std: Channels = OPENAI_STD

@@ -34,11 +34,15 @@ class TrainConfig:
     weight_decay: float = 0.1
     """On matrices only; norms, biases, positions and the temperature have none."""
     beta1: float = 0.9
+    """Decay of AdamW's first moment."""
     beta2: float = 0.98
+    """Decay of AdamW's second moment."""
     epsilon: float = 1.0e-6
+    """AdamW's epsilon."""
     warmup_steps: int = 50
     """Steps of linear warm-up at the start of each stage, since growth resets the optimizer."""
     schedule: Literal["cosine", "constant_with_cooldown"] = "constant_with_cooldown"
+    """How the learning rate falls within a stage, after its warm-up."""
     cooldown_share: float = 0.2
     """Share of a stage's steps over which a constant rate falls linearly to zero."""
     max_grad_norm: float = 1.0

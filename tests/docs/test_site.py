@@ -95,6 +95,12 @@ def test_every_setting_has_its_row(key: str) -> None:
     assert rows == [field.name for field in dataclasses.fields(SECTIONS[key])]
 
 
+def test_every_setting_says_what_it_means() -> None:
+    rows = re.findall(r"^\| (`\w+`) \|.*\| (.*) \|$", settings_page(), flags=re.MULTILINE)
+    assert len(rows) > 100
+    assert [name for name, meaning in rows if not meaning.strip()] == []
+
+
 @pytest.mark.parametrize("key", CHOICES)
 def test_the_page_lists_the_names_that_the_reader_accepts(key: str, tmp_path: Path) -> None:
     data = yaml.safe_load(SMOKE.read_text())

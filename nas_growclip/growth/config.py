@@ -41,7 +41,7 @@ class GrowthConfig:
     norm_pre: Literal["refuse", "approximate"] = "refuse"
     """What to do with a ``norm_pre`` parent whose width grows by no integer ratio."""
     moments: Literal["grow", "copy", "reset"] = "reset"
-    """AdamW's moments: through the same maps; only where a tensor is unchanged; or afresh."""
+    """AdamW's moments: through the same maps; only where a tensor is unchanged; or reset."""
 
     def __post_init__(self) -> None:
         check_ranges(

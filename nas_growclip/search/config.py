@@ -29,13 +29,13 @@ class SearchConfig:
     curve_points: int = 6
     """Measurements of validation loss along a trial."""
     grace_seconds: float = 120.0
-    """A worker on another machine that gave no sign for so long is taken for dead."""
+    """Seconds without a heartbeat after which a worker on another machine counts as lost."""
     nni_tuner: str = "TPE"
     """NNI's tuner: TPE, Random, Evolution or GridSearch."""
     nni_assessor: str = "none"
     """NNI's assessor, which stops trials early: none, Medianstop or Curvefitting."""
     nni_workers: int = 1
-    """NNI's trials at the same time; more than one gives up that the same seed gives the same."""
+    """NNI's trials at the same time; with more than one the same seed may give other trials."""
 
     def __post_init__(self) -> None:
         check_ranges(

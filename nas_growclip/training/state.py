@@ -48,9 +48,9 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     compile: bool = False
-    """Compile the model by torch.compile; every architecture that is tried compiles anew."""
+    """Compile the model by torch.compile; every architecture that is tried is compiled again."""
     shard: bool = False
-    """Share weights, gradients and AdamW's moments out over the processes of torchrun (FSDP2)."""
+    """Shard weights, gradients and AdamW's moments over the processes of torchrun (FSDP2)."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights for each step; 0 keeps none."""
     checkpoint_steps: int = 200

@@ -1,65 +1,111 @@
 """The commands that work on checkpoints: grow, import, export, flops, eval, space."""
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from nas_growclip.cli.arguments import parse_size, read_arch, read_space, require_new_folder
-from nas_growclip.models.arch import PRESETS, ClipArch
+import typer
+
+from nas_growclip.cli.choices import (
+    DEPTH_OPERATORS,
+    EXPORT_FORMATS,
+    OPERATORS,
+    PIM_VARIANTS,
+    SPACE_FORMATS,
+    NormPre,
+    Placement,
+    listed,
+)
+from nas_growclip.cli.options import (
+    ARCH_HELP,
+    AsJson,
+    Checkpoint,
+    Device,
+    NewFolder,
+    parse_size,
+    read_arch,
+    read_space,
+    require_at_least_one,
+    require_new_folder,
+)
+from nas_growclip.io.choices import require_choice
 
 if TYPE_CHECKING:
     from nas_growclip.growth.config import GrowthConfig
+    from nas_growclip.models.arch import ClipArch
     from nas_growclip.models.clip import Clip
 
 FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one; for one image-text pair, forward."
 
-
-def _add_grow(commands: Any) -> None:
-    parser = commands.add_parser("grow", help="one inheriting step on a checkpoint")
-    parser.add_argument("parent", type=Path, metavar="PARENT", help="checkpoint folder")
-    parser.add_argument(
-        "--set",
-        action="append",
-        required=True,
-        metavar="DIMENSION=SIZE",
-        dest="sizes",
-        help="as in image.width=96; may be given again",
-    )
-    parser.add_argument("--operator", default="exact", help="growth operator (default: exact)")
-    parser.add_argument("--depth-operator", default="identity", help="default: identity")
-    parser.add_argument("--placement", default="spread", choices=("spread", "end"))
-    parser.add_argument("--momentum", type=float, default=1.0, help="PIM's m in [0, 1]")
-    parser.add_argument("--pim", default="convex", help="reading of PIM (default: convex)")
-    parser.add_argument("--norm-pre", default="refuse", choices=("refuse", "approximate"))
-    parser.add_argument("--seed", type=int, default=0, help="seed of fresh entries")
-    parser.add_argument("--out", required=True, type=Path, metavar="CHILD")
-    parser.set_defaults(command=grow)
+LOADS = {
+    "open_clip": 'open_clip.create_model_and_transforms("local-dir:{}")',
+    "hf": 'transformers.CLIPModel.from_pretrained("{}")',
+}
+"""How each export is loaded."""
 
 
-def grow(options: argparse.Namespace) -> None:
-    """Grow a checkpoint and say what changed and what it costs."""
-    sizes = dict(parse_size(text) for text in options.sizes)
-    require_new_folder(options.out)
+def grow(
+    parent: Annotated[Path, typer.Argument(metavar="PARENT", help="checkpoint folder")],
+    sizes: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="DIMENSION=SIZE", help="as in image.width=96; may be given again"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="CHILD", help="a new or empty folder")],
+    operator: Annotated[
+        str, typer.Option(metavar=listed(OPERATORS), help="growth operator")
+    ] = "exact",
+    depth_operator: Annotated[
+        str, typer.Option(metavar=listed(DEPTH_OPERATORS), help="where new blocks come from")
+    ] = "identity",
+    placement: Annotated[
+        Placement, typer.Option(help="where new blocks stand: between the parent's, or behind them")
+    ] = "spread",
+    momentum: Annotated[float, typer.Option(metavar="M", help="PIM's m in [0, 1]")] = 1.0,
+    pim: Annotated[str, typer.Option(metavar=listed(PIM_VARIANTS), help="PIM variant")] = "convex",
+    norm_pre: Annotated[
+        NormPre, typer.Option(help="what to do where a norm_pre parent cannot grow exactly")
+    ] = "refuse",
+    seed: Annotated[int, typer.Option(metavar="N", help="seed of fresh entries")] = 0,
+) -> None:
+    """Grow a checkpoint: one inheriting step.
+
+    Prints what changed, which steps keep the function, and what the child costs.
+
+    Example:
+        growclip grow runs/demo/stage_00 --set image.width=96 --set text.depth=4 --out child
+    """
+    targets = dict(parse_size(text) for text in sizes)
+    require_choice(operator, OPERATORS, "--operator")
+    require_choice(depth_operator, DEPTH_OPERATORS, "--depth-operator")
+    require_choice(pim, PIM_VARIANTS, "--pim")
+    require_new_folder(out)
     from nas_growclip.growth.config import GrowthConfig
     from nas_growclip.growth.inherit import inherit
-    from nas_growclip.growth.verify import similarity_change
     from nas_growclip.interop.importing import open_checkpoint
     from nas_growclip.models.checkpoint import save_model
+
+    config = GrowthConfig(
+        operator=operator,
+        depth_operator=depth_operator,
+        placement=placement,
+        momentum=momentum,
+        pim=pim,
+        norm_pre=norm_pre,
+    )
+    model = open_checkpoint(parent)
+    child = inherit(model, model.arch.with_sizes(targets), seed=seed, config=config)
+    save_model(child, out)
+    _print_growth(model, child, config)
+
+
+def _print_growth(parent: "Clip", child: "Clip", config: "GrowthConfig") -> None:
+    from nas_growclip.growth.verify import similarity_change
     from nas_growclip.models.flops import count_flops
 
-    parent = open_checkpoint(options.parent)
-    config = GrowthConfig(
-        operator=options.operator,
-        depth_operator=options.depth_operator,
-        placement=options.placement,
-        momentum=options.momentum,
-        pim=options.pim,
-        norm_pre=options.norm_pre,
-    )
-    child = inherit(parent, parent.arch.with_sizes(sizes), seed=options.seed, config=config)
-    save_model(child, options.out)
     for line in describe_growth(parent.arch, child.arch, config):
         print(line)
     change = similarity_change(parent, child)
@@ -79,188 +125,184 @@ def describe_growth(parent: "ClipArch", child: "ClipArch", config: "GrowthConfig
     ]
 
 
-def _add_import(commands: Any) -> None:
-    parser = commands.add_parser(
-        "import", help="a checkpoint from an OpenCLIP, OpenAI or Hugging Face CLIP model"
-    )
-    parser.add_argument(
-        "model",
-        metavar="MODEL_NAME_OR_CONFIG_JSON",
-        help="a model that open_clip knows, its JSON config, a Hugging Face config.json, a folder "
-        "with one of them, or hf-hub:OWNER/NAME (downloads)",
-    )
-    parser.add_argument(
-        "weights",
-        nargs="?",
-        metavar="WEIGHTS",
-        help="safetensors file, state dict, or a pretrained tag (downloads); of a folder or of "
-        "the hub the ones there",
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    parser.set_defaults(command=import_)
+def import_(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_NAME_OR_CONFIG_JSON",
+            help="a model that open_clip knows, its JSON config, a Hugging Face config.json, a "
+            "folder with one of them, or hf-hub:OWNER/NAME (downloads)",
+        ),
+    ],
+    out: NewFolder,
+    weights: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WEIGHTS",
+            help="safetensors file, state dict, or a pretrained tag (downloads); of a folder or of "
+            "the hub the ones there",
+        ),
+    ] = None,
+) -> None:
+    """Write a checkpoint of an OpenCLIP, OpenAI or Hugging Face CLIP model.
 
-
-def import_(options: argparse.Namespace) -> None:
-    """Write a checkpoint of another tool's model and say what it is."""
-    require_new_folder(options.out)
+    Example:
+        growclip import ViT-B-32 open_clip_model.safetensors --out parent
+    """
+    require_new_folder(out)
     from nas_growclip.interop.importing import import_model
     from nas_growclip.models.checkpoint import save_model
     from nas_growclip.models.flops import count_flops
 
-    model = import_model(options.model, options.weights)
-    save_model(model, options.out)
-    print(f"{options.out}: {model.num_params} parameters, {count_flops(model.arch)} FLOPs")
+    imported = import_model(model, weights)
+    save_model(imported, out)
+    print(f"{out}: {imported.num_params} parameters, {count_flops(imported.arch)} FLOPs")
     print(FLOPS_NOTE)
 
 
-def _add_export(commands: Any) -> None:
-    parser = commands.add_parser(
-        "export", help="a folder that OpenCLIP or Hugging Face's CLIPModel loads"
-    )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint folder")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    parser.add_argument(
-        "--format", default="open_clip", choices=("open_clip", "hf"), help="default: open_clip"
-    )
-    parser.set_defaults(command=export)
+def export(
+    checkpoint: Checkpoint,
+    out: NewFolder,
+    format: Annotated[
+        str, typer.Option(metavar=listed(EXPORT_FORMATS), help="whose format")
+    ] = "open_clip",
+) -> None:
+    """Write a folder that OpenCLIP or Hugging Face's CLIPModel loads.
 
-
-def export(options: argparse.Namespace) -> None:
-    """Write a checkpoint in another tool's format and say how to load it."""
-    require_new_folder(options.out)
+    Example:
+        growclip export runs/demo/stage_02 --format hf --out exported
+    """
+    require_choice(format, EXPORT_FORMATS, "--format")
+    require_new_folder(out)
     from nas_growclip.interop.exporting import FORMATS
     from nas_growclip.interop.importing import open_checkpoint
 
-    FORMATS[options.format](open_checkpoint(options.checkpoint), options.out)
-    loads = {
-        "open_clip": 'open_clip.create_model_and_transforms("local-dir:{}")',
-        "hf": 'transformers.CLIPModel.from_pretrained("{}")',
-    }
-    print(f"Load it with {loads[options.format].format(options.out)}")
+    FORMATS[format](open_checkpoint(checkpoint), out)
+    print(f"Load it with {LOADS[format].format(out)}")
 
 
-def _add_flops(commands: Any) -> None:
-    parser = commands.add_parser("flops", help="FLOPs and parameters by encoder")
-    parser.add_argument(
-        "arch",
-        metavar="ARCH_OR_CHECKPOINT",
-        help=f"a preset ({', '.join(PRESETS)}), a YAML or JSON file, or a checkpoint folder",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(command=flops)
+def flops(
+    arch: Annotated[str, typer.Argument(metavar="ARCH_OR_CHECKPOINT", help=ARCH_HELP)],
+    as_json: AsJson = False,
+) -> None:
+    """Print FLOPs and parameters by encoder.
 
-
-def flops(options: argparse.Namespace) -> None:
-    """Print FLOPs and parameters by encoder."""
-    arch = read_arch(options.arch)
+    Example:
+        growclip flops vit_b_32
+    """
+    read = read_arch(arch)
     from nas_growclip.models.flops import count_flops, flops_by_encoder, params_by_encoder
 
-    by_encoder, params = flops_by_encoder(arch), params_by_encoder(arch)
-    if options.json:
+    by_encoder, params = flops_by_encoder(read), params_by_encoder(read)
+    if as_json:
         print(json.dumps({"flops": dict(by_encoder), "params": dict(params)}, indent=2))
         return
     print(f"{'encoder':<8} {'FLOPs':>16} {'parameters':>14}")
     for encoder, count in by_encoder.items():
         print(f"{encoder:<8} {count:>16,} {params[encoder]:>14,}")
-    print(f"{'total':<8} {count_flops(arch):>16,} {sum(params.values()):>14,}")
+    print(f"{'total':<8} {count_flops(read):>16,} {sum(params.values()):>14,}")
     print(FLOPS_NOTE)
 
 
-def _add_eval(commands: Any) -> None:
-    parser = commands.add_parser("eval", help="zero-shot top-1 and retrieval recall")
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    parser.add_argument(
-        "--data",
-        action="append",
-        required=True,
-        metavar="DIR",
-        help="a zero-shot set (CLIP_benchmark layout), a folder of pair shards, "
-        "'scenes' or 'digits'; may be given again",
-    )
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--json", action="store_true", help="print one CLIP_benchmark record for each data set"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write these records, one file for each data set"
-    )
-    parser.set_defaults(command=evaluate)
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="DIR|scenes|digits",
+            help="a zero-shot set (CLIP_benchmark layout), a folder of pair shards, scenes or "
+            "digits; may be given again",
+        ),
+    ],
+    batch_size: Annotated[int, typer.Option(metavar="N", help="images at a time")] = 128,
+    device: Device = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print one CLIP_benchmark record for each data set")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="write these records, one file for each data set"),
+    ] = None,
+) -> None:
+    """Measure zero-shot top-1 and retrieval recall; every number beside its chance level.
 
-
-def evaluate(options: argparse.Namespace) -> None:
-    """Measure a checkpoint on zero-shot sets and pairs; every number beside its chance level."""
-    if options.batch_size < 1:
-        raise ValueError(f"--batch-size must be 1 or more, but got {options.batch_size}.")
+    Example:
+        growclip eval runs/demo/stage_02 --data digits --data scenes
+    """
+    require_at_least_one("--batch-size", batch_size)
+    from nas_growclip.experiment.stage_setup import find_device
     from nas_growclip.interop.importing import open_checkpoint
 
-    model: Clip = open_checkpoint(options.checkpoint, options.device)
-    if options.json or options.out is not None:
-        _write_records(model, options)
+    model = open_checkpoint(checkpoint, find_device(device))
+    if as_json or out is not None:
+        names = (checkpoint.resolve().name, str(checkpoint))
+        _write_records(model, data, names, batch_size, as_json=as_json, out=out)
         return
     from nas_growclip.evaluation.named_sets import evaluate_named_sets
 
-    values = evaluate_named_sets(model, options.data, options.batch_size)
+    values = evaluate_named_sets(model, data, batch_size)
     print(f"{'metric':<44} {'value':>8} {'chance':>8}")
     for name, measure in values.items():
         print(f"{name:<44} {measure.value:>8.4f} {measure.chance:>8.4f}")
 
 
-def _write_records(model: "Clip", options: argparse.Namespace) -> None:
+def _write_records(
+    model: "Clip",
+    data: Sequence[str],
+    names: tuple[str, str],
+    batch_size: int,
+    *,
+    as_json: bool,
+    out: Path | None,
+) -> None:
     """CLIP_benchmark's records, printed or one file each, as its ``build`` takes them."""
     from nas_growclip.evaluation.benchmark import benchmark_records
     from nas_growclip.io.files import make_folder, write_atomically
 
-    names = (options.checkpoint.resolve().name, str(options.checkpoint))
-    records = benchmark_records(model, options.data, names, options.batch_size)
-    if options.json:
+    records = benchmark_records(model, data, names, batch_size)
+    if as_json:
         print(json.dumps(records, indent=2))
-    if options.out is not None:
-        make_folder(options.out)
+    if out is not None:
+        make_folder(out)
         for record in records:
             name = f"{record['dataset'].replace('/', '_')}_{record['task']}.json"
-            write_atomically(options.out / name, (json.dumps(record) + "\n").encode())
-            print(options.out / name, file=sys.stderr)
+            write_atomically(out / name, (json.dumps(record) + "\n").encode())
+            print(out / name, file=sys.stderr)
 
 
-def _add_space(commands: Any) -> None:
-    parser = commands.add_parser(
-        "space", help="the growth space at a data size, as another tool's search space"
-    )
-    parser.add_argument(
-        "parent",
-        metavar="PARENT",
-        help=f"a preset ({', '.join(PRESETS)}), a YAML or JSON file, or a checkpoint folder",
-    )
-    parser.add_argument(
-        "--pairs", required=True, type=int, metavar="N", help="pairs that the stage trains on"
-    )
-    parser.add_argument(
-        "--format",
-        required=True,
-        help="optuna: distributions, their conditions and the candidates; "
-        "nni: a search space for nnictl",
-    )
-    parser.add_argument(
-        "--space",
-        type=Path,
-        metavar="FILE.yaml",
-        help="growth space, as in search_spaces/; "
-        "default: that of PARENT's run, if PARENT is a stage's folder in a run folder",
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
-    parser.set_defaults(command=space)
+def space(
+    parent: Annotated[str, typer.Argument(metavar="PARENT", help=ARCH_HELP)],
+    pairs: Annotated[int, typer.Option(metavar="N", help="pairs that the stage trains on")],
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar=listed(SPACE_FORMATS),
+            help="optuna: distributions, their conditions and the candidates; "
+            "nni: a search space for nnictl",
+        ),
+    ],
+    space: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            help="growth space, as in search_spaces/; default: that of PARENT's run, if PARENT is "
+            "a stage's folder in a run folder",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="default: print it")] = None,
+) -> None:
+    """Print or write the growth space at a data size, as another tool's search space.
 
-
-def space(options: argparse.Namespace) -> None:
-    """Print or write the growth space from a parent at a data size."""
-    parent, growth_space = read_arch(options.parent), read_space(options.space, options.parent)
+    Example:
+        growclip space tiny --pairs 4000 --format nni --space search_spaces/tiny.yaml
+    """
+    arch, growth_space = read_arch(parent), read_space(space, parent)
     from nas_growclip.io.files import write_atomically
     from nas_growclip.search.export_space import space_document
 
-    document = space_document(parent, options.pairs, growth_space, options.format)
-    if options.out is None:
+    document = space_document(arch, pairs, growth_space, format)
+    if out is None:
         print(document, end="")
         return
-    write_atomically(options.out, document.encode())
-    print(f"Growth space: {options.out}")
+    write_atomically(out, document.encode())
+    print(f"Growth space: {out}")

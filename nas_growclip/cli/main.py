@@ -1,33 +1,41 @@
 """The command line, ``growclip``. Heavy libraries are imported inside a command only."""
 
-import argparse
-import json
+import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from nas_growclip.cli.checkpoints import (
-    _add_eval,
-    _add_export,
-    _add_flops,
-    _add_grow,
-    _add_import,
-    _add_space,
-)
-from nas_growclip.cli.runs import (
-    _add_compare,
-    _add_continue,
-    _add_report,
-    _add_rescore,
-    _add_run,
-    _add_worker,
-    run,
-)
+import typer
+
+from nas_growclip.cli.checkpoints import evaluate, export, flops, grow, import_, space
+from nas_growclip.cli.doctor import doctor
+from nas_growclip.cli.nni_trial import nni_trial
+from nas_growclip.cli.runs import compare, continue_, report, rescore, run, worker
+from nas_growclip.cli.slurm import submit
 
 BAD_INPUT = 2
+INTERRUPTED = 130
+
+COMMANDS: Mapping[str, Callable[..., int | None]] = {
+    "run": run,
+    "continue": continue_,
+    "compare": compare,
+    "worker": worker,
+    "submit": submit,
+    "report": report,
+    "rescore": rescore,
+    "grow": grow,
+    "import": import_,
+    "export": export,
+    "flops": flops,
+    "eval": evaluate,
+    "space": space,
+    "nni-trial": nni_trial,
+    "doctor": doctor,
+}
+"""Every command under its name: a typed function whose docstring is its help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,74 +43,79 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A command may return another exit code; None is 0.
     """
-    options = make_parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int | None] = options.command
     try:
-        check_launcher(command)
-        return command(options) or 0
+        return _invoke(sys.argv[1:] if arguments is None else arguments)
+    except typer.TyperException as error:
+        return _refuse(f"{error.format_message()} See growclip COMMAND --help.")
     except (ValueError, OSError) as error:
-        print(f"growclip: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("growclip: interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
+        return _refuse(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("growclip: interrupted; the same command resumes from here.", file=sys.stderr)
+        return INTERRUPTED
 
 
-def check_launcher(command: Callable[[argparse.Namespace], int | None]) -> None:
+def _invoke(arguments: Sequence[str]) -> int:
+    command = make_command()
+    try:
+        with command.make_context("growclip", list(arguments)) as context:
+            code: int | None = command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return code or 0
+
+
+def _refuse(message: str) -> int:
+    print(f"growclip: error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def make_command() -> Any:
+    """Every command with its options, as typer makes it of the functions."""
+    app = typer.Typer(
+        help="Grow CLIP models over growing data.",
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_before_any_command)
+    for name, function in COMMANDS.items():
+        text, example = described(function)
+        summary = text.partition("\n")[0].removesuffix(".")
+        app.command(name, help=text, short_help=summary, epilog=example)(function)
+    return typer.main.get_command(app)
+
+
+def described(function: Callable[..., object]) -> tuple[str, str]:
+    """A command's help and its example, from its docstring; what is raised is left out."""
+    text, _, example = (inspect.getdoc(function) or "").partition("\nExample:\n")
+    lines = [line for line in example.partition("\n\n")[0].splitlines() if line]
+    return text.strip(), "\b\nExample:\n" + "\n".join(f"  {line.strip()}" for line in lines)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(version("nas_growclip"))
+        raise typer.Exit
+
+
+def _before_any_command(
+    context: typer.Context,
+    shows_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    check_launcher(context.invoked_subcommand)
+
+
+def check_launcher(command: str | None) -> None:
     """Refuse to do several times at once what one process does alone.
 
     Raises:
         ValueError: If torchrun starts a command that is not ``run``.
     """
     is_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    if command is not run and is_torchrun and os.environ.get("WORLD_SIZE", "1") != "1":
+    if command != "run" and is_torchrun and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError("torchrun can start `growclip run` only. Start this command by itself.")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Every command with its options."""
-    parser = argparse.ArgumentParser(
-        prog="growclip", description="Grow CLIP models over growing data."
-    )
-    parser.add_argument("--version", action="version", version=version("nas_growclip"))
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (
-        _add_run,
-        _add_continue,
-        _add_compare,
-        _add_worker,
-        _add_report,
-        _add_grow,
-        _add_flops,
-        _add_eval,
-        _add_doctor,
-    ):
-        add(commands)
-    _add_space(commands)
-    _add_rescore(commands)
-    _add_import(commands)
-    _add_export(commands)
-    return parser
-
-
-def _add_doctor(commands: Any) -> None:
-    parser = commands.add_parser(
-        "doctor", help="look for what breaks in practice; exit code 1 if there is a problem"
-    )
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder to look at")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(command=doctor)
-
-
-def doctor(options: argparse.Namespace) -> int:
-    """Check this machine, and a run folder if given; 1 if there is a problem, else 0."""
-    from nas_growclip.doctor.checks import describe, diagnose
-    from nas_growclip.doctor.machine import Place
-
-    findings = diagnose(Place(run=options.run))
-    if options.json:
-        rows = [{"name": name, **vars(finding)} for name, finding in findings.items()]
-        print(json.dumps(rows, indent=2))
-    else:
-        print("\n".join(describe(findings)))
-    return int(any(finding.status == "problem" for finding in findings.values()))

@@ -1,6 +1,6 @@
 """The trial command of NNI: grow one candidate from the parent, train it briefly, report.
 
-NNI runs ``python -m nas_growclip.cli.nni_trial --run RUN`` once a trial. The first trial to get
+NNI runs ``growclip nni-trial --run RUN`` once a trial. The first trial to get
 there also trains the control, no growth, without which there is no score; the others wait for it.
 Each point of the learning curve is an intermediate result, the score the final one.
 
@@ -8,16 +8,20 @@ NNI's assessors want results that rise, and Curvefitting wants an accuracy. So t
 result is exp(-loss): the probability of the right partner, geometric mean over the pairs.
 """
 
-import argparse
 import json
 import math
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from nas_growclip.cli.options import DataFolder, Device, require_at_least_one
+from nas_growclip.io.choices import look_up
 
 if TYPE_CHECKING:
     from nas_growclip.experiment.stage_context import StageContext
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from nas_growclip.records.entries import Trial
 
 FAILED = 1
-BAD_INPUT = 2
+"""Exit code of a trial that failed."""
 
 
 class Reports(NamedTuple):
@@ -35,72 +39,71 @@ class Reports(NamedTuple):
     final: Callable[[dict[str, float]], object]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Try one candidate; a failed trial gives one line on stderr and exit code 1."""
+def nni_trial(
+    run: Annotated[Path, typer.Option(metavar="RUN", help="run folder")],
+    stage: Annotated[
+        int | None, typer.Option(metavar="K", help="default: the one to search next")
+    ] = None,
+    trials: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="where records and states go; default: the stage's own"),
+    ] = None,
+    data: DataFolder = None,
+    device: Device = None,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="CPU threads; default: all")
+    ] = None,
+    candidate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="try this one without NNI, as in image.width=96+text.depth=4, or none",
+        ),
+    ] = None,
+) -> int:
+    """Try one candidate of a stage: the one that NNI chose, or one by hand.
+
+    This is the trial command of an NNI experiment. A failed trial gives one line on stderr and exit
+    code 1.
+
+    Example:
+        growclip nni-trial --run runs/demo --trials runs/alone --candidate image.width=128
+    """
     if "NNI_PLATFORM" in os.environ:
         # NNI stops a trial with SIGINT, and takes any exit code for a failure of the trial's own.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    options = make_parser().parse_args(arguments)
-    try:
-        trial = run(options)
-    except (ValueError, OSError) as error:
-        print(f"nni_trial: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
+    require_at_least_one("--threads", threads)
+    sample, reports = ask_nni() if candidate is None else (None, PRINTED)
+    import torch
+
+    from nas_growclip.experiment.stage_setup import open_stage
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    opened = open_stage(run, stage=stage, data_folder=data, device=device, trials=trials)
+    chosen = chosen_candidate(opened, candidate, sample)
+    trial = try_candidate(opened, opened.plan.candidates.index(chosen), chosen, reports)
     if trial.score is None:
-        print(f"nni_trial: {trial.label}: {trial.state}: {trial.message}", file=sys.stderr)
+        message = " ".join(trial.message.split())
+        print(f"growclip nni-trial: {trial.label}: {trial.state}: {message}", file=sys.stderr)
         return FAILED
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m nas_growclip.cli.nni_trial",
-        description="Try one candidate of a stage: NNI's choice, or by hand.",
-    )
-    parser.add_argument("--run", required=True, type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--stage", type=int, metavar="K", help="default: the one to search next")
-    parser.add_argument("--trials", type=Path, metavar="DIR", help="where records and states go")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
-    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: all")
-    parser.add_argument(
-        "--candidate",
-        metavar="NAME",
-        help="try this one without NNI, as in image.width=96+text.depth=4, or 'none'",
-    )
-    return parser
-
-
-def run(options: argparse.Namespace) -> "Trial":
-    """Ask for a candidate, try it, report.
+def chosen_candidate(
+    stage: "StageContext", name: str | None, sample: Mapping[str, Any] | None
+) -> "Candidate":
+    """The candidate of that name, or the one of NNI's sample.
 
     Raises:
-        ValueError: If an option is bad, NNI is missing, or the control fails.
+        ValueError: If the stage has no such candidate.
     """
-    if options.threads is not None and options.threads < 1:
-        raise ValueError(f"--threads must be 1 or more, but got {options.threads}.")
-    sample, reports = ask_nni() if options.candidate is None else ({}, PRINTED)
-    import torch
-
-    from nas_growclip.experiment.stage_setup import open_stage
     from nas_growclip.search.nni.space import candidate_from_nni
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    stage = open_stage(
-        options.run,
-        stage=options.stage,
-        data_folder=options.data,
-        device=options.device,
-        trials=options.trials,
-    )
     candidates = stage.plan.candidates
-    if options.candidate is None:
-        candidate = candidate_from_nni(sample, candidates)
-    else:
-        candidate = named_candidate(options.candidate, candidates)
-    return try_candidate(stage, candidates.index(candidate), candidate, reports)
+    if name is None:
+        return candidate_from_nni(sample or {}, candidates)
+    return look_up({candidate.label: candidate for candidate in candidates}, name, "--candidate")
 
 
 def try_candidate(
@@ -150,18 +153,6 @@ def final_result(trial: "Trial") -> dict[str, float]:
         "flops": float(trial.flops),
         "params": float(trial.params),
     }
-
-
-def named_candidate(name: str, candidates: "Sequence[Candidate]") -> "Candidate":
-    """The candidate with this label.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    from nas_growclip.io.choices import look_up
-
-    by_label = {candidate.label: candidate for candidate in candidates}
-    return look_up(by_label, name, "--candidate")
 
 
 def ask_nni() -> tuple[Mapping[str, Any], Reports]:
@@ -239,7 +230,3 @@ def print_result(result: dict[str, float]) -> None:
 
 PRINTED = Reports(print_result, print_result)
 """Results on stdout."""
-
-
-if __name__ == "__main__":
-    sys.exit(main())

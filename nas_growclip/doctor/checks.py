@@ -1,4 +1,4 @@
-"""What breaks in practice, looked for before it does: ``growclip doctor``.
+"""What breaks in practice, looked for beforehand: ``growclip doctor``.
 
 Each check looks at one thing and says what it found and, where something is wrong, the remedy.
 Libraries that may be broken are imported in another process under a time limit, so that neither
@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from nas_growclip.doctor.machine import Finding, Place, _shown
+from nas_growclip.doctor.machine import Environment, Finding, without_passwords
 from nas_growclip.doctor.nni import (
     check_nni_leftovers,
     check_nni_port,
@@ -34,29 +34,31 @@ from nas_growclip.doctor.storage import check_dashboard_port, check_storage, che
 _log = logging.getLogger(__name__)
 
 
-def diagnose(place: Place) -> dict[str, Finding]:
+def diagnose(environment: Environment) -> dict[str, Finding]:
     """Run every check.
 
     Raises:
         ValueError: If the run folder to look at is not there.
     """
-    if place.run is not None and not place.run.is_dir():
-        raise ValueError(f"{place.run}: no such folder. Give the --out of `growclip run`.")
+    if environment.run is not None and not environment.run.is_dir():
+        raise ValueError(f"{environment.run}: no such folder. Give the --out of `growclip run`.")
     _log.info("doctor: importing libraries in another process; this may take a minute")
-    return {name: run_check(check, place) for name, check in CHECKS.items()}
+    return {name: run_check(check, environment) for name, check in CHECKS.items()}
 
 
-def run_check(check: Callable[[Place], Finding], place: Place) -> Finding:
+def run_check(check: Callable[[Environment], Finding], environment: Environment) -> Finding:
     """What a check found; a check that fails is a problem too. Passwords in URLs are hidden."""
     try:
-        finding = check(place)
+        finding = check(environment)
     except Exception as error:
         finding = Finding(
             "problem",
             f"the check itself failed: {type(error).__name__}: {error}",
             "Report it with this line; the other checks hold.",
         )
-    return Finding(finding.status, _shown(finding.found), _shown(finding.remedy))
+    return Finding(
+        finding.status, without_passwords(finding.found), without_passwords(finding.remedy)
+    )
 
 
 def describe(findings: Mapping[str, Finding]) -> list[str]:
@@ -70,16 +72,16 @@ def describe(findings: Mapping[str, Finding]) -> list[str]:
     return [*lines, f"problems: {statuses.count('problem')}, warnings: {statuses.count('warning')}"]
 
 
-def _of_run(check: Callable[[Path, Place], Finding]) -> Callable[[Place], Finding]:
-    def checked(place: Place) -> Finding:
-        if place.run is None:
+def _of_run(check: Callable[[Path, Environment], Finding]) -> Callable[[Environment], Finding]:
+    def checked(environment: Environment) -> Finding:
+        if environment.run is None:
             return Finding("skipped", "no run folder given: growclip doctor RUN")
-        return check(place.run, place)
+        return check(environment.run, environment)
 
     return checked
 
 
-CHECKS: Mapping[str, Callable[[Place], Finding]] = {
+CHECKS: Mapping[str, Callable[[Environment], Finding]] = {
     "python": check_python,
     "torch": check_torch,
     "torchvision": check_torchvision,

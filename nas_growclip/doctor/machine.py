@@ -1,4 +1,7 @@
-"""What every check asks of the machine: versions, cores, other Pythons; and what a check finds."""
+"""What a check looks at, as one value, and what it finds; nothing of it is the check's own to ask.
+
+Versions and requirements are read from the packages' metadata, so that none is written here twice.
+"""
 
 import importlib.util
 import json
@@ -15,6 +18,11 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PACKAGE = "nas_growclip"
 
 DEFAULT_PORT = 8080
 """Of NNI's web page and of optuna-dashboard."""
@@ -43,6 +51,13 @@ def installed_requirements(package: str) -> Sequence[str]:
     return ()
 
 
+def required_python() -> str:
+    """The versions of Python that this package can run with."""
+    with suppress(metadata.PackageNotFoundError):
+        return str(metadata.metadata(PACKAGE)["Requires-Python"])
+    return ""
+
+
 def num_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -53,18 +68,19 @@ def num_cores() -> int:
 def bundled_node() -> Path | None:
     """The Node runtime that comes with NNI."""
     spec = importlib.util.find_spec("nni_node")
-    places = spec.submodule_search_locations if spec else None
-    return Path(places[0]) / "node" if places else None
+    folders = spec.submodule_search_locations if spec else None
+    return Path(folders[0]) / "node" if folders else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Environment:
     """What is looked at: this machine, its packages and perhaps a run folder."""
 
     run: Path | None = None
     python: str = sys.executable
     """The interpreter that imports what may be broken."""
     python_version: tuple[int, int] = sys.version_info[:2]
+    required_python: str = field(default_factory=required_python)
     seconds: float = 240.0
     """How long another process may take."""
     version: Callable[[str], str | None] = installed_version
@@ -74,8 +90,20 @@ class Place:
     node: Path | None = field(default_factory=bundled_node)
     port: int = DEFAULT_PORT
     cores: int = field(default_factory=num_cores)
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    """Environment variables."""
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
+
+    def wanted(self, package: str, by: str = PACKAGE) -> str:
+        """The versions of a package that another one asks for, as in ``>=4.5,<6``; or nothing."""
+        for requirement in map(Requirement, self.requirements(by)):
+            if canonicalize_name(requirement.name) == canonicalize_name(package):
+                return ",".join(sorted(map(str, requirement.specifier), reverse=True))
+        return ""
+
+    def pip_install(self, package: str, by: str = PACKAGE) -> str:
+        """The command that installs a version that is asked for."""
+        return f"pip install '{package}{self.wanted(package, by)}'"
 
     @cached_property
     def imports(self) -> Mapping[str, Mapping[str, Any]]:
@@ -106,26 +134,29 @@ for name in sys.argv[1:]:
 
 
 def run_python(
-    place: Place, code: str, arguments: Sequence[str] = (), given: str = ""
+    environment: Environment, code: str, arguments: Sequence[str] = (), given: str = ""
 ) -> tuple[str, str]:
     """Run code in another process.
 
     Returns:
         What it printed, and how it ended if not well.
     """
-    command = [place.python, "-P", "-c", code, *arguments]
+    command = [environment.python, "-P", "-c", code, *arguments]
     try:
         done = subprocess.run(
-            command, input=given.encode(), capture_output=True, timeout=place.seconds
+            command, input=given.encode(), capture_output=True, timeout=environment.seconds
         )
     except subprocess.TimeoutExpired as error:
-        return (error.stdout or b"").decode(errors="replace"), f"no end in {place.seconds:g} s"
+        return (error.stdout or b"").decode(
+            errors="replace"
+        ), f"no end in {environment.seconds:g} s"
     said = done.stderr.decode(errors="replace").strip().splitlines()
     end = f"exit code {done.returncode}: {said[-1] if said else 'no message'}"
     return done.stdout.decode(errors="replace"), end if done.returncode else ""
 
 
-def _is_taken(host: str, port: int) -> bool:
+def is_port_taken(host: str, port: int) -> bool:
+    """Whether a server listens there, or another program holds the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -135,7 +166,7 @@ def _is_taken(host: str, port: int) -> bool:
     return False
 
 
-def _shown(text: str) -> str:
+def without_passwords(text: str) -> str:
     """One line of bounded length, without the passwords of URLs."""
     text = re.sub(r"(://[^\s:/@]*:)(?!\*\*\*@).*(?=@)", r"\1***", text, flags=re.DOTALL)
     text = re.sub(r"((?:password|passwd|pwd)=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE)

@@ -3,80 +3,76 @@
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from nas_growclip.doctor.machine import Finding, Place
-
-OPTUNA = ">=4.5,<6"
+from nas_growclip.doctor.machine import PACKAGE, Environment, Finding
 
 
-def check_python(place: Place) -> Finding:
+def check_python(environment: Environment) -> Finding:
     """Python is new enough."""
-    found = ".".join(map(str, place.python_version))
-    if place.python_version >= (3, 11):
+    found = ".".join(map(str, environment.python_version))
+    if fits(found, environment.required_python):
         return Finding("ok", found)
-    return Finding(
-        "problem", f"Python must be 3.11 or newer, but is {found}", "Install Python 3.11."
-    )
+    wanted = environment.required_python
+    return Finding("problem", f"Python must be {wanted}, but is {found}", "Install such a Python.")
 
 
-def check_torch(place: Place) -> Finding:
+def check_torch(environment: Environment) -> Finding:
     """Torch is there and can be imported."""
-    return _imported(
-        place, "torch", "torch", "Install it anew: pip install --force-reinstall torch"
+    return check_import(
+        environment, "torch", "torch", "Install it again: pip install --force-reinstall torch"
     )
 
 
-def check_torchvision(place: Place) -> Finding:
+def check_torchvision(environment: Environment) -> Finding:
     """Torchvision belongs to the installed torch and can be imported beside it."""
     remedy = (
-        "Install both anew from one index, CPU or CUDA alike: "
+        "Install both again from one index, CPU or CUDA alike: "
         "pip install --force-reinstall torch torchvision"
     )
-    torch = place.version("torch")
-    for wanted in map(Requirement, place.requirements("torchvision")):
-        if wanted.name == "torch" and torch and not _fits(torch, str(wanted.specifier)):
-            found = (
-                f"torchvision {place.version('torchvision')} needs {wanted}, but torch is {torch}"
-            )
+    torch = environment.version("torch")
+    for wanted in map(Requirement, environment.requirements("torchvision")):
+        if wanted.name == "torch" and torch and not fits(torch, str(wanted.specifier)):
+            version = environment.version("torchvision")
+            found = f"torchvision {version} needs {wanted}, but torch is {torch}"
             return Finding("problem", found, remedy)
-    return _imported(place, "torchvision", "torchvision", remedy)
+    return check_import(environment, "torchvision", "torchvision", remedy)
 
 
-def check_timm(place: Place) -> Finding:
+def check_timm(environment: Environment) -> Finding:
     """Timm can be imported."""
-    return _imported(place, "timm", "timm", "pip install 'timm>=1.0.20,<2'")
+    return check_import(environment, "timm", "timm", environment.pip_install("timm"))
 
 
-def check_open_clip(place: Place) -> Finding:
+def check_open_clip(environment: Environment) -> Finding:
     """OpenCLIP can be imported."""
-    return _imported(place, "open_clip", "open_clip_torch", "pip install 'open_clip_torch>=3.1,<5'")
+    remedy = environment.pip_install("open_clip_torch")
+    return check_import(environment, "open_clip", "open_clip_torch", remedy)
 
 
-def check_optuna(place: Place) -> Finding:
+def check_optuna(environment: Environment) -> Finding:
     """Optuna's version is one that we support."""
-    return _version_within(place, "optuna", OPTUNA)
+    return check_version(environment, "optuna")
 
 
-def check_threads(place: Place) -> Finding:
+def check_threads(environment: Environment) -> Finding:
     """How many threads a process takes, for whoever starts several."""
-    setting = place.environment.get("OMP_NUM_THREADS", "not set")
-    threads = place.imports["torch"].get("threads")
-    found = (
-        f"{place.cores} cores, OMP_NUM_THREADS {setting}, torch's threads {threads or 'unknown'}"
-    )
+    setting = environment.variables.get("OMP_NUM_THREADS", "not set")
+    threads = environment.imports["torch"].get("threads")
+    cores = f"{environment.cores} cores, OMP_NUM_THREADS {setting}"
+    found = f"{cores}, torch's threads {threads or 'unknown'}"
     share = "Give each worker its share: OMP_NUM_THREADS = cores / workers"
-    if threads and threads > place.cores:
+    if threads and threads > environment.cores:
         return Finding("warning", found, share)
     return Finding("ok", found, share if threads and threads > 1 else "")
 
 
-def check_cuda(place: Place) -> Finding:
+def check_cuda(environment: Environment) -> Finding:
     """Whether there is a GPU that torch can use."""
-    torch = place.imports["torch"]
+    torch = environment.imports["torch"]
     if torch["error"]:
         return Finding("skipped", "torch cannot be imported")
     if torch.get("devices"):
         return Finding("ok", f"CUDA {torch['cuda']}: {', '.join(torch['devices'])}")
-    if not (place.proc / "driver" / "nvidia" / "version").exists():
+    if not (environment.proc / "driver" / "nvidia" / "version").exists():
         return Finding("ok", "no NVIDIA GPU; training runs on the CPU")
     return Finding(
         "warning",
@@ -85,25 +81,29 @@ def check_cuda(place: Place) -> Finding:
     )
 
 
-def _imported(place: Place, module: str, package: str, remedy: str) -> Finding:
-    version = place.version(package)
+def check_import(environment: Environment, module: str, package: str, remedy: str) -> Finding:
+    """A package is installed, and its module can be imported."""
+    version = environment.version(package)
     if version is None:
         return Finding("problem", f"{package} is not installed", remedy)
-    error = place.imports[module]["error"]
+    error = environment.imports[module]["error"]
     if not error:
         return Finding("ok", f"{version} imports")
-    if module in ("timm", "open_clip") and place.imports["torchvision"]["error"]:
+    if module in ("timm", "open_clip") and environment.imports["torchvision"]["error"]:
         remedy = "Repair torchvision first."
     return Finding("problem", f"{package} {version} cannot be imported: {error}", remedy)
 
 
-def _version_within(place: Place, package: str, wanted: str) -> Finding:
-    version = place.version(package)
-    if version is not None and _fits(version, wanted):
+def check_version(environment: Environment, package: str, by: str = PACKAGE) -> Finding:
+    """A package's version is one that this package asks for, or another one that needs it."""
+    wanted = environment.wanted(package, by)
+    version = environment.version(package)
+    if version is not None and fits(version, wanted):
         return Finding("ok", version)
     found = f"{package} must be {wanted}, but is {version or 'not installed'}"
-    return Finding("problem", found, f"pip install '{package}{wanted}'")
+    return Finding("problem", found, environment.pip_install(package, by))
 
 
-def _fits(version: str, wanted: str) -> bool:
+def fits(version: str, wanted: str) -> bool:
+    """Whether a version is among those that a specifier allows."""
     return SpecifierSet(wanted).contains(version, prereleases=True)

@@ -4,7 +4,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from nas_growclip.doctor.machine import Finding, Place, run_python
+from nas_growclip.doctor.machine import Environment, Finding, run_python
 from nas_growclip.io.formatting import mebibytes
 from nas_growclip.io.mappings import read_mapping
 
@@ -27,7 +27,7 @@ except ValueError as error:
 """
 
 
-def check_run_config(run: Path, place: Place) -> Finding:
+def check_run_config(run: Path, environment: Environment) -> Finding:
     """The run's settings can be read by this version."""
     try:
         read_mapping(run / "config.yaml")
@@ -36,7 +36,7 @@ def check_run_config(run: Path, place: Place) -> Finding:
             "problem", str(error), "Give the --out of `growclip run`, or restore the file."
         )
     package = str(Path(__file__).parents[2])
-    refused, end = run_python(place, _LOAD_CONFIG, [str(run / "config.yaml"), package])
+    refused, end = run_python(environment, _LOAD_CONFIG, [str(run / "config.yaml"), package])
     if end:
         return Finding(
             "problem",
@@ -49,21 +49,21 @@ def check_run_config(run: Path, place: Place) -> Finding:
     return Finding("ok", f"{run / 'config.yaml'} reads")
 
 
-def check_run_folder(run: Path, place: Place) -> Finding:
+def check_run_folder(run: Path, environment: Environment) -> Finding:
     """Files can be written into the run folder."""
     try:
         with tempfile.TemporaryFile(dir=run) as file:
             file.write(b"growclip doctor")
     except OSError as error:
-        remedy = "Make the folder writable, or copy the run to another place."
+        remedy = "Make the folder writable, or copy the run to another environment."
         return Finding("problem", f"{run} cannot be written: {error.strerror}", remedy)
     return Finding("ok", f"{run} is writable")
 
 
-def check_run_disk(run: Path, place: Place) -> Finding:
+def check_run_disk(run: Path, environment: Environment) -> Finding:
     """There is space for the checkpoints to come."""
     largest = max(map(_size, run.rglob("*.safetensors")), default=0)
-    free = place.free_bytes(run)
+    free = environment.free_bytes(run)
     found = f"{mebibytes(free)} free, largest checkpoint {mebibytes(largest)}"
     remedy = "Free space, or move the run folder to a larger disk."
     if free < 2 * largest:

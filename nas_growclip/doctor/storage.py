@@ -8,7 +8,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import unquote
 
-from nas_growclip.doctor.machine import Finding, Place, _is_taken, _shown, run_python
+from nas_growclip.doctor.machine import (
+    Environment,
+    Finding,
+    is_port_taken,
+    run_python,
+    without_passwords,
+)
 from nas_growclip.io.mappings import read_mapping
 
 NETWORK_DISKS = re.compile(
@@ -37,24 +43,24 @@ except Exception as error:
 """
 
 
-def check_dashboard_port(place: Place) -> Finding:
+def check_dashboard_port(environment: Environment) -> Finding:
     """The default port of optuna-dashboard is free."""
-    if place.version("optuna-dashboard") is None:
+    if environment.version("optuna-dashboard") is None:
         remedy = "pip install 'nas_growclip[dashboard]'"
         return Finding("skipped", "optuna-dashboard is not installed", remedy)
-    if not _is_taken("127.0.0.1", place.port):
-        return Finding("ok", f"{place.port} is free on 127.0.0.1")
+    if not is_port_taken("127.0.0.1", environment.port):
+        return Finding("ok", f"{environment.port} is free on 127.0.0.1")
     remedy = "Give it another one: optuna-dashboard STORAGE --port PORT"
-    return Finding("warning", f"{place.port} is taken on 127.0.0.1", remedy)
+    return Finding("warning", f"{environment.port} is taken on 127.0.0.1", remedy)
 
 
-def check_storage_disk(run: Path, place: Place) -> Finding:
+def check_storage_disk(run: Path, environment: Environment) -> Finding:
     """SQLite is not on a network disk, where its locks do not hold."""
     setting = storage_setting(run)
     file = storage_file(run, setting)
     if file is None:
-        return Finding("skipped", f"{_shown(setting)} is not a file")
-    mounts = place.proc / "mounts"
+        return Finding("skipped", f"{without_passwords(setting)} is not a file")
+    mounts = environment.proc / "mounts"
     if not mounts.exists():
         return Finding("skipped", f"there is no list of mounts in {mounts}")
     kind = filesystem(file, mounts.read_text(encoding="utf-8", errors="replace"))
@@ -67,12 +73,12 @@ def check_storage_disk(run: Path, place: Place) -> Finding:
     )
 
 
-def check_storage(run: Path, place: Place) -> Finding:
+def check_storage(run: Path, environment: Environment) -> Finding:
     """Optuna's storage opens, is whole, and was written by one major version of Optuna."""
     setting = storage_setting(run)
     file = storage_file(run, setting)
     if file is None:
-        return _check_server(place, setting)
+        return check_server(environment, setting)
     if not file.exists() or not file.stat().st_size:
         return Finding("skipped", f"{file} is not there yet")
     try:
@@ -83,7 +89,7 @@ def check_storage(run: Path, place: Place) -> Finding:
             return Finding("warning", found, "Try again; if it stays so, see who holds the file.")
         remedy = "Restore it from a copy, or start a new run folder."
         return Finding("problem", f"{file} is damaged or not Optuna's: {error}", remedy)
-    return _one_major(place, str(file), values)
+    return _one_major(environment, str(file), values)
 
 
 def storage_setting(run: Path) -> str:
@@ -105,12 +111,12 @@ def storage_file(run: Path, setting: str) -> Path | None:
 
 def filesystem(path: Path, mounts: str) -> str:
     """The type of the file system that a path is on, by the longest mount point above it."""
-    place = str(path.resolve())
+    address = str(path.resolve())
     kind, depth = "unknown", -1
     for line in mounts.splitlines():
         _, point, here, *_ = [*line.split(), "", "", ""]
         point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)
-        is_above = point == "/" or place == point or place.startswith(f"{point}/")
+        is_above = point == "/" or address == point or address.startswith(f"{point}/")
         if point and is_above and len(point) >= depth:  # of two at one point the later one counts
             kind, depth = here, len(point)
     return kind
@@ -139,24 +145,26 @@ def _journal_values(file: Path) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
-def _check_server(place: Place, url: str) -> Finding:
-    printed, end = run_python(place, _ASK_SERVER, _VERSIONS, given=url)
+def check_server(environment: Environment, url: str) -> Finding:
+    """A database server answers, and its studies are of one major version of Optuna."""
+    printed, end = run_python(environment, _ASK_SERVER, _VERSIONS, given=url)
     line = printed.strip().rpartition("\n")[2]
     answer = json.loads(line) if line.startswith("{") else {"error": end or "no answer"}
     if "values" in answer:
-        return _one_major(place, _shown(url), answer["values"])
+        return _one_major(environment, without_passwords(url), answer["values"])
+    reason = without_passwords(_without_password(answer["error"], url))
     return Finding(
         "problem",
-        f"{_shown(url)} cannot be opened: {_shown(_without_password(answer['error'], url))}",
+        f"{without_passwords(url)} cannot be opened: {reason}",
         "Start the server, check the URL and its access, and install its driver: "
         "pip install 'nas_growclip[postgres]'",
     )
 
 
-def _one_major(place: Place, where: str, values: Sequence[object]) -> Finding:
+def _one_major(environment: Environment, where: str, values: Sequence[object]) -> Finding:
     """Whether the versions that wrote a storage and the installed one have the same major."""
     writers = sorted({str(value).strip('"') for value in values})
-    here = place.version("optuna")
+    here = environment.version("optuna")
     majors = {version.partition(".")[0] for version in [*writers, *([here] if here else [])]}
     written = f"written by Optuna {', '.join(writers) or '(not noted)'}; installed is {here}"
     if len(majors) <= 1:

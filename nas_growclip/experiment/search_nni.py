@@ -73,7 +73,8 @@ def nni_experiment(stage: StageContext, candidates: Sequence[Candidate]) -> NniE
     command = [
         sys.executable,
         "-m",
-        "nas_growclip.cli.nni_trial",
+        "nas_growclip",
+        "nni-trial",
         "--run",
         str(stage.run.resolve()),
     ]

@@ -5,15 +5,24 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from nas_growclip import __all__ as public_names
-from nas_growclip.cli.main import main, make_parser
+from nas_growclip.cli import choices
+from nas_growclip.cli.main import COMMANDS, described, main, make_command
+from nas_growclip.growth.config import GrowthConfig
+from nas_growclip.growth.depth import DEPTH_OPERATORS
+from nas_growclip.growth.operators import OPERATORS
+from nas_growclip.growth.pim import PIM
+from nas_growclip.interop.exporting import FORMATS as EXPORTS
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
+from nas_growclip.search.export_space import FORMATS as SPACES
+from nas_growclip.search.objective import OBJECTIVES
 from tests.support.runs import SMOKE, smoke_config
 
 SPACE = str(SMOKE.parent.parent / "search_spaces" / "tiny.yaml")
@@ -27,26 +36,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def options_of(command: Any) -> list[str]:
+    """An option by its long name, an argument by its name in the help."""
+    return sorted(p.opts[-1] if p.opts[-1].startswith("--") else p.metavar for p in command.params)
+
+
 def test_commands_and_options_are_frozen() -> None:
-    actions = make_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-    options = {
-        name: sorted(
-            option
-            for action in command._actions
-            for option in (action.option_strings[-1:] or [action.metavar])
-        )
-        for name, command in actions.items()  # type: ignore[union-attr]
-    }
+    options = {name: options_of(command) for name, command in make_command().commands.items()}
     assert options == {
-        "run": ["--data", "--device", "--help", "--out", "--seed", "EXPERIMENT.yaml"],
-        "continue": ["--data", "--device", "--flops", "--help", "--old-data", "RUN"],
-        "compare": ["--data", "--device", "--help", "--out", "--workers", "COMPARISON.yaml"],
-        "worker": ["--data", "--device", "--help", "--patience", "RUN"],
-        "report": ["--help", "--out", "RUN"],
-        "rescore": ["--data-ratio", "--help", "--json", "--objective", "--set", "RUN"],
+        "run": ["--data", "--device", "--out", "--seed", "EXPERIMENT.yaml"],
+        "continue": ["--data", "--device", "--flops", "--old-data", "RUN"],
+        "compare": ["--data", "--device", "--out", "--workers", "COMPARISON.yaml"],
+        "worker": ["--data", "--device", "--patience", "RUN"],
+        "report": ["--out", "RUN"],
+        "rescore": ["--data-ratio", "--json", "--objective", "--set", "RUN"],
         "grow": [
             "--depth-operator",
-            "--help",
             "--momentum",
             "--norm-pre",
             "--operator",
@@ -57,13 +62,68 @@ def test_commands_and_options_are_frozen() -> None:
             "--set",
             "PARENT",
         ],
-        "import": ["--help", "--out", "MODEL_NAME_OR_CONFIG_JSON", "WEIGHTS"],
-        "export": ["--format", "--help", "--out", "CHECKPOINT"],
-        "flops": ["--help", "--json", "ARCH_OR_CHECKPOINT"],
-        "eval": ["--batch-size", "--data", "--device", "--help", "--json", "--out", "CHECKPOINT"],
-        "doctor": ["--help", "--json", "RUN"],
-        "space": ["--format", "--help", "--out", "--pairs", "--space", "PARENT"],
+        "import": ["--out", "MODEL_NAME_OR_CONFIG_JSON", "WEIGHTS"],
+        "export": ["--format", "--out", "CHECKPOINT"],
+        "flops": ["--json", "ARCH_OR_CHECKPOINT"],
+        "eval": ["--batch-size", "--data", "--device", "--json", "--out", "CHECKPOINT"],
+        "doctor": ["--json", "RUN"],
+        "space": ["--format", "--out", "--pairs", "--space", "PARENT"],
+        "submit": [
+            "--cluster",
+            "--data",
+            "--out",
+            "--processes",
+            "--slurm",
+            "--workers",
+            "EXPERIMENT.yaml",
+        ],
+        "nni-trial": [
+            "--candidate",
+            "--data",
+            "--device",
+            "--run",
+            "--stage",
+            "--threads",
+            "--trials",
+        ],
     }
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_with_options_that_exist(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nas_growclip", name, "--help"], capture_output=True, text=True
+    )
+    text, example = done.stdout.split("Example:\n")
+    assert example.split()[:2] == ["growclip", name]
+    used = set(re.findall(r"--[a-z-]+", example))
+    assert used <= set(re.findall(r"--[a-z-]+", text))
+    assert "Raises" not in text
+
+
+def test_help_lists_the_names_of_every_table() -> None:
+    assert tuple(OPERATORS) == choices.OPERATORS
+    assert tuple(DEPTH_OPERATORS) == choices.DEPTH_OPERATORS
+    assert tuple(PIM) == choices.PIM_VARIANTS
+    assert tuple(OBJECTIVES) == choices.OBJECTIVES
+    assert tuple(SPACES) == choices.SPACE_FORMATS
+    assert tuple(EXPORTS) == choices.EXPORT_FORMATS
+    assert get_args(choices.Placement) == get_args(GrowthConfig.__annotations__["placement"])
+    assert get_args(choices.NormPre) == get_args(GrowthConfig.__annotations__["norm_pre"])
+
+
+def test_an_example_is_taken_from_the_docstring() -> None:
+    def command() -> None:
+        """Do it.
+
+        Example:
+            growclip do it
+
+        Raises:
+            ValueError: If not.
+        """
+
+    assert described(command) == ("Do it.", "\b\nExample:\n  growclip do it")
 
 
 def test_public_names_are_frozen() -> None:
@@ -85,9 +145,9 @@ def test_public_names_are_frozen() -> None:
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import sys, contextlib\n"
+        "import sys\n"
         "from nas_growclip.cli.main import main\n"
-        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "assert main(['--help']) == main(['grow', '--help']) == 0\n"
         "assert not {'torch', 'timm', 'pandas', 'optuna'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -207,7 +267,7 @@ def test_space_needs_no_torch() -> None:
         (["rescore", "{tmp}"], "not a run folder: it has no config.yaml"),
         (["eval", "{tmp}", "--data", "digits"], "not a checkpoint: it has no arch.json"),
         (["eval", "{model}", "--data", "{tmp}/x"], "'scenes', 'digits' or a folder"),
-        (["eval", "{model}", "--data", "digits", "--batch-size", "0"], "--batch-size must be 1"),
+        (["eval", "{model}", "--data", "digits", "--batch-size", "0"], "--batch-size: must be 1"),
         (
             ["grow", "{model}", "--set", "image.width=50", "--out", "{tmp}/c"],
             "image.width must be divisible by image.head_dim, but got width=50",

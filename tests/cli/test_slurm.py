@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nas_growclip.cli.slurm import BAD_INPUT, GrowclipJob, main, make_parser, submit
-from nas_growclip.experiment.run import is_complete
+from nas_growclip.cli.main import BAD_INPUT, main
+from nas_growclip.cli.slurm import GrowclipJob, make_executor, queue_jobs
+from nas_growclip.experiment.run import is_complete, prepare_folder
 from nas_growclip.records.folder import read_trials
 from tests.support.runs import ROOT, SMOKE, smoke_config
 
@@ -22,8 +23,10 @@ echo "Submitted batch job $(wc -l < {log})"
 @pytest.mark.slow
 def test_run_and_worker_as_local_jobs_end_the_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = [str(SMOKE), "--out", str(out), "--workers", "1", "--cluster", "local"]
-    jobs = submit(make_parser().parse_args(arguments))
+    prepare_folder(smoke_config(), out)
+    run = GrowclipJob(("run", str(SMOKE), "--out", str(out)))
+    workers = [GrowclipJob(("worker", str(out)))]
+    jobs = queue_jobs(make_executor((), "local", out / "jobs"), run, workers)
     assert [job.result() for job in jobs] == [None, None], jobs[0].stderr()
     assert is_complete(smoke_config(), out)
     assert "the run in" in (jobs[1].stderr() or "")
@@ -45,7 +48,7 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_options_reach_sbatch_and_workers_begin_after_the_run(sbatch: Path, tmp_path: Path) -> None:
     options = ["--workers", "2", "--slurm", "partition=gpu", "--slurm", "gpus_per_node=1"]
-    assert main([str(SMOKE), "--out", str(tmp_path / "run"), *options]) == 0
+    assert main(["submit", str(SMOKE), "--out", str(tmp_path / "run"), *options]) == 0
     scripts = sbatch.read_text().split("#!/bin/bash")[1:]
     assert len(scripts) == 3
     assert all("#SBATCH --partition=gpu" in script for script in scripts)
@@ -81,7 +84,7 @@ def test_bad_options_are_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main([str(SMOKE), "--out", str(tmp_path / "run"), *options]) == BAD_INPUT
+    assert main(["submit", str(SMOKE), "--out", str(tmp_path / "run"), *options]) == BAD_INPUT
     assert message in capsys.readouterr().err
     assert not sbatch.exists()
 
@@ -90,5 +93,5 @@ def test_without_slurm_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(ROOT))
-    assert main([str(SMOKE), "--out", str(tmp_path / "run")]) == BAD_INPUT
+    assert main(["submit", str(SMOKE), "--out", str(tmp_path / "run")]) == BAD_INPUT
     assert "srun" in capsys.readouterr().err

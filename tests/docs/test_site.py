@@ -15,7 +15,6 @@ from analysis.pages.fields import as_yaml, field_docs, settings_of, type_name
 from analysis.pages.interface import PACKAGE, interface_pages, rooms
 from analysis.pages.settings import CHOICES, row, settings_page
 from analysis.pages.site_hook import expanded, site_links
-from nas_growclip.cli.main import make_parser
 from nas_growclip.data.augment import AugmentConfig
 from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.growth.config import GrowthConfig
@@ -116,7 +115,7 @@ def test_the_page_lists_the_names_that_the_reader_accepts(key: str, tmp_path: Pa
 
 def test_every_command_has_its_section() -> None:
     headings = re.findall(r"^## (\w[\w-]*)$", commands_page(), flags=re.MULTILINE)
-    assert headings == list(subcommands(make_parser()))
+    assert headings == list(subcommands())
     assert {"run", "compare", "doctor"} <= set(headings)
 
 

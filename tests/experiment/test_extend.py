@@ -457,4 +457,4 @@ def test_added_stage_without_a_held_out_set_is_measured_on_the_earlier_ones(
 @pytest.mark.parametrize("flops", ["0", "-1", "inf", "nan"])
 def test_budget_must_be_a_number(flops: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     assert main(["continue", str(tmp_path), "--data", str(tmp_path), f"--flops={flops}"]) == 2
-    assert "--flops must be above 0" in capsys.readouterr().err
+    assert "--flops: must be above 0" in capsys.readouterr().err

@@ -23,7 +23,8 @@ import pytest
 import yaml
 
 from nas_growclip.cli import nni_trial
-from nas_growclip.cli.nni_trial import BAD_INPUT, FAILED, Reports, main, make_parser, try_candidate
+from nas_growclip.cli.main import BAD_INPUT, main, make_command
+from nas_growclip.cli.nni_trial import FAILED, Reports, try_candidate
 from nas_growclip.experiment.run import prepare_folder
 from nas_growclip.experiment.stage_setup import open_stage
 from nas_growclip.experiment.trial import trained_trial
@@ -80,7 +81,7 @@ def fake_nni(monkeypatch: pytest.MonkeyPatch) -> FakeNni:
 
 
 def arguments(run: Path, *more: str) -> list[str]:
-    return ["--run", str(run), "--device", "cpu", *more]
+    return ["nni-trial", "--run", str(run), "--device", "cpu", *more]
 
 
 def test_trial_reports_its_curve_and_its_score(
@@ -151,7 +152,7 @@ def test_failed_trial_gives_one_line_and_a_failing_code(
     monkeypatch.setattr("nas_growclip.experiment.trial.trained_trial", diverge)
     assert main(arguments(run, "--trials", str(tmp_path))) == FAILED
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error == "nni_trial: image.width=64: failed: DivergedError: the loss is nan"
+    assert error == "growclip nni-trial: image.width=64: failed: DivergedError: the loss is nan"
     assert fake_nni.final == []
 
 
@@ -192,7 +193,7 @@ def test_infinite_loss_is_not_reported(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--threads", "0"], "--threads must be 1 or more, but got 0."),
+        (["--threads", "0"], "--threads: must be 1 or more, but got 0."),
         (["--candidate", "image.width=65"], "--candidate: must be one of none, "),
         (["--stage", "3"], "stage must be between 0 and 0"),
     ],
@@ -342,6 +343,13 @@ def test_assessor_stops_the_worse_and_spares_the_better(name: str) -> None:
     assert stops("bad", bad)
 
 
+def trial_options(arguments: list[str]) -> dict[str, Any]:
+    """The options of ``growclip nni-trial ...`` as the command gets them."""
+    name, *options = arguments
+    parsed: dict[str, Any] = make_command().commands[name].make_context(name, options).params
+    return parsed
+
+
 @needs_nni
 def test_config_of_the_remote_service_is_valid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -362,11 +370,10 @@ def test_config_of_the_remote_service_is_valid(
         "10.0.0.2",
         "10.0.0.3",
     ]
-    program, module, *options = shlex.split(config.trial_command.replace(" -m ", " "))
+    program, *arguments = shlex.split(config.trial_command)
     folders = {str(machine.python_path) for machine in config.training_service.machine_list}
-    assert (folders, module) == ({str(Path(program).parent)}, "nas_growclip.cli.nni_trial")
-    given = make_parser().parse_args(options)
-    assert given.run == shared / "runs" / "demo"
+    assert (folders, Path(program).name) == ({str(Path(program).parent)}, "growclip")
+    assert trial_options(arguments)["run"] == shared / "runs" / "demo"
     assert "without a login" in text
 
 
@@ -382,10 +389,11 @@ def test_config_of_nnictl_is_valid(tmp_path: Path) -> None:
     config = import_module("nni.experiment").ExperimentConfig.load(path).canonical_copy()
     assert Path(config.training_service.trial_code_directory) == tmp_path
     assert Path(config.experiment_working_directory) == tmp_path / "runs" / "nni"
-    program, module, *options = shlex.split(config.trial_command.replace(" -m ", " "))
-    assert (program, module) == (".venv/bin/python", "nas_growclip.cli.nni_trial")
-    given = make_parser().parse_args(options)
-    assert space == tmp_path / given.run / f"stage_{given.stage:02d}" / "search_space.json"
+    program, *arguments = shlex.split(config.trial_command)
+    assert program == ".venv/bin/growclip"
+    given = trial_options(arguments)
+    stage = f"stage_{given['stage']:02d}"
+    assert space == tmp_path / given["run"] / stage / "search_space.json"
     assert "without a login" in text
 
 
@@ -489,7 +497,7 @@ def test_folder_has_one_owner(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_experiment_runs_warm_started_trials(run: Path, tmp_path: Path) -> None:
     candidates = open_stage(run).plan.candidates
-    command = [sys.executable, "-m", "nas_growclip.cli.nni_trial", "--run", str(run)]
+    command = [sys.executable, "-m", "nas_growclip", "nni-trial", "--run", str(run)]
     command += ["--trials", str(tmp_path / "trials"), "--device", "cpu", "--threads", "1"]
     told: list[NniTrial] = []
     trials = run_nni_experiment(

@@ -1,24 +1,36 @@
-"""Arguments that several commands take, and how their values are read."""
+"""Options that several commands take, and how their values are read."""
 
-import argparse
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from nas_growclip.io.ranges import at_least, require_in_range
 from nas_growclip.models.arch import PRESETS, ClipArch
 
 if TYPE_CHECKING:
     from nas_growclip.growth.space import GrowthSpace
 
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
+RunOption = Annotated[Path, typer.Option("--out", metavar="RUN", help="run folder")]
+NewFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="a new or empty folder")]
+ExperimentFile = Annotated[
+    Path, typer.Argument(metavar="EXPERIMENT.yaml", help="an experiment, as in experiments/")
+]
+Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="checkpoint folder")]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="where data paths start")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="NAME", help="torch device; default: cuda if there is one, else cpu"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
-    """Where the data is and where to train: the same for every command that trains."""
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where data paths start")
-    _add_device(parser)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+ARCH_HELP = f"a preset ({', '.join(PRESETS)}), a YAML or JSON file, or a checkpoint folder"
 
 
 def read_space(path: Path | None, parent: str) -> "GrowthSpace":
@@ -93,6 +105,16 @@ def read_arch(text: str) -> ClipArch:
         f"{text!r} must be a preset ({', '.join(PRESETS)}), a file or a checkpoint folder, "
         "but is none of them."
     )
+
+
+def require_at_least_one(option: str, value: int | None) -> None:
+    """Refuse counts below 1; None stands for an option that was not given.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if value is not None:
+        require_in_range(option, value, at_least(1))
 
 
 def require_new_folder(path: Path) -> None:

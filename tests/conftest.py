@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
+from nas_growclip.records.frames import Run
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -47,6 +48,15 @@ def pytest_runtest_makereport(
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What one test session finds in shards is not another's; its processes inherit it."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The finished run of ``experiments/smoke.yaml``; whoever changes it copies its folder."""
+    from nas_growclip.experiment.run import run_experiment  # noqa: PLC0415 (slow)
+    from tests.support.runs import smoke_config  # noqa: PLC0415 (slow)
+
+    return run_experiment(smoke_config(), tmp_path_factory.mktemp("smoke") / "run")
 
 
 @pytest.fixture

@@ -1,11 +1,7 @@
 """Whole comparisons: complete, the same after a kill, shared by processes, strict."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +11,13 @@ import pytest
 
 from nas_growclip.cli.main import main
 from nas_growclip.compare.config import CompareConfig, load_comparison
-from nas_growclip.compare.folder import FAILURE_FILE, CompareFolder
+from nas_growclip.compare.folder import COMPARISON_FILE, FAILURE_FILE, CompareFolder
 from nas_growclip.compare.results import load_arms, write_results
 from nas_growclip.compare.runner import run_comparison
 from nas_growclip.records.folder import read_outcomes, read_stages
 from nas_growclip.records.frames import load_run
 from tests.compare.test_compare_config import SMALL
+from tests.support.processes import started
 
 pytestmark = pytest.mark.slow
 
@@ -107,18 +104,26 @@ def test_scheduled_growth_is_what_was_asked(done: Path) -> None:
 
 
 def test_killed_and_started_again_gives_the_same_table(done: Path, tmp_path: Path) -> None:
-    out, wanted = tmp_path / "out", tables(done)
-    command = [sys.executable, "-m", "nas_growclip", "compare", str(SMALL), "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    while not list(out.glob("runs/fixed/*/stage_00/outcomes.npz")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not CompareFolder(load_comparison(SMALL), out).is_finished
-    run_comparison(load_comparison(SMALL), out, workers=2)
-    assert tables(out) == wanted
+    """Two of the arms with one seed; one process is killed, two end what it began."""
+    comparison, whole, out = (
+        small_comparison(("fixed", "growclip"), seeds=(0,)),
+        tmp_path / "whole",
+        tmp_path / "out",
+    )
+    for arm in comparison.arms:
+        shutil.copytree(done / "runs" / arm, whole / "runs" / arm)
+    (whole / COMPARISON_FILE).write_text(comparison.to_yaml())
+    run_comparison(comparison, whole)  # which has all of its runs
+    path = tmp_path / "comparison.yaml"
+    path.write_text(comparison.to_yaml())
+    with started(tmp_path / "log", "compare", str(path), "--out", str(out)) as process:
+        while not list(out.glob("runs/fixed/*/stage_00/outcomes.npz")):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        process.kill()
+    assert not CompareFolder(comparison, out).is_finished
+    run_comparison(comparison, out, workers=2)
+    assert tables(out) == tables(whole)
 
 
 def test_a_finished_comparison_is_not_run_again(
@@ -133,6 +138,7 @@ def test_a_finished_comparison_is_not_run_again(
 
 
 def test_a_rate_that_fails_is_not_chosen(tmp_path: Path) -> None:
+    """After one step at such a rate two layers in a row reach 1e36 times 1e18: no number."""
     comparison = small_comparison(("fixed",), learning_rates=(1e-3, 1e18), seeds=(0,))
     run_comparison(comparison, tmp_path / "out")
     failure = tmp_path / "out" / "runs" / "fixed" / "lr_1e+18_seed_1000" / FAILURE_FILE
@@ -141,6 +147,7 @@ def test_a_rate_that_fails_is_not_chosen(tmp_path: Path) -> None:
 
 
 def test_an_arm_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    """Such a decay makes every weight a million times larger at every step."""
     comparison = small_comparison(("fixed",), learning_rates=(1e-3, 2e-3), seeds=(0,))
     wild = {**comparison.arms["fixed"], "train": {"epsilon": 1e-30, "max_grad_norm": 1e30}}
     wild["train"] |= {"weight_decay": 1e9}

@@ -19,9 +19,15 @@ from tests.compare.test_compare_config import SMALL
 WIDER = {"image.width": 64}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fixed() -> ExperimentConfig:
     return load_comparison(SMALL).experiment_of("fixed")
+
+
+@pytest.fixture(scope="module")
+def fixed_run(fixed: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of its run."""
+    return run_stages(fixed, tmp_path_factory.mktemp("fixed") / "run").path
 
 
 def with_stages(config: ExperimentConfig, stages: tuple[int, ...]) -> ExperimentConfig:
@@ -59,12 +65,11 @@ def test_searched_stages_are_not_shared(fixed: ExperimentConfig) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_takes_over_stages_ends_as_one_that_trained_them(
-    fixed: ExperimentConfig, tmp_path: Path
+    fixed: ExperimentConfig, fixed_run: Path, tmp_path: Path
 ) -> None:
-    run_stages(fixed, tmp_path / "fixed")
     wider = replace(fixed, schedule=({}, WIDER))
     run_stages(wider, tmp_path / "alone")
-    prefix = find_shared_prefix(wider, [(fixed, tmp_path / "fixed")])
+    prefix = find_shared_prefix(wider, [(fixed, fixed_run)])
     assert prefix is not None
     assert prefix.num_stages == 1
     copy_shared_prefix(wider, tmp_path / "shared", prefix)
@@ -83,12 +88,13 @@ def test_nothing_is_taken_from_a_run_that_has_finished_no_stage(
 
 
 @pytest.mark.slow
-def test_a_copy_that_was_interrupted_is_made_again(fixed: ExperimentConfig, tmp_path: Path) -> None:
-    run_stages(fixed, tmp_path / "fixed")
+def test_a_copy_that_was_interrupted_is_made_again(
+    fixed: ExperimentConfig, fixed_run: Path, tmp_path: Path
+) -> None:
     torn = tmp_path / ".shared.prefix" / "stage_00"
     torn.mkdir(parents=True)
     (torn / "rubbish").touch()
-    prefix = find_shared_prefix(fixed, [(fixed, tmp_path / "fixed")])
+    prefix = find_shared_prefix(fixed, [(fixed, fixed_run)])
     assert prefix is not None
     copy_shared_prefix(fixed, tmp_path / "shared", prefix)
     assert not (tmp_path / "shared" / "stage_00" / "rubbish").exists()

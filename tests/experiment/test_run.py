@@ -29,7 +29,7 @@ from nas_growclip.search.trigger import TriggerConfig
 from nas_growclip.training.events import Event, Moment
 from tests.support.faults import die_at, fail_at, in_step, nth_time, poison_batch
 from tests.support.processes import ending, forked
-from tests.support.runs import ROOT, SMOKE, records_of, smoke_config
+from tests.support.runs import ROOT, one_stage, records_of, small_config, smoke_config
 
 pytestmark = pytest.mark.slow
 
@@ -44,9 +44,17 @@ def refuse_to_work(event: Event) -> None:
     raise AssertionError(f"nothing should be done, but {event.moment}")
 
 
+def searched_config() -> ExperimentConfig:
+    """The smallest run whose stages are searched with Optuna."""
+    search = SearchConfig(num_trials=2, trial_share=0.3, curve_points=2)
+    config = small_config(search=search, passes=4.0)
+    return replace(config, train=replace(config.train, checkpoint_steps=2))
+
+
 @pytest.fixture(scope="module")
-def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run_experiment(smoke_config(), tmp_path_factory.mktemp("smoke") / "run")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Its run."""
+    return run_stages(searched_config(), tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 def test_run_leaves_everything_that_a_user_needs(smoke_run: Run) -> None:
@@ -122,84 +130,65 @@ def test_complete_run_is_not_run_again(smoke_run: Run) -> None:
         ("trial_measured", 2),  # measured, not written down
         ("trial_recorded", 2),  # written down, not told to the search
         ("trial_listed", 2),  # told and listed
-        ("step", 40),  # in the stage's training
+        ("step", 8),  # in the first stage's training
         ("model_saved", 2),  # before the last stage's record
     ],
 )
 def test_killed_run_ends_with_the_records_of_an_undisturbed_one(
-    moment: Moment, call: int, smoke_run: Run, tmp_path: Path
+    moment: Moment, call: int, undisturbed: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    killed_at(smoke_config(), out, moment, call)
-    assert not is_complete(smoke_config(), out)
-    run_experiment(smoke_config(), out)
-    assert records_of(out) == records_of(smoke_run.path)
+    killed_at(searched_config(), out, moment, call)
+    assert not is_complete(searched_config(), out)
+    run_stages(searched_config(), out)
+    assert records_of(out) == records_of(undisturbed.path)
 
 
-def test_a_killed_command_resumes(smoke_run: Run, tmp_path: Path) -> None:
+def test_a_killed_command_resumes(undisturbed: Run, tmp_path: Path) -> None:
     """The command itself, as a process of its own, killed as soon as it has a trial's record."""
-    command = [
-        sys.executable,
-        "-m",
-        "nas_growclip",
-        "run",
-        str(SMOKE),
-        "--out",
-        str(tmp_path / "r"),
-    ]
-    listed = RunFolder(tmp_path / "r").trials
+    experiment, out = tmp_path / "searched.yaml", tmp_path / "run"
+    experiment.write_text(searched_config().to_yaml())
+    command = [sys.executable, "-m", "nas_growclip", "run", str(experiment), "--out", str(out)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as run:
-        while not listed.exists() and run.poll() is None:
+        while not RunFolder(out).trials.exists() and run.poll() is None:
             time.sleep(0.01)
         run.kill()
     assert run.returncode == -9
-    run_experiment(smoke_config(), tmp_path / "r")
-    assert records_of(tmp_path / "r") == records_of(smoke_run.path)
+    run_stages(searched_config(), out)
+    assert records_of(out) == records_of(undisturbed.path)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_runs_a_stage(backend: str, tmp_path: Path) -> None:
-    config = smoke_config(
-        search=SearchConfig(backend=backend, num_trials=2, trial_share=0.3, curve_points=2),
-        data=replace(smoke_config().data, stages=(64,), zero_shot=()),
-    )
-    run = run_experiment(config, tmp_path / "run")
+    config = one_stage(small_config())
+    config = replace(config, search=replace(config.search, backend=backend))
+    run = run_stages(config, tmp_path / "run")
     assert len(run.trials) == 2
 
 
 def test_run_without_new_data_is_not_searched_but_trained_on(tmp_path: Path) -> None:
-    config = smoke_config(
-        trigger=TriggerConfig(name="data_grew", min_ratio=3.0),
-        search=SearchConfig(num_trials=2, trial_share=0.3, curve_points=2),
-        data=replace(smoke_config().data, stages=(64, 128), zero_shot=()),
-    )
-    run = run_experiment(config, tmp_path / "run")
+    config = small_config(trigger=TriggerConfig(name="data_grew", min_ratio=3.0))
+    run = run_stages(config, tmp_path / "run")
     assert [len([t for t in run.trials if t.stage == stage]) for stage in (0, 1)] == [2, 1]
     assert run.stages[1].chosen == NO_GROWTH
-    assert "did not grow enough: 2 times, at least 3 asked" in run.stages[1].reason
+    assert "did not grow enough: 1.5 times, at least 3 asked" in run.stages[1].reason
 
 
 @pytest.mark.parametrize(("max_gap", "num_trials"), [(1e-6, 1), (100.0, 2)])
 def test_gap_between_training_and_validation_triggers(
     max_gap: float, num_trials: int, tmp_path: Path
 ) -> None:
-    config = smoke_config(
-        trigger=TriggerConfig(name="gap", max_gap=max_gap),
-        search=SearchConfig(num_trials=2, trial_share=0.3, curve_points=2),
-        data=replace(smoke_config().data, stages=(64, 65), zero_shot=()),
-        passes=30.0,
-    )
-    run = run_experiment(config, tmp_path / "run")
+    config = small_config(trigger=TriggerConfig(name="gap", max_gap=max_gap), passes=30.0)
+    config = replace(config, data=replace(config.data, stages=(64, 65)))
+    run = run_stages(config, tmp_path / "run")
     assert len([t for t in run.trials if t.stage == 1]) == num_trials
     assert "training loss" in run.stages[1].reason
 
 
 def test_run_goes_on_when_nothing_can_grow(tmp_path: Path) -> None:
-    config = smoke_config(
-        space=GrowthSpace(dimensions={"text.depth": SizeChoices(sizes=(1,))}),
-        data=replace(smoke_config().data, stages=(64,), zero_shot=()),
-    )
-    run = run_experiment(config, tmp_path / "run")
+    space = GrowthSpace(dimensions={"text.depth": SizeChoices(sizes=(1,))})
+    config = one_stage(small_config(space=space))
+    run = run_stages(config, tmp_path / "run")
     assert run.stages[0].chosen == NO_GROWTH
     assert run.stages[0].arch == config.parent_arch
 
@@ -208,9 +197,8 @@ def test_trial_that_runs_out_of_memory_is_recorded_as_failed(tmp_path: Path) -> 
     def run_out() -> None:
         raise torch.OutOfMemoryError("no room")
 
-    config = smoke_config(data=replace(smoke_config().data, stages=(64,), zero_shot=()))
     fail = fail_at("trial_begins", run_out, nth_time(2))
-    run = run_experiment(config, tmp_path / "run", observer=fail)
+    run = run_stages(one_stage(small_config()), tmp_path / "run", observer=fail)
     failed = run.trials[1]
     assert (failed.state, failed.score) == ("failed", None)
     assert "no room" in failed.message
@@ -219,7 +207,7 @@ def test_trial_that_runs_out_of_memory_is_recorded_as_failed(tmp_path: Path) -> 
 
 def test_divergence_at_every_rate_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"stage 0 must not diverge, but did 4 times.*Lower train"):
-        run_experiment(smoke_config(), tmp_path / "run", observer=poison_batch(in_step(1)))
+        run_stages(small_config(), tmp_path / "run", observer=poison_batch(in_step(1)))
 
 
 def test_folder_of_another_experiment_is_refused(smoke_run: Run) -> None:
@@ -277,7 +265,7 @@ def test_shards_on_disk_run_end_to_end(tmp_path: Path) -> None:
 
 def full_growth(folder: Path) -> Path:
     """The smoke experiment with all that a growth can carry along."""
-    mapping = dict(yaml.safe_load(SMOKE.read_text()))
+    mapping = dict(yaml.safe_load(small_config(passes=4.0).to_yaml()))
     mapping["train"] = dict(mapping.get("train", {})) | {"ema_decay": 0.9}
     mapping["growth"] = {
         "depth_operator": "gated",
@@ -297,15 +285,15 @@ def full_growth(folder: Path) -> Path:
 def test_moments_averages_gates_and_momenta_survive_a_kill(tmp_path: Path) -> None:
     """Gates are still half open where a stage ends, and are folded into the next parent."""
     path = full_growth(tmp_path)
-    run = run_experiment(load_config(path), tmp_path / "whole")
+    run = run_stages(load_config(path), tmp_path / "whole")
     labels = {trial.candidate.momentum for trial in run.trials if trial.candidate.grows}
     assert labels <= {1.0, 0.95}
     assert labels
     state = tmp_path / "whole" / "stage_00" / "state.safetensors"
     assert {name.split(".")[0] for name in load_file(state)} >= {"exp_avg", "age", "ema"}
     out = tmp_path / "killed"
-    killed_at(load_config(path), out, "state_saved", 8)
-    run_experiment(load_config(path), out)
+    killed_at(load_config(path), out, "state_saved", 4)
+    run_stages(load_config(path), out)
     assert records_of(out) == records_of(tmp_path / "whole")
 
 
@@ -316,7 +304,7 @@ def test_ligo_and_a_budget_run_as_an_experiment(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump(mapping))
         config = load_config(path)
         config = replace(config, space=replace(config.space, momenta=()))
-        run = run_experiment(config, tmp_path / next(iter(growth)))
+        run = run_stages(one_stage(config), tmp_path / next(iter(growth)))
         assert [trial.state for trial in run.trials] == ["complete"] * len(run.trials)
 
 

@@ -4,12 +4,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from nas_growclip.cli.main import main
-from nas_growclip.experiment.run import run_experiment
 from nas_growclip.records.entries import Trial
 from nas_growclip.records.frames import Run
 from nas_growclip.report.rescoring import (
@@ -24,7 +22,6 @@ from nas_growclip.report.rescoring import (
 )
 from nas_growclip.search.objective import OBJECTIVES
 from tests.report.test_report import write_run
-from tests.support.runs import smoke_config
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +60,11 @@ def test_own_settings_give_the_recorded_coefficients(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_run_gives_its_recorded_scores_and_choices(tmp_path: Path) -> None:
-    run = run_experiment(smoke_config(passes=1.0), tmp_path / "run", device="cpu")
-    for result in run.stages:
-        assert is_reproduced(run, result.stage)
-    chosen = {stage: at_ratios[1].trial.number for stage, at_ratios in choices(run).items()}
-    assert chosen == {result.stage: result.chosen_trial for result in run.stages}
+def test_a_real_run_gives_its_recorded_scores_and_choices(smoke_run: Run) -> None:
+    for result in smoke_run.stages:
+        assert is_reproduced(smoke_run, result.stage)
+    chosen = {stage: at_ratios[1].trial.number for stage, at_ratios in choices(smoke_run).items()}
+    assert chosen == {result.stage: result.chosen_trial for result in smoke_run.stages}
 
 
 def test_choices_follow_the_data(run: Run) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nas_growclip.experiment.config import ExperimentConfig, load_config
+from nas_growclip.search.config import SearchConfig
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "experiments" / "smoke.yaml"
@@ -13,6 +14,21 @@ RECORDS = ("trials.jsonl", "stages.jsonl")
 
 def smoke_config(**changes: object) -> ExperimentConfig:
     return replace(load_config(SMOKE), **changes)
+
+
+def small_config(**changes: object) -> ExperimentConfig:
+    """Two stages of four and six steps, two trials each, without a study to draw pictures of.
+
+    For claims about runs that no search and no benchmark has a part in.
+    """
+    data = replace(smoke_config().data, stages=(64, 96), zero_shot=())
+    search = SearchConfig(backend="exhaustive", num_trials=2, trial_share=0.3, curve_points=2)
+    return smoke_config(**{"data": data, "search": search, "passes": 2.0} | changes)
+
+
+def one_stage(config: ExperimentConfig) -> ExperimentConfig:
+    """Only an experiment's first stage."""
+    return replace(config, data=replace(config.data, stages=config.data.stages[:1]))
 
 
 def records_of(run: Path) -> dict[str, str]:

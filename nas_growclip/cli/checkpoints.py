@@ -209,9 +209,9 @@ def evaluate(
     data: Annotated[
         list[str],
         typer.Option(
-            metavar="DIR|scenes|digits",
-            help="a zero-shot set (CLIP_benchmark layout), a folder of pair shards, scenes or "
-            "digits; may be given again",
+            metavar="DIR|FILE.csv|scenes|digits",
+            help="a zero-shot set (CLIP_benchmark layout or class folders), a folder of pairs "
+            "(shards or files), a CSV file, scenes or digits; may be given again",
         ),
     ],
     batch_size: Annotated[int, typer.Option(metavar="N", help="images at a time")] = 128,

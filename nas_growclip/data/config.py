@@ -11,6 +11,7 @@ from nas_growclip.data.augment import AugmentConfig
 from nas_growclip.io.ranges import at_least, check_ranges, within
 
 MAX_BAD_SHARE = 0.2
+MAX_LEAKED_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,9 @@ class FileData(StagedData):
     Added stages may have none.
     """
 
+    max_leaked_share: float = MAX_LEAKED_SHARE
+    """Share of a held-out split whose pictures may be in ``train`` too: with more the run stops."""
+
     @property
     def files_by_split(self) -> dict[str, str]:
         """What the settings name for each split; empty where they name nothing."""
@@ -96,6 +100,7 @@ class FileData(StagedData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_ranges(self, max_leaked_share=within(0, 1))
         given = len(self.test_by_stage)
         if given and not self.num_planned_stages <= given <= len(self.stages):
             raise ValueError(
@@ -144,32 +149,35 @@ class WebdatasetConfig(FileData):
     source: Literal["webdataset"] = "webdataset"
     shuffle_buffer: int = 2000
     """Pairs held to shuffle a stream of shards."""
+    caption_suffix: str = "txt"
+    """Which member of a key is its caption: ``caption``, or ``json`` to take a value of it."""
+    caption_json_key: str = "caption"
+    """The name of that value."""
     added: tuple[AddedShards, ...] = ()
     """Shards of the last stages, as ``growclip continue`` added them: one entry a stage."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(self, shuffle_buffer=at_least(1))
-        self._check_added()
+        added = [(stage.folder, len(stage.shards)) for stage in self.added]
+        _check_added(self.stages, added, "shards")
 
     @property
     def num_added_stages(self) -> int:
         """Stages that were added to a finished run."""
         return len(self.added)
 
-    def _check_added(self) -> None:
-        if self.num_planned_stages < 1:
-            raise ValueError(
-                f"added: must leave one stage of the experiment's own or more, but lists "
-                f"{len(self.added)} and there are {len(self.stages)} stages."
-            )
-        sizes = self.stages[self.num_planned_stages - 1 :]
-        for before, after, added in zip(sizes, sizes[1:], self.added, strict=False):
-            if after - before != len(added.shards):
-                raise ValueError(
-                    f"added: stages grow from {before} to {after} shards, so {added.folder!r} must "
-                    f"list {after - before}, but lists {len(added.shards)}."
-                )
+
+@dataclass(frozen=True, kw_only=True)
+class AddedTables:
+    """Tables that arrived after a run had finished: one stage more."""
+
+    folder: str
+    """Where they are, relative to the data folder where they lie in it."""
+    tables: tuple[str, ...]
+    """Names of the files, in order."""
+    rows: int
+    """Rows that they have together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +195,51 @@ class CsvConfig(FileData):
     """Column with the images' paths."""
     csv_caption_key: str = "title"
     """Column with the captions."""
+    added: tuple[AddedTables, ...] = ()
+    """Tables of the last stages, as ``growclip continue`` added them: one entry a stage."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        added = [(stage.folder, stage.rows) for stage in self.added]
+        _check_added(self.stages, added, "rows")
+
+    @property
+    def num_added_stages(self) -> int:
+        """Stages that were added to a finished run."""
+        return len(self.added)
 
 
-DataConfig = ScenesConfig | WebdatasetConfig | CsvConfig
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig(FileData):
+    """Folders of files, as img2dataset's ``files`` output; stages are in pairs.
+
+    Raises:
+        ValueError: If a size is impossible.
+    """
+
+    source: Literal["files"] = "files"
+    caption_suffix: str = "txt"
+    """What a caption's file is called after the image's key: ``caption``, or ``json``."""
+    caption_json_key: str = "caption"
+    """Of ``json``: the name of the value that is the caption."""
+
+
+DataConfig = ScenesConfig | WebdatasetConfig | CsvConfig | FilesConfig
 """Where pairs come from and how they arrive in stages."""
+
+
+def _check_added(stages: tuple[int, ...], added: list[tuple[str, int]], unit: str) -> None:
+    """Check that the last stages grow by what was added to them: folder and size of each."""
+    num_planned = len(stages) - len(added)
+    if num_planned < 1:
+        raise ValueError(
+            f"added: must leave one stage of the experiment's own or more, but lists "
+            f"{len(added)} and there are {len(stages)} stages."
+        )
+    sizes = stages[num_planned - 1 :]
+    for before, after, (folder, size) in zip(sizes, sizes[1:], added, strict=False):
+        if after - before != size:
+            raise ValueError(
+                f"added: stages grow from {before} to {after} {unit}, so {folder!r} must list "
+                f"{after - before}, but lists {size}."
+            )

@@ -3,19 +3,24 @@
 ``validation`` steers the search, ``test`` and the zero-shot tasks are only reported.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas_growclip.data.class_folders import open_task
 from nas_growclip.data.config import DataConfig, FileData, ScenesConfig
 from nas_growclip.data.in_memory import cache_in_memory, cache_nested
+from nas_growclip.data.leaks import check_leaks, count_leaks
 from nas_growclip.data.pairs import ImageTextPairs, ManifestEntry
 from nas_growclip.data.sources.scenes import scene_tasks
 from nas_growclip.data.sources.split import data_folder
 from nas_growclip.data.sources.table import open_split
-from nas_growclip.data.zero_shot import ZeroShotTask, digits_task, folder_task
+from nas_growclip.data.zero_shot import ZeroShotTask, digits_task
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,8 @@ class DataStage:
     zero_shot: tuple[ZeroShotTask, ...]
     test_by_stage: tuple[ImageTextPairs, ...] = ()
     """Held-out pairs of each stage's new data up to this one's, where the settings name any."""
+    leaks: Mapping[str, int] = field(default_factory=dict)
+    """Pairs of each held-out split whose picture the last stage trains on; none of scenes."""
 
     @property
     def num_pairs(self) -> int:
@@ -55,14 +62,15 @@ def open_stages(config: DataConfig, folder: Path | None) -> tuple[DataStage, ...
     # The largest first: it fails at once if it is too large, and checks the others' files too.
     trains = [open_split(config, folder, "train", size) for size in reversed(config.stages)][::-1]
     by_stage = [open_split(config, folder, split) for split in stage_splits(config)]
+    held_out = {"validation": validation, "test": test}
+    held_out |= dict(zip(stage_splits(config), by_stage, strict=True))
+    _check_disjoint({"train": trains[-1], **held_out})
+    leaks = _checked_leaks(config, trains[-1], held_out)
     if config.in_memory:
-        trains, validation, test = (
-            cache_nested(trains),
-            cache_in_memory(validation),
-            cache_in_memory(test),
-        )
+        trains = cache_nested(trains)
+        validation, test = cache_in_memory(validation), cache_in_memory(test)
         by_stage = [cache_in_memory(pairs) for pairs in by_stage]
-    stages = tuple(
+    return tuple(
         DataStage(
             index=index,
             train=train,
@@ -70,11 +78,21 @@ def open_stages(config: DataConfig, folder: Path | None) -> tuple[DataStage, ...
             test=test,
             zero_shot=zero_shot,
             test_by_stage=tuple(by_stage[: index + 1]),
+            leaks=leaks,
         )
         for index, train in enumerate(trains)
     )
-    _check_disjoint(stages[-1])
-    return stages
+
+
+def _checked_leaks(
+    config: DataConfig, train: ImageTextPairs, held_out: Mapping[str, ImageTextPairs]
+) -> dict[str, int]:
+    if not isinstance(config, FileData):
+        return {}
+    leaks = count_leaks(train, held_out)
+    for line in check_leaks(leaks, held_out, config.max_leaked_share):
+        _log.warning(line)
+    return leaks
 
 
 def stage_splits(config: DataConfig) -> tuple[str, ...]:
@@ -119,6 +137,7 @@ def stage_manifest(stage: DataStage, config: DataConfig) -> dict[str, Any]:
         **splits,
         "zero_shot": [_task_manifest(task) for task in stage.zero_shot],
         "skipped": skipped_counts(stage),
+        **({"leaks": dict(stage.leaks)} if stage.leaks else {}),
     }
 
 
@@ -132,7 +151,7 @@ def _tasks_of(entry: str, config: DataConfig, folder: Path | None) -> Iterator[Z
         yield digits_task()
     else:
         for path in _task_folders(data_folder(folder, "data.zero_shot"), entry):
-            yield folder_task(path, config.max_bad_share)
+            yield open_task(path, config.max_bad_share)
 
 
 def _task_folders(folder: Path, entry: str) -> list[Path]:
@@ -147,11 +166,10 @@ def _task_folders(folder: Path, entry: str) -> list[Path]:
     return paths
 
 
-def _check_disjoint(stage: DataStage) -> None:
+def _check_disjoint(splits: Mapping[str, ImageTextPairs]) -> None:
     """Compare contents, so that copies and links of a file are found too."""
     seen: dict[str, tuple[str, str]] = {}
-    by_stage = {f"test_by_stage[{i}]": pairs for i, pairs in enumerate(stage.test_by_stage)}
-    for split, pairs in (stage.splits | by_stage).items():
+    for split, pairs in splits.items():
         for entry in pairs.manifest:
             if not entry.num_pairs:
                 continue

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from nas_growclip.data.config import MAX_BAD_SHARE
 from nas_growclip.data.sources.bad_share import SkipCounts, check_bad_share
 from nas_growclip.data.sources.decoding import decode_image
-from nas_growclip.data.sources.webdataset import DUPLICATE_KEY, Sample, read_samples
+from nas_growclip.data.sources.members import DUPLICATE_KEY, Sample, read_samples
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGIT_TEMPLATES = (
@@ -76,14 +76,8 @@ def folder_task(path: Path, max_bad_share: float = MAX_BAD_SHARE) -> ZeroShotTas
     Raises:
         ValueError: If a file is missing or malformed, or too few images are usable.
     """
-    class_names = _lines(path / "classnames.txt")
-    templates = _lines(path / "zeroshot_classification_templates.txt")
-    for template in templates:
-        if "{c}" not in template:
-            raise ValueError(
-                f"{path / 'zeroshot_classification_templates.txt'}: each line must hold '{{c}}', "
-                f"but got {template!r}. Put it where the class name goes."
-            )
+    class_names = read_lines(path / "classnames.txt")
+    templates = read_templates(path / "zeroshot_classification_templates.txt")
     skipped = Counter[str]()
     labelled = []
     shards = _test_shards(path)
@@ -100,8 +94,28 @@ def folder_task(path: Path, max_bad_share: float = MAX_BAD_SHARE) -> ZeroShotTas
     return ZeroShotTask(name, class_names, templates, images, labels, dict(skipped))
 
 
-def _lines(path: Path) -> tuple[str, ...]:
-    """Lines of a text file; trailing blank ones are dropped, since lines are labels."""
+def read_templates(path: Path) -> tuple[str, ...]:
+    """Prompts, one a line, with ``{c}`` where the class name goes.
+
+    Raises:
+        ValueError: If the file cannot be read or a line has no such place.
+    """
+    templates = read_lines(path)
+    for template in templates:
+        if "{c}" not in template:
+            raise ValueError(
+                f"{path}: each line must hold '{{c}}', but got {template!r}. Put it where the "
+                "class name goes."
+            )
+    return templates
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    """Lines of a text file; trailing blank ones are dropped, since lines are labels.
+
+    Raises:
+        ValueError: If it cannot be read or has empty lines.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -116,7 +130,7 @@ def _lines(path: Path) -> tuple[str, ...]:
 
 def _test_shards(path: Path) -> list[Path]:
     counted = path / "test" / "nshards.txt"
-    lines = _lines(counted)
+    lines = read_lines(counted)
     if len(lines) != 1 or not lines[0].isdecimal() or int(lines[0]) < 1:
         raise ValueError(f"{counted} must hold one count, 1 or more, but got {lines!r}. Mend it.")
     shards = []

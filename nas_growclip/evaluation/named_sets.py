@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nas_growclip.data.class_folders import is_class_folders, open_task
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.sources.scenes import scene_pairs, scene_tasks
-from nas_growclip.data.sources.table import open_folder
-from nas_growclip.data.zero_shot import ZeroShotTask, digits_task, folder_task
+from nas_growclip.data.sources.table import is_table, open_place
+from nas_growclip.data.zero_shot import ZeroShotTask, digits_task
 from nas_growclip.evaluation.metrics import evaluate
 from nas_growclip.evaluation.zero_shot import zero_shot
 from nas_growclip.models.clip import Clip
@@ -24,7 +25,8 @@ def evaluate_named_sets(
     Args:
         model: The model.
         named_sets: ``scenes``, ``digits``, a zero-shot set in the CLIP_benchmark layout, a folder
-            of such sets, or a folder of pair shards.
+            of such sets, a folder of class folders, a folder of pairs (shards or files), or a CSV
+            file.
         batch_size: Images or texts at once; also the loss's number of candidates.
 
     Raises:
@@ -49,17 +51,20 @@ def tasks_at(named: str, image_size: int) -> Sequence[ZeroShotTask]:
     if named in ("scenes", "digits"):
         return scene_tasks(image_size=image_size) if named == "scenes" else (digits_task(),)
     folder = Path(named)
+    if is_table(folder):
+        return ()
     if not folder.is_dir():
         raise ValueError(
-            f"--data must be 'scenes', 'digits' or a folder, but {named!r} is none of them."
+            f"--data must be 'scenes', 'digits', a folder or a CSV file, but {named!r} is none of "
+            "them."
         )
-    if (folder / "classnames.txt").exists():
-        return (folder_task(folder),)
-    return tuple(folder_task(path.parent) for path in sorted(folder.glob("*/classnames.txt")))
+    if (folder / "classnames.txt").exists() or is_class_folders(folder):
+        return (open_task(folder),)
+    return tuple(open_task(path.parent) for path in sorted(folder.glob("*/classnames.txt")))
 
 
 def pairs_at(named: str, image_size: int) -> ImageTextPairs:
-    """Pairs of a named set: rendered scenes, or all shards of a folder."""
+    """Pairs of a named set: rendered scenes, or all of a folder or a table."""
     if named == "scenes":
         return scene_pairs("test", NUM_SCENES, image_size=image_size)
-    return open_folder(Path(named))
+    return open_place(Path(named))

@@ -13,9 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas_growclip.data.config import AddedShards, WebdatasetConfig
-from nas_growclip.data.sources.split import file_name
-from nas_growclip.data.sources.webdataset import SHARD_SUFFIXES, held_out_paths, train_paths
+from nas_growclip.data.added import growing, is_from, with_new_stage
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_experiment
@@ -24,6 +22,7 @@ from nas_growclip.io.files import owned, write_atomically
 from nas_growclip.io.mappings import read_mapping
 from nas_growclip.records.folder import RunFolder, noted_data_folder, read_stages
 from nas_growclip.records.frames import Run
+from nas_growclip.training.events import Observer, no_observer
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +49,7 @@ def continue_run(
     old_data: Path | None = None,
     device: str | None = None,
     flops: float | None = None,
+    observer: Observer = no_observer,
 ) -> Continued:
     """Add one stage to a finished run, with those pairs of a folder that the run has not seen.
 
@@ -57,11 +57,13 @@ def continue_run(
 
     Args:
         run: The run folder.
-        shards: A folder of shards: the one that the run knows, extended, or another.
+        shards: A folder of shards: the one that the run knows, extended, or another. For a source
+            of tables, a folder of CSV files or one of them.
         old_data: Where the run's own relative paths start; by default where the run has found it.
         device: A torch device; CUDA where there is one, else the CPU.
         flops: Training FLOPs of the stage. By default as the run has it: by passes, or those of
             the stage before for each pair.
+        observer: Called at the moments that ``training.events`` lists.
 
     Returns:
         The run's records, and what was added.
@@ -70,7 +72,7 @@ def continue_run(
         ValueError: If the run cannot be continued, its data changed, or the new data is bad.
     """
     config = load_run_config(run)
-    _shards_config(config, run)
+    growing(config.data)
     with owned(run):
         folder = _find_data(run, old_data)
         finished = len(read_stages(run))
@@ -83,35 +85,14 @@ def continue_run(
             write_atomically(RunFolder(run).config, plan.config.to_yaml().encode())
             _log.info(plan.what)
         records = run_experiment(
-            plan.config, run, data_folder=folder, device=device, stages=plan.stages
+            plan.config,
+            run,
+            data_folder=folder,
+            device=device,
+            stages=plan.stages,
+            observer=observer,
         )
         return Continued(records, plan.what)
-
-
-def new_shards(config: WebdatasetConfig, folder: Path, shards: Path) -> AddedShards | None:
-    """The shards of a folder that a run neither trains nor measures on; None if there is none.
-
-    Args:
-        config: The run's data.
-        folder: Where its relative paths start.
-        shards: The folder to look at.
-
-    Raises:
-        ValueError: If it is no folder, or has no shard at all.
-    """
-    if not shards.is_dir():
-        raise ValueError(f"--data must be a folder, but got {str(shards)!r}. Check the path.")
-    found = sorted(file for file in shards.iterdir() if file.name.endswith(SHARD_SUFFIXES))
-    if not found:
-        raise ValueError(
-            f"--data must hold shards ({', '.join(SHARD_SUFFIXES)}), but {str(shards)!r} has none. "
-            "Give the folder that img2dataset wrote into."
-        )
-    used = (*train_paths(config, folder)[: config.stages[-1]], *held_out_paths(config, folder))
-    known = {path.resolve() for path in used}
-    names = tuple(path.name for path in found if path.resolve() not in known)
-    place = file_name(shards.resolve(), folder.resolve())
-    return AddedShards(folder=place, shards=names) if names else None
 
 
 def check_same_data(run: Path, stage: DataStage) -> None:
@@ -132,19 +113,8 @@ def check_same_data(run: Path, stage: DataStage) -> None:
                 raise ValueError(
                     f"{run}: data.{split} must be what stage {stage.index} had, but where it had "
                     f"{name!r} there is {found!r} with other content. Put the old file back; new "
-                    "pairs go into shards of their own, after the old ones by name."
+                    "pairs go into files of their own, after the old ones by name."
                 )
-
-
-def _shards_config(config: ExperimentConfig, run: Path) -> WebdatasetConfig:
-    """The run's data, which must be shards."""
-    if not isinstance(config.data, WebdatasetConfig):
-        raise ValueError(
-            f"{run}: data.source must be 'webdataset' to be continued, but is "
-            f"{config.data.source!r}: only shards can arrive later beside those of the run. Start "
-            "a run with a further entry in data.stages."
-        )
-    return config.data
 
 
 def _find_data(run: Path, given: Path | None) -> Path:
@@ -166,14 +136,14 @@ def _go_on(
     config: ExperimentConfig, run: Path, shards: Path, folder: Path, flops: float | None
 ) -> _Plan:
     """The last stage, which was added and is not finished."""
-    finished, added = len(read_stages(run)), _shards_config(config, run).added
+    finished, added = len(read_stages(run)), growing(config.data).added
     if finished < config.data.num_planned_stages:
         raise ValueError(
             f"{run}: all stages must be finished before data is added, but {finished} of "
             f"{len(config.data.stages)} are. Finish them with `growclip run`."
         )
     place = folder / added[-1].folder
-    if place.resolve() != shards.resolve():
+    if not is_from(added[-1], folder, shards):
         raise ValueError(
             f"{run}: stage {finished} must be finished before more data is added, but it is under "
             f"way with {str(place)!r}. Give `--data {place}` first."
@@ -190,16 +160,10 @@ def _plan_stage(
     config: ExperimentConfig, run: Path, shards: Path, folder: Path, flops: float | None
 ) -> _Plan:
     """The run with one stage more, if there are new pairs."""
-    old = _shards_config(config, run)
-    added = new_shards(old, folder, shards)
-    if added is None:
-        what = f"Nothing new in {shards}: the run has all of its shards. Nothing was trained."
+    data = with_new_stage(growing(config.data), folder, shards)
+    if data is None:
+        what = f"Nothing new in {shards}: the run has all of its files. Nothing was trained."
         return _Plan(config, None, what)
-    data = replace(
-        old,
-        added=(*old.added, added),
-        stages=(*old.stages, old.stages[-1] + len(added.shards)),
-    )
     stages = open_stages(data, folder)
     before, now = stages[-2].num_pairs, stages[-1].num_pairs
     if now == before:
@@ -231,7 +195,7 @@ def _describe(stages: Sequence[DataStage]) -> str:
     dropped = sum((Counter(entry.skipped) for entry in entries), Counter[str]())
     reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(dropped.items()))
     return (
-        f"{now.num_pairs - before.num_pairs} new pairs in {len(entries)} shards, left out: "
+        f"{now.num_pairs - before.num_pairs} new pairs in {len(entries)} files, left out: "
         f"{reasons or 'none'}"
     )
 

@@ -266,7 +266,7 @@ def test_space_needs_no_torch() -> None:
         (["report", "{tmp}"], "not a run folder: it has no config.yaml"),
         (["rescore", "{tmp}"], "not a run folder: it has no config.yaml"),
         (["eval", "{tmp}", "--data", "digits"], "not a checkpoint: it has no arch.json"),
-        (["eval", "{model}", "--data", "{tmp}/x"], "'scenes', 'digits' or a folder"),
+        (["eval", "{model}", "--data", "{tmp}/x"], "'scenes', 'digits', a folder or a CSV file"),
         (["eval", "{model}", "--data", "digits", "--batch-size", "0"], "--batch-size: must be 1"),
         (
             ["grow", "{model}", "--set", "image.width=50", "--out", "{tmp}/c"],

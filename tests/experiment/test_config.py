@@ -73,7 +73,7 @@ def test_parent_is_a_preset_or_an_architecture(tmp_path: Path) -> None:
         ({"data": {"source": "csv", "stages": [5], "tarin": "a"}}, r"data: tarin: .*'train'"),
         (
             {"data": {"stages": [5]}},
-            r"data: source: missing key\. Add one of \['csv', 'scenes', 'we",
+            r"data: source: missing key\. Add one of \['csv', 'files', 'sc",
         ),
         ({"data": {"source": "scenes", "stages": []}}, r"stages: must list one size or more"),
     ],

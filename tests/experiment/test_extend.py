@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,14 @@ import pytest
 import yaml
 
 from nas_growclip.cli.main import main
-from nas_growclip.data.config import AddedShards, CsvConfig, ScenesConfig, WebdatasetConfig
+from nas_growclip.data.config import (
+    AddedShards,
+    CsvConfig,
+    DataConfig,
+    FilesConfig,
+    ScenesConfig,
+    WebdatasetConfig,
+)
 from nas_growclip.data.in_memory import CachedPairs
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.data.stages import open_stages
@@ -24,13 +29,16 @@ from nas_growclip.experiment.stage_setup import open_stage
 from nas_growclip.experiment.worker import work
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.models.checkpoint import load_model
-from nas_growclip.records.folder import RunFolder
+from nas_growclip.records.folder import RunFolder, write_format
 from nas_growclip.records.frames import load_run
 from nas_growclip.search.config import SearchConfig
+from nas_growclip.training.events import Moment
 from nas_growclip.training.state import TrainConfig
 from tests.data.sources.test_webdataset import png, write_tar
-from tests.experiment.test_run import DYING
-from tests.support.runs import ROOT, records_of, smoke_config
+from tests.data.test_added import write_table
+from tests.support.dying import ending, forked
+from tests.support.faults import die_at
+from tests.support.runs import records_of, smoke_config
 
 slow = pytest.mark.slow
 
@@ -131,7 +139,7 @@ def test_folder_that_was_extended_gives_one_stage_more(place: Path) -> None:
     shard(place / "data/train", 2, contents(200))
     shard(place / "data/train", 3, contents(300))
     continued = go_on(place, place / "data/train")
-    assert "stage 2 added: 48 new pairs in 2 shards, left out: none" in continued.what
+    assert "stage 2 added: 48 new pairs in 2 files, left out: none" in continued.what
     stage = continued.records.stages[2]
     assert stage.num_pairs == 4 * PER_SHARD
     assert stage.skipped == {}
@@ -173,7 +181,7 @@ def test_pairs_of_another_folder_are_told_apart_by_content_alone(place: Path) ->
         {"held-out pair": 3, "seen pair": 3},
         {"seen pair": 5},
     ]
-    assert "35 new pairs in 2 shards, left out: 3 x held-out pair, 8 x seen pair" in continued.what
+    assert "35 new pairs in 2 files, left out: 3 x held-out pair, 8 x seen pair" in continued.what
 
 
 @slow
@@ -187,7 +195,7 @@ def test_months_follow_one_another_and_the_commands_work(
     assert main(["continue", run, "--data", str(place / "may")]) == 0
     shard(place / "data/train", 2, contents(700))
     assert main(["continue", run, "--data", str(place / "data/train")]) == 0
-    assert "stage 4 added: 24 new pairs in 1 shards" in capsys.readouterr().out
+    assert "stage 4 added: 24 new pairs in 1 files" in capsys.readouterr().out
     stages = load_run(run).stages
     assert [stage.num_pairs for stage in stages] == [24, 48, 72, 96, 120]
     assert stages[-1].skipped == {"seen pair": 2}
@@ -195,7 +203,7 @@ def test_months_follow_one_another_and_the_commands_work(
     for shards in (place / "may", place / "data/train"):
         assert main(["continue", run, "--data", str(shards)]) == 0
         printed = capsys.readouterr().out
-        assert f"Nothing new in {shards}: the run has all of its shards." in printed
+        assert f"Nothing new in {shards}: the run has all of its files." in printed
     assert files_of(place / "run") == before
     work(place / "run", patience=0.0)
     assert main(["rescore", run, "--objective", "quality"]) == 0
@@ -214,28 +222,23 @@ def test_added_stage_is_opened_for_workers(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "what", "when"),
+    ("moment", "call"),
     [
-        ("continuing", "write_atomically", 1),  # planned, nothing trained
-        ("trial", "save_state", 2),  # in a trial
-        ("experiment", "save_model", 1),  # before the stage's record
-        ("experiment", "append_line", 1),  # recorded, not reported
+        ("trial_begins", 1),  # planned, nothing trained
+        ("state_saved", 2),  # in a trial
+        ("model_saved", 1),  # before the stage's record
+        ("stage_recorded", 1),  # recorded, not reported
     ],
 )
 @slow
-def test_killed_command_goes_on(
-    module: str, what: str, when: int, place: Path, undisturbed: dict[str, str]
+def test_killed_command_resumes(
+    moment: Moment, call: int, place: Path, undisturbed: dict[str, str]
 ) -> None:
     shard(place / "may", 0, contents(500))
-    command = ["continue", str(place / "run"), "--data", str(place / "may")]
-    killed = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", DYING, module, what, str(when), *command],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-    )
-    assert killed.returncode == -9, killed.stderr.decode()
-    assert main(command) == 0
+    die = die_at(moment, call)
+    killed = forked(lambda: continue_run(place / "run", place / "may", observer=die))
+    assert ending(killed) == -9
+    assert main(["continue", str(place / "run"), "--data", str(place / "may")]) == 0
     assert records_of(place / "run") == undisturbed
     assert (place / "run/report/index.html").exists()
 
@@ -244,8 +247,8 @@ def test_killed_command_goes_on(
 def test_shards_that_arrive_during_a_stage_are_the_next_ones(place: Path) -> None:
     plan_only(place, shard(place / "may", 0, contents(500)).parent)
     shard(place / "may", 1, contents(600))
-    assert "stage 2 goes on: 24 new pairs in 1 shards" in go_on(place, place / "may").what
-    assert "stage 3 added: 24 new pairs in 1 shards" in go_on(place, place / "may").what
+    assert "stage 2 goes on: 24 new pairs in 1 files" in go_on(place, place / "may").what
+    assert "stage 3 added: 24 new pairs in 1 files" in go_on(place, place / "may").what
 
 
 @slow
@@ -255,7 +258,7 @@ def test_nothing_but_old_pairs_trains_nothing(place: Path, monkeypatch: pytest.M
     before = files_of(place / "run")
     continued = go_on(place, place / "may")
     assert continued.what == (
-        f"Nothing new in {place / 'may'}: 0 new pairs in 1 shards, left out: 24 x seen pair. "
+        f"Nothing new in {place / 'may'}: 0 new pairs in 1 files, left out: 24 x seen pair. "
         "Nothing was trained."
     )
     assert files_of(place / "run") == before
@@ -408,12 +411,30 @@ def test_experiment_of_a_continued_run_says_how_to_go_on(place: Path) -> None:
         run_experiment(small_config(), place / "run", data_folder=place / "data")
 
 
-@pytest.mark.parametrize("source", ["scenes", "csv"])
-def test_other_sources_are_refused(source: str, tmp_path: Path) -> None:
-    data = ScenesConfig(stages=(8,)) if source == "scenes" else CsvConfig(stages=(8,), train="a")
+@pytest.mark.parametrize("data", [ScenesConfig(stages=(8,)), FilesConfig(stages=(8,), train="a")])
+def test_other_sources_are_refused(data: DataConfig, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(smoke_config(data=data).to_yaml())
-    with pytest.raises(ValueError, match=rf"must be 'webdataset' .* is '{source}': only shards"):
+    write_format(tmp_path)
+    message = rf"must be 'webdataset' or 'csv' .* is '{data.source}': only shards and tables"
+    with pytest.raises(ValueError, match=message):
         continue_run(tmp_path, tmp_path)
+
+
+@slow
+def test_tables_go_on_like_shards(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("validation", 100), ("test", 120), ("may/new", 40)):
+        write_table(tmp_path / "data" / f"{split}.csv", range(first, first + 24))
+    data = CsvConfig(stages=(24,), train="train.csv", validation="validation.csv", test="test.csv")
+    run_experiment(
+        replace(small_config(), data=data),
+        tmp_path / "run",
+        data_folder=tmp_path / "data",
+        with_report=False,
+    )
+    continued = go_on(tmp_path, tmp_path / "data/may/new.csv")
+    assert "stage 1 added: 24 new pairs in 1 files, left out: none" in continued.what
+    assert continued.records.stages[1].num_pairs == 48
+    assert "Nothing new in" in go_on(tmp_path, tmp_path / "data/may").what
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,13 @@ from PIL import Image
 from nas_growclip.cli.main import main
 from nas_growclip.data.batches import PairEncoder, fixed_batches, training_batches
 from nas_growclip.data.config import CsvConfig, WebdatasetConfig
+from nas_growclip.data.pairs import Pair
 from nas_growclip.data.preprocess import normalise
 from nas_growclip.data.sources.csv_pairs import csv_pairs
 from nas_growclip.data.sources.decoding import decode_image
+from nas_growclip.data.sources.shard_scan import scan_shard
 from nas_growclip.data.sources.tar import MAX_FILE_BYTES
-from nas_growclip.data.sources.webdataset import scan_shard, shard_pairs
+from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.data.zero_shot import folder_task
 from nas_growclip.io.mappings import read_mapping
 from nas_growclip.models.arch import ClipArch
@@ -179,8 +181,8 @@ def config(**changes: object) -> WebdatasetConfig:
     return WebdatasetConfig(**(settings | changes))  # type: ignore[arg-type]
 
 
-def check_good(pairs: Iterator[tuple[Image.Image, str]], numbers: list[int]) -> None:
-    read = {caption: np.asarray(image) for image, caption in pairs}
+def check_good(pairs: Iterator[Pair], numbers: list[int]) -> None:
+    read = {pair.caption: np.asarray(pair.image) for pair in pairs}
     assert list(read) == [f"picture {number}" for number in numbers]
     for number in numbers:
         np.testing.assert_array_equal(read[f"picture {number}"], np.asarray(picture(number)))
@@ -191,7 +193,7 @@ def test_every_kind_of_bad_pair_is_counted_and_every_good_one_comes_through(tmp_
     pairs = shard_pairs(config(), tmp_path, "train", 1)
     assert dict(pairs.manifest[0].skipped) == counts
     check_good(pairs.epoch(None), numbers)
-    assert sorted(caption for _, caption in pairs.epoch(3)) == sorted(
+    assert sorted(pair.caption for pair in pairs.epoch(3)) == sorted(
         f"picture {number}" for number in numbers
     )
     encoder = PairEncoder(
@@ -301,14 +303,14 @@ def test_table_with_every_kind_of_fault(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"\n".join(rows))
     pairs = csv_pairs(CsvConfig(stages=(1,), train="a.csv", max_bad_share=1.0), tmp_path, "train")
     check_good(pairs.epoch(None), [0, 1, 2])
-    assert pairs.skipped == {
+    assert pairs.manifest[0].skipped == {
         "malformed row": 3,
         "oversized caption": 1,
         "oversized image": 1,
         "elongated image": 1,
         "oversized file": 1,
         "link or device": 1,
-        "missing image": 1,
+        "missing file": 1,
         "unreadable caption": 1,
     }
 
@@ -362,7 +364,8 @@ def test_too_large_a_share_of_bad_pairs_stops_with_their_counts(tmp_path: Path) 
     write_shard(tmp_path / "00000.tar", entries)
     message = (
         r"data\.train \('\*\.tar\*'\): at most 20% may be bad \(data\.max_bad_share\), but 2 of 9 "
-        r"pairs are \(1 x empty caption, 1 x unreadable image\)\. Mend or replace the files, or "
+        r"pairs are \(1 x empty caption \(first: 'y\.png' in 00000\.tar\), 1 x unreadable image "
+        r"\(first: 'x\.png' in 00000\.tar\)\)\. Mend or replace the files, or "
         r"raise data\.max_bad_share"
     )
     with pytest.raises(ValueError, match=message):
@@ -373,7 +376,7 @@ def test_too_large_a_share_of_bad_pairs_stops_with_their_counts(tmp_path: Path) 
 def test_lost_files_count_by_themselves(tmp_path: Path) -> None:
     write_shard(tmp_path / "00000.tar", [e for n in range(50) for e in good_pair(n)])
     (tmp_path / "00001.tar").write_bytes(b"<html>503</html>")
-    with pytest.raises(ValueError, match=r"but 1 of 2 files are \(1 x unreadable shard\)"):
+    with pytest.raises(ValueError, match=r"but 1 of 2 files are \(1 x unreadable shard "):
         shard_pairs(config(max_bad_share=0.2), tmp_path, "train", None)
 
 

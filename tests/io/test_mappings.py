@@ -103,7 +103,7 @@ def test_a_tag_tells_dataclasses_of_a_union_apart() -> None:
             {"kind": "circle", "side": 3},
             r"a\.yaml: shape: side: unknown key for kind 'circle'; it belongs to kind 'square'\. ",
         ),
-        ({"kind": "circle", "sied": 3}, r"a\.yaml: shape: sied: unknown key\. Known: kind, radius"),
+        ({"kind": "circle", "xyz": 3}, r"a\.yaml: shape: xyz: unknown key\. Known: kind, radius"),
         ({"kind": "square", "side": "x"}, r"a\.yaml: shape: side: must be int, but got str 'x'"),
         ("circle", r"a\.yaml: shape: must be a mapping, but got str 'circle'"),
     ],

@@ -14,13 +14,26 @@ import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-import numpy as np
 from PIL import Image
 
 from nas_growclip.data.pairs import Pair
+from nas_growclip.data.sources.depth import GREY_MODES, grey_to_rgb, loses_depth
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow formats that are tried. Some others start programs, which data must not."""
+IMAGE_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"),
+    *("SGI", "ICO", "ICNS", "QOI", "DDS", "PSD"),
+)
+"""Pillow formats that are tried: all that have a mark at their beginning and only hold pixels.
+
+Some others start programs, which data must not.
+"""
+
+IMAGE_SUFFIXES = frozenset(
+    suffix.removeprefix(".")
+    for suffix, format_ in Image.registered_extensions().items()
+    if format_ in IMAGE_FORMATS
+)
+"""Suffixes, without the dot, that Pillow gives to these formats."""
 
 MAX_PIXELS = 2**26
 """Larger images are not decoded: a few bytes can claim to be gigapixels."""
@@ -77,8 +90,18 @@ def decode_caption(data: bytes) -> str | None:
         return None
 
 
+def looks_like_image(data: bytes) -> bool:
+    """Whether bytes begin as a file of one of ``IMAGE_FORMATS`` does."""
+    accepts = (Image.OPEN[name][1] for name in IMAGE_FORMATS if name in Image.OPEN)
+    return any(accept is not None and accept(data[:16]) is True for accept in accepts)
+
+
 def decode_image(data: bytes) -> Image.Image | str:
-    """Decode an image to RGB, transparent ones on white; the reason, as text, if that fails."""
+    """Decode an image to RGB, transparent ones on white; the reason, as text, if that fails.
+
+    An animation's first frame is taken. An orientation in the EXIF data is not applied, as
+    OpenCLIP's loaders do not either: pixels are as they are stored.
+    """
     try:
         with (
             _without_warnings(),
@@ -86,8 +109,9 @@ def decode_image(data: bytes) -> Image.Image | str:
         ):
             if reason := _size_fault(*image.size):
                 return reason
+            raw_mode = _raw_mode(image)
             image.load()
-            return _to_rgb(image)
+            return _to_rgb(image, raw_mode)
     except Image.DecompressionBombError:
         return "oversized image"
     except _DECODE_ERRORS:
@@ -124,11 +148,16 @@ def _size_fault(width: int, height: int) -> str:
     return "elongated image" if max(width, height) > MAX_ASPECT_RATIO * min(width, height) else ""
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey values at 255, which makes most of the image white.
-        grey = np.clip(np.asarray(image) // 257, 0, 255)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+def _raw_mode(image: Image.Image) -> str:
+    """How an image that is not loaded yet stores its pixels, as in ``RGB;16B``."""
+    return " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _to_rgb(image: Image.Image, raw_mode: str) -> Image.Image | str:
+    if image.mode in GREY_MODES:
+        return grey_to_rgb(image)
+    if loses_depth(image, raw_mode):
+        return "dark 16-bit colours"
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         colours = image.convert("RGBA")
         white = Image.new("RGBA", colours.size, "white")

@@ -1,32 +1,42 @@
 """Which pairs a run has already: what arrives later is trained on once.
 
-A pair is known by its key within the folder it came from (img2dataset numbers the pairs of one
-folder through, and begins anew in another), and by its content: the image's bytes and the caption.
-Both are kept as 16 bytes of SHA-256: about 200 bytes a pair while a run's data is opened.
+A pair is known by its content alone: the image's bytes and the caption. A key says nothing, since
+many writers begin theirs from 0 in every shard. What is measured on is known by the image: none of
+its pictures is trained on, under whatever caption. Digests are 16 bytes of SHA-256, so that a
+run's data takes about 200 bytes of memory a pair while it is opened.
 """
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 from nas_growclip.data.sources.decoding import DIGEST_SIZE
 
-SEEN_KEY = "seen key"
 SEEN_PAIR = "seen pair"
 HELD_OUT_PAIR = "held-out pair"
 
+IDENTITY_SIZE = 2 * DIGEST_SIZE
+"""Bytes of what a pair is known by: those of its image, then those of image and caption."""
 
-def pair_identity(folder: Path, key: str, image: bytes, caption: str) -> bytes:
-    """What a pair is known by: digests of its folder and key, and of its content."""
-    place = hashlib.sha256(f"{folder}\0{key}".encode("utf-8", "surrogateescape"))
-    content = hashlib.sha256(len(image).to_bytes(8))
-    content.update(image)
-    content.update(caption.encode())
-    return place.digest()[:DIGEST_SIZE] + content.digest()[:DIGEST_SIZE]
+
+def pair_identity(image_id: bytes, caption: str) -> bytes:
+    """What a pair is known by: digests of its image, and of both image and caption.
+
+    Args:
+        image_id: The image's digest.
+        caption: Its caption.
+    """
+    both = hashlib.sha256(image_id)
+    both.update(caption.encode("utf-8", "surrogateescape"))
+    return image_id + both.digest()[:DIGEST_SIZE]
+
+
+def image_ids(identities: bytes) -> Iterator[bytes]:
+    """The images' digests of pairs whose identities follow one another."""
+    return (image_id for image_id, _ in _halves(identities))
 
 
 class Deduplicator:
-    """Pairs that a run has: those it trains on, and those that it only measures on."""
+    """Pairs that a run has: those it trains on, and images that it only measures on."""
 
     def __init__(self) -> None:
         self._trained: set[bytes] = set()
@@ -34,35 +44,28 @@ class Deduplicator:
 
     def hold_out(self, identities: bytes) -> None:
         """Note the identities, one after the other, of pairs that are measured on."""
-        for identity in _split(identities):
-            self._held_out.update(_halves(identity))
+        self._held_out.update(image_ids(identities))
 
     def add(self, identities: bytes) -> None:
         """Note the identities of pairs that are trained on."""
-        for identity in _split(identities):
-            self._trained.update(_halves(identity))
+        self._trained.update(both for _, both in _halves(identities))
 
     def take(self, identities: bytes) -> list[str]:
         """Note those pairs that are new; for each pair why it is not, empty if it is."""
         reasons = []
-        for identity in _split(identities):
-            reasons.append(self._reason(*_halves(identity)))
+        for image_id, both in _halves(identities):
+            reasons.append(self._reason(image_id, both))
             if not reasons[-1]:
-                self._trained.update(_halves(identity))
+                self._trained.add(both)
         return reasons
 
-    def _reason(self, key: bytes, content: bytes) -> str:
-        if key in self._held_out or content in self._held_out:
+    def _reason(self, image_id: bytes, both: bytes) -> str:
+        if image_id in self._held_out:
             return HELD_OUT_PAIR
-        if key in self._trained:
-            return SEEN_KEY
-        return SEEN_PAIR if content in self._trained else ""
+        return SEEN_PAIR if both in self._trained else ""
 
 
-def _split(identities: bytes) -> Iterator[bytes]:
-    size = 2 * DIGEST_SIZE
-    return (identities[start : start + size] for start in range(0, len(identities), size))
-
-
-def _halves(identity: bytes) -> tuple[bytes, bytes]:
-    return identity[:DIGEST_SIZE], identity[DIGEST_SIZE:]
+def _halves(identities: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for start in range(0, len(identities), IDENTITY_SIZE):
+        middle = start + DIGEST_SIZE
+        yield identities[start:middle], identities[middle : start + IDENTITY_SIZE]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from nas_growclip.io.files import locked, make_folder, write_arrays
 
-RULES = 1
+RULES = 2
 """Raised whenever other pairs become usable than before: kept scans are then made anew."""
 
 MAX_THREADS = 8
@@ -37,22 +37,27 @@ class ShardScan(NamedTuple):
     sha256: str
     skipped: dict[str, int]
     identities: bytes = b""
-    """Of its usable pairs, one after the other, where they were asked for."""
+    """Of its usable pairs, one after the other: ``IDENTITY_SIZE`` bytes each."""
+    examples: Mapping[str, str] = {}
+    """Where each reason was met first."""
+    other_member: str = ""
+    """A member that is neither image nor caption, if there is one."""
 
 
-Scan = Callable[[Path, bool], ShardScan]
-"""Goes through a shard, and keeps identities if asked to."""
-
-
-def kept_scan(path: Path, identify: bool, scan: Scan) -> ShardScan:
+def kept_scan(path: Path, how: str, scan: Callable[[Path], ShardScan]) -> ShardScan:
     """A shard's scan, from the cache if it is there for the file's name, size and time.
+
+    Args:
+        path: The shard.
+        how: What the scan depends on beside the file.
+        scan: Goes through it.
 
     Raises:
         ValueError: As ``scan`` does.
     """
     stat = path.stat()
-    version = [RULES, PIL.__version__, stat.st_size, stat.st_mtime_ns, identify]
-    name = hashlib.sha256(f"{path.resolve()}\0{identify}".encode()).hexdigest()[:32]
+    version = [RULES, PIL.__version__, stat.st_size, stat.st_mtime_ns, how]
+    name = hashlib.sha256(f"{path.resolve()}\0{how}".encode()).hexdigest()[:32]
     place = cache_folder() / f"{name}.npz"
     with ExitStack() as lock:
         with suppress(ValueError, OSError):  # a home that is read-only: nothing is kept
@@ -60,7 +65,7 @@ def kept_scan(path: Path, identify: bool, scan: Scan) -> ShardScan:
             lock.enter_context(locked(place.with_suffix(".lock")))  # another may be at it
         found = _read(place, version)
         if found is None:
-            found = scan(path, identify)
+            found = scan(path)
             with suppress(ValueError, OSError):
                 _write(place, found, version)
         return found
@@ -90,9 +95,16 @@ def cache_folder() -> Path:
 
 
 def _write(place: Path, scan: ShardScan, version: list[object]) -> None:
-    about = {"version": version, "num_pairs": scan.num_pairs, "sha256": scan.sha256}
+    about = {
+        "version": version,
+        "num_pairs": scan.num_pairs,
+        "sha256": scan.sha256,
+        "skipped": scan.skipped,
+        "examples": dict(scan.examples),
+        "other_member": scan.other_member,
+    }
     arrays: dict[str, NDArray[Any]] = {
-        "about": np.frombuffer(json.dumps(about | {"skipped": scan.skipped}).encode(), np.uint8),
+        "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
         "unusable": np.array(sorted(scan.unusable), np.int64),
         "identities": np.frombuffer(scan.identities, np.uint8),
     }
@@ -112,6 +124,8 @@ def _read(place: Path, version: list[object]) -> ShardScan | None:
                 sha256=about["sha256"],
                 skipped=about["skipped"],
                 identities=arrays["identities"].tobytes(),
+                examples=about["examples"],
+                other_member=about["other_member"],
             )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

@@ -26,6 +26,11 @@ class SplitFiles:
     max_bad_share: float = MAX_BAD_SHARE
     """Share of the pairs, and of the files, that may be bad."""
 
+    @property
+    def shown(self) -> str:
+        """What a message calls them."""
+        return repr(str(self.folder) if self.files == "." else self.files)
+
 
 def split_files(
     config: FileData, folder: Path | None, split: Split, size: int | None = None

@@ -1,12 +1,15 @@
 import hashlib
 import random
+from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 
 from nas_growclip.data.config import CsvConfig
 from nas_growclip.data.sources.csv_pairs import csv_pairs
+from nas_growclip.data.sources.csv_table import MISSING_VALUES
 
 
 def config(**kwargs):
@@ -71,7 +74,9 @@ def test_smaller_sizes_are_contained_in_larger_ones(folder):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("images/none.png\tcaption", "missing image"),
+        ("images/none.png\tcaption", "missing file"),
+        ("nan\tcaption", "missing image"),
+        ("https://example.org/1.png\tcaption", "address, no file"),
         ("\tcaption", "missing image"),
         ("images\tcaption", "unreadable image"),
         ("bad.png\tcaption", "unreadable image"),
@@ -89,9 +94,62 @@ def test_bad_rows_are_skipped_and_counted(folder, row, reason):
     assert pairs.manifest[0].skipped == {reason: 1}
 
 
-def test_words_that_pandas_takes_for_missing_values_are_captions(folder):
-    pairs = open_rows(folder, ["images/0.png\tnull", "images/0.png\tNA", "images/0.png\t7"])
-    assert captions(pairs) == ["null", "NA", "7"]
+def test_missing_values_are_those_of_pandas(folder):
+    words = [*MISSING_VALUES, "7", "nothing", "naN", "none", " NA", "not NA", '"NA"']
+    rows = [f"images/0.png\t{word}" for word in words]
+    write_csv(folder, rows, "other.csv")
+    read = pandas.read_csv(folder / "other.csv", sep="\t", dtype={"title": str})
+    expected = read["title"].dropna()
+    pairs = open_rows(folder, rows)
+    assert captions(pairs) == [caption.strip() for caption in expected]
+    assert pairs.manifest[0].skipped == {"empty caption": len(words) - len(expected)}
+
+
+@pytest.mark.parametrize("path", ["images\\3.png", ".\\images\\3.png"])
+def test_backslashes_of_windows_are_slashes(folder, path):
+    pairs = open_rows(folder, [f"{path}\tthree"])
+    assert [np.asarray(pair.image)[0, 0, 0] for pair in pairs.epoch(None)] == [3]
+
+
+def test_file_whose_name_has_a_backslash_is_found(folder):
+    (folder / "images/3.png").rename(folder / "a\\3.png")
+    assert captions(open_rows(folder, ["a\\3.png\tthree"])) == ["three"]
+
+
+def test_unclosed_quote_is_told_with_its_line(folder):
+    rows = [f"images/{key}.png\tpicture {key}" for key in range(4)]
+    rows[2] = 'images/2.png\t"an unclosed quote'
+    write_csv(folder, rows, "other.csv")
+    settings = config(train="other.csv")
+    message = r"got 4 and '.*other\.csv' has 3 beside 1 malformed ones \(line 4: .*never closed\)"
+    with pytest.raises(ValueError, match=message):
+        csv_pairs(settings, folder, "train", 4)
+    message = r"1 x malformed row \(first: .*other\.csv, line 4\)\).* two for one that is meant"
+    with pytest.raises(ValueError, match=message):
+        csv_pairs(replace(settings, max_bad_share=0.1), folder, "train")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_table_of_another_encoding_is_told(folder, encoding):
+    (folder / "other.csv").write_bytes("filepath\ttitle\n0.png\tcaf\u00e9\n".encode(encoding))
+    with pytest.raises(ValueError, match=r"must be UTF-8, but begins with b'.*as UTF-16.*iconv"):
+        csv_pairs(config(train="other.csv"), folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("images/0.png\tcaf\udce9", r"first: b'caf\\xe9' in .*other\.csv, line 2\).*UTF-8.*iconv"),
+        ("https://a.org/0.png\tx", r"first: 'https://a\.org/0\.png' in .*line 2.*not fetched"),
+        ("0.png\tx", r"first: '.*/inner/0\.png' in .*line 2.*start at the folder of the table"),
+    ],
+)
+def test_what_is_wrong_with_every_row_is_told_once_with_its_place(folder, row, message):
+    (folder / "inner").mkdir()
+    (folder / "inner/images").symlink_to(folder / "images")
+    write_csv(folder / "inner", [row, row], "other.csv")
+    with pytest.raises(ValueError, match=message):
+        csv_pairs(config(train="inner/other.csv"), folder, "train")
 
 
 def test_paths_may_be_absolute_or_relative_to_the_csv(folder):
@@ -123,7 +181,9 @@ def test_limit_uses_the_first_usable_rows(folder):
 def test_image_that_changes_after_the_check_is_an_error(folder):
     pairs = csv_pairs(config(), folder, "train", None)
     (folder / "images/3.png").unlink()
-    with pytest.raises(ValueError, match=r"row 4 must stay usable, but got 'missing image'"):
+    with pytest.raises(
+        ValueError, match=r"train\.csv, line 5 must stay usable, but got 'missing file'"
+    ):
         captions(pairs)
 
 
@@ -137,7 +197,7 @@ def test_image_that_changes_after_the_check_is_an_error(folder):
         ({"train": ""}, None, r"data\.train must name the files of source 'csv', but is empty"),
         ({"train": "empty.csv"}, None, r"empty\.csv must be a table with the separator"),
         ({"train": "header.csv"}, None, r"'header\.csv' has none \(found: nothing\)"),
-        ({"train": "lost.csv"}, None, r"'lost\.csv' has none \(found: 1 x missing image\)"),
+        ({"train": "lost.csv"}, None, r"'lost\.csv' has none \(found: 1 x missing file"),
     ],
 )
 def test_wrong_settings_are_explained(folder, settings, size, message):

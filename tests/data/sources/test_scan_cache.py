@@ -14,7 +14,15 @@ from nas_growclip.data.sources import scan_cache as scans
 from nas_growclip.data.sources.decoding import decode_image
 from nas_growclip.data.sources.scan_cache import ShardScan, cache_folder, kept_scan, scan_in_order
 
-FOUND = ShardScan(3, frozenset({1, 4}), "ab" * 32, {"missing image": 2}, bytes(range(96)))
+FOUND = ShardScan(
+    num_pairs=3,
+    unusable=frozenset({1, 4}),
+    sha256="ab" * 32,
+    skipped={"missing image": 2},
+    identities=bytes(range(96)),
+    examples={"missing image": "'7.txt' in 00000.tar"},
+    other_member="7.npy",
+)
 
 
 class Scanning:
@@ -23,7 +31,7 @@ class Scanning:
     def __init__(self, found: ShardScan = FOUND) -> None:
         self.found, self.times = found, 0
 
-    def __call__(self, path: Path, identify: bool) -> ShardScan:
+    def __call__(self, path: Path) -> ShardScan:
         self.times += 1
         return self.found
 
@@ -42,37 +50,37 @@ def shard(tmp_path: Path) -> Path:
 
 def test_a_scan_is_made_once_until_the_file_changes(shard: Path) -> None:
     scan = Scanning()
-    assert kept_scan(shard, True, scan) == FOUND
-    assert kept_scan(shard, True, scan) == FOUND
+    assert kept_scan(shard, "txt", scan) == FOUND
+    assert kept_scan(shard, "txt", scan) == FOUND
     assert scan.times == 1
     shard.write_bytes(b"other bytes")
-    assert kept_scan(shard, True, scan) == FOUND
+    assert kept_scan(shard, "txt", scan) == FOUND
     assert scan.times == 2
 
 
-def test_with_and_without_identities_are_kept_apart(shard: Path) -> None:
+def test_scans_of_other_captions_are_kept_apart(shard: Path) -> None:
     scan, plain = Scanning(), Scanning(FOUND._replace(identities=b""))
-    assert kept_scan(shard, True, scan) == FOUND
-    assert kept_scan(shard, False, plain).identities == b""
-    assert kept_scan(shard, True, scan) == FOUND
+    assert kept_scan(shard, "txt", scan) == FOUND
+    assert kept_scan(shard, "json caption", plain).identities == b""
+    assert kept_scan(shard, "txt", scan) == FOUND
     assert (scan.times, plain.times) == (1, 1)
 
 
 def test_other_rules_make_it_anew(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = Scanning()
-    kept_scan(shard, False, scan)
+    kept_scan(shard, "txt", scan)
     monkeypatch.setattr(scans, "RULES", scans.RULES + 1)
-    kept_scan(shard, False, scan)
+    kept_scan(shard, "txt", scan)
     assert scan.times == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", b"PK\x03\x04 no archive"])
 def test_a_damaged_scan_is_made_anew(shard: Path, damage: bytes) -> None:
     scan = Scanning()
-    kept_scan(shard, False, scan)
+    kept_scan(shard, "txt", scan)
     (kept,) = cache_folder().glob("*.npz")
     kept.write_bytes(damage)
-    assert kept_scan(shard, False, scan) == FOUND
+    assert kept_scan(shard, "txt", scan) == FOUND
     assert scan.times == 2
 
 
@@ -82,20 +90,20 @@ def test_without_a_cache_folder_nothing_is_kept(
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     scan = Scanning()
-    assert kept_scan(shard, False, scan) == kept_scan(shard, False, scan) == FOUND
+    assert kept_scan(shard, "txt", scan) == kept_scan(shard, "txt", scan) == FOUND
     assert scan.times == 2
 
 
 def test_two_that_want_the_same_scan_make_it_once(shard: Path) -> None:
     scan, barrier = Scanning(), threading.Barrier(2)
 
-    def slow(path: Path, identify: bool) -> ShardScan:
+    def slow(path: Path) -> ShardScan:
         time.sleep(0.2)
-        return scan(path, identify)
+        return scan(path)
 
     def ask() -> ShardScan:
         barrier.wait()
-        return kept_scan(shard, False, slow)
+        return kept_scan(shard, "txt", slow)
 
     with ThreadPoolExecutor(2) as pool:
         assert [f.result() for f in (pool.submit(ask), pool.submit(ask))] == [FOUND, FOUND]

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_growclip.data.config import CsvConfig, DataConfig, ScenesConfig, WebdatasetConfig
+from nas_growclip.data.config import (
+    CsvConfig,
+    DataConfig,
+    FilesConfig,
+    ScenesConfig,
+    WebdatasetConfig,
+)
 from nas_growclip.data.pairs import ImageTextPairs
-from nas_growclip.data.sources.table import SOURCES, open_folder, open_split
+from nas_growclip.data.sources.table import SOURCES, open_folder, open_place, open_split
 
 SMALL, LARGE = 1, 3
 
@@ -17,13 +23,14 @@ SPLITS = ("train", "validation", "test")
 CONFIGS: dict[str, DataConfig] = {
     "scenes": ScenesConfig(**SIZES),
     "webdataset": WebdatasetConfig(**SIZES, **dict.fromkeys(SPLITS, "{0..2}.tar")),
+    "files": FilesConfig(**SIZES, **dict.fromkeys(SPLITS, ".")),
     "csv": CsvConfig(**SIZES, **{name: f"{name}.csv" for name in SPLITS}),
 }
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three shards of four pairs, and a CSV file of twelve rows."""
+    """Three shards of four pairs, a CSV file of twelve rows, and twelve files with captions."""
     rows = ["filepath\ttitle"]
     for shard in range(3):
         with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
@@ -33,6 +40,7 @@ def folder(tmp_path):
                 archive.add(image, f"{key}.png")
                 text = tarfile.TarInfo(f"{key}.txt")
                 text.size = 2
+                (tmp_path / f"{key}.txt").write_text(f"{key:02d}")
                 archive.addfile(text, io.BytesIO(f"{key:02d}".encode()))
                 rows.append(f"{key}.png\t{key:02d}")
     for split in ("train", "validation", "test"):
@@ -121,3 +129,10 @@ def test_every_source_has_settings_of_its_own():
     assert {typing.get_type_hints(kind)["source"] for kind in typing.get_args(DataConfig)} == {
         typing.Literal[name] for name in SOURCES
     }
+
+
+def test_table_is_opened_without_settings(folder):
+    assert [caption for _, caption in contents(open_place(folder / "test.csv"))] == [
+        f"{key:02d}" for key in range(12)
+    ]
+    assert contents(open_place(folder)) == contents(open_folder(folder))

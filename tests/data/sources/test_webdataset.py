@@ -13,7 +13,9 @@ from PIL import Image
 
 from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.sources.decoding import decode_caption, decode_image
-from nas_growclip.data.sources.webdataset import read_samples, shard_pairs, shard_paths
+from nas_growclip.data.sources.members import read_samples
+from nas_growclip.data.sources.shard_names import shard_paths
+from nas_growclip.data.sources.webdataset import shard_pairs
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 
@@ -289,6 +291,8 @@ def test_patterns_name_files_in_order(tmp_path):
         ("", None, r"data\.train must name the files of source 'webdataset', but is empty"),
         ("none/*.tar", None, r"data\.train must name tar files.*no shard"),
         ("{00000..00004}.tar", None, r"no such file: '.*00003\.tar'"),
+        ("s3://bucket/{0..9}.tar", None, r"but 's3://bucket/0\.tar' is an address.*mount"),
+        ("pipe:cat 00000.tar", None, r"but 'pipe:cat 00000\.tar' is an address"),
         ("{00000..00004.tar", None, r"data\.train must be a valid brace pattern"),
         ("*.tar", 4, r"at most the shards there are, but got 4 and data\.train '\*\.tar' names 3"),
     ],
@@ -311,7 +315,8 @@ def test_split_without_a_usable_pair_says_what_was_found(tmp_path):
     (tmp_path / "b.tar").write_bytes(b"")
     message = (
         r"data\.train must hold one usable pair or more, but '\*\.tar' has none "
-        r"\(found: 1 x missing caption, 1 x missing image, 1 x unreadable shard\)"
+        r"\(found: 1 x missing caption \(first: '0\.png' in a\.tar\), 1 x missing image "
+        r"\(first: '1\.txt' in a\.tar\), 1 x unreadable shard \(first: '.*/b\.tar'\)\)"
     )
     with pytest.raises(ValueError, match=message):
         open_train(tmp_path, "*.tar")

@@ -40,7 +40,7 @@ class Proposal(NamedTuple):
     """A candidate that was handed out to be tried."""
 
     number: int
-    """The search's handle of the trial; rises with the order in which trials are recorded."""
+    """The trial's number, from here to its record; 0 is no growth, the control."""
     candidate: Candidate
 
 

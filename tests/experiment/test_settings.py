@@ -69,8 +69,8 @@ def test_a_refusal_names_every_key_with_both_values() -> None:
     before = smoke_config()
     now = replace(before, passes=5.0, train=replace(before.train, batch_size=16))
     message = (
-        rf"^runs/mine: holds another experiment: it differs in passes \({before.passes} there, 5\.0 "
-        rf"here\), train\.batch_size \({before.train.batch_size} there, 16 here\)\. Choose"
+        rf"^runs/mine: holds another experiment: it differs in passes \({before.passes} there, "
+        rf"5\.0 here\), train\.batch_size \({before.train.batch_size} there, 16 here\)\. Choose"
     )
     with pytest.raises(ValueError, match=message):
         check_changes(RUN, before, now, has_failed=True)

@@ -181,7 +181,7 @@ def stored(made: SearchTask) -> list[optuna.trial.FrozenTrial]:
 def test_optuna_study_holds_what_a_dashboard_shows(sampler: str, tmp_path: Path) -> None:
     made = search_task(SearchConfig(sampler=sampler, num_trials=7), tmp_path, facts={"pairs": 10})
     trials = run_search(made)
-    assert [t.user_attrs["ticket"] for t in stored(made)] == list(range(7))
+    assert [t.user_attrs["number"] for t in stored(made)] == list(range(7))
     for frozen, trial in zip(stored(made), trials, strict=True):
         assert frozen.user_attrs["candidate"] == trial.label
         assert frozen.user_attrs["FLOPs a pair"] == trial.flops

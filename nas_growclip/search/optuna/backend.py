@@ -1,13 +1,14 @@
 """Optuna behind ask and tell: one study a stage, shared by any number of workers.
 
 A study's choices cannot change, so each stage has a study of its own. Three rules make it safe
-to share. *Turns*: a trial's number in the study is its ticket; a worker chooses a candidate only
-when every running trial with a lower number has chosen, so no two choose the same. *Nothing is
+to share. *Turns*: a worker chooses a candidate only when every running trial with a lower number
+in the study has chosen, so no two choose the same, and each candidate has the number that its
+record gets: how many were chosen before it. *Nothing is
 remembered outside the study*: the sampler is made anew for each proposal, on a copy of the study
 in memory, seeded by how many candidates were handed out; a process that died leaves no trace in
 what comes after it, and candidates that a sampler proposes again do not clutter the study.
-*Signs of life*: a running trial names its worker; where that is gone, the trial is failed and its
-candidate is handed out again before anything else, under the ticket that it had.
+*Heartbeats*: a running trial names its worker; where that is gone, the trial is failed and its
+candidate is handed out again before anything else, under the number that it had.
 
 Values are minimised: the score with its sign turned, so that 0 is no growth and learning curves,
 which are losses, point the same way. Attributes are written while a trial runs, since Optuna
@@ -124,12 +125,12 @@ class OptunaSearch:
             self.study.tell(asked, state=TrialState.PRUNED if was_pruned else TrialState.FAIL)
 
     def finished(self) -> tuple[Proposal, ...]:
-        """Finished trials in the order of their tickets, up to the first that is not finished."""
+        """Finished trials in the order of their numbers, up to the first that is not finished."""
         ended = []
-        for ticket, trial in sorted(_by_ticket(self._trials()).items()):
+        for number, trial in sorted(_by_number(self._trials()).items()):
             if not trial.state.is_finished() or _is_lost_trial(trial):
                 break
-            ended.append(Proposal(ticket, self.by_label[trial.user_attrs["candidate"]]))
+            ended.append(Proposal(number, self.by_label[trial.user_attrs["candidate"]]))
         return tuple(ended)
 
     def close(self) -> None:
@@ -205,9 +206,9 @@ class OptunaSearch:
         given = self.storage.get_trial(asked._trial_id).system_attrs.get("fixed_params")
         attributes: dict[str, Any] = {}
         if given is not None:
-            proposal = self._given(asked.number, given, earlier)
+            proposal = self._given(given, earlier)
         else:
-            proposal, attributes = self._choose(asked.number, earlier)
+            proposal, attributes = self._choose(earlier)
         if proposal is None:
             asked.set_user_attr("surplus", True)
             self.study.tell(asked, state=TrialState.FAIL)
@@ -226,28 +227,24 @@ class OptunaSearch:
         with locked(RunFolder(self.search.run).search_lock):
             return self.study.ask()
 
-    def _given(
-        self, number: int, params: Mapping[str, Any], earlier: list[FrozenTrial]
-    ) -> Proposal | None:
+    def _given(self, params: Mapping[str, Any], earlier: list[FrozenTrial]) -> Proposal | None:
         """What a trial from the queue tries; None if that was tried before or is no candidate."""
         candidate = self._decoded(params)
         if candidate is None or candidate.label in self._taken(earlier):
             return None
-        return Proposal(number, candidate)
+        return Proposal(_next_number(earlier), candidate)
 
-    def _choose(
-        self, number: int, earlier: list[FrozenTrial]
-    ) -> tuple[Proposal | None, dict[str, Any]]:
+    def _choose(self, earlier: list[FrozenTrial]) -> tuple[Proposal | None, dict[str, Any]]:
         """What a new trial tries, and what the sampler wants to be kept with it."""
-        for ticket, label in self._lost(earlier):
-            return Proposal(ticket, self.by_label[label]), {}
+        for number, label in self._lost(earlier):
+            return Proposal(number, self.by_label[label]), {}
         taken = self._taken(earlier)
         untried = [label for label in self.by_label if label not in taken]
         if not untried or len(taken) >= self.config.num_trials:
             return None, {}
         known = [t for t in earlier if t.state != TrialState.WAITING]
         candidate, attributes = self._sampled(untried, known)
-        return Proposal(number, candidate), attributes
+        return Proposal(_next_number(earlier), candidate), attributes
 
     def _sampled(
         self, untried: list[str], known: list[FrozenTrial]
@@ -273,7 +270,7 @@ class OptunaSearch:
         self.encoding.suggest(asked)
         for name, value in attributes.items():
             self.storage.set_trial_system_attr(asked._trial_id, name, value)
-        asked.set_user_attr("ticket", proposal.number)
+        asked.set_user_attr("number", proposal.number)
         asked.set_user_attr("dimensions", ", ".join(proposal.candidate.dimensions))
         asked.set_user_attr("candidate", proposal.candidate.label)
         with self._lock:
@@ -308,11 +305,11 @@ class OptunaSearch:
             return  # another worker was faster, or the trial's own worker was not gone
 
     def _lost(self, trials: list[FrozenTrial]) -> list[tuple[int, str]]:
-        """Tickets and labels of the candidates whose workers are gone, not yet taken again."""
-        ends = _by_ticket(trials)
+        """Numbers and labels of the candidates whose workers are gone, not yet taken again."""
+        ends = _by_number(trials)
         return [
-            (ticket, trial.user_attrs["candidate"])
-            for ticket, trial in sorted(ends.items())
+            (number, trial.user_attrs["candidate"])
+            for number, trial in sorted(ends.items())
             if _is_lost_trial(trial)
         ]
 
@@ -419,10 +416,15 @@ def _is_lost_trial(trial: FrozenTrial) -> bool:
     return "abandoned" in trial.user_attrs and trial.state.is_finished()
 
 
-def _by_ticket(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """The last trial of the study under each ticket: one that was lost is tried again."""
+def _next_number(earlier: list[FrozenTrial]) -> int:
+    """The number of the candidate that is chosen next: how many were chosen before it."""
+    return len(_by_number(earlier))
+
+
+def _by_number(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """The last trial of the study under each number: one that was lost is tried again."""
     chosen = (trial for trial in trials if "candidate" in trial.user_attrs)
-    return {trial.user_attrs["ticket"]: trial for trial in chosen}
+    return {trial.user_attrs["number"]: trial for trial in chosen}
 
 
 def _is_choosing(trial: FrozenTrial) -> bool:

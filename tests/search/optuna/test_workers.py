@@ -214,7 +214,7 @@ def test_processes_that_ask_at_once_share_the_candidates(
         finished = [(q.number, q.candidate.label) for q in first.finished()]
         first.close()
         assert sorted(label for _, label in tried) == LABELS
-        assert len({ticket for ticket, _ in tried}) == len(CANDIDATES)
+        assert len({number for number, _ in tried}) == len(CANDIDATES)
         assert sorted(tried) == finished
         check_study(open_storage(storage, tmp_path), study_name(tmp_path, stage))
 
@@ -324,7 +324,7 @@ def test_killed_workers_candidate_is_tried_again_and_each_is_completed_once(
 
 
 def check_lost_trial(trials: list[FrozenTrial], lost: int, killed: int) -> None:
-    """The killed worker's trial is marked; another one has its ticket and its candidate."""
+    """The killed worker's trial is marked; another one has its number and its candidate."""
     trial = trials[lost]
     assert (trial.state, process_of(trial)) == (TrialState.FAIL, killed)
     assert trial.user_attrs["abandoned"] is True
@@ -332,7 +332,7 @@ def check_lost_trial(trials: list[FrozenTrial], lost: int, killed: int) -> None:
     (again,) = [
         other
         for other in trials
-        if other.number != lost and other.user_attrs.get("ticket") == trial.user_attrs["ticket"]
+        if other.number != lost and other.user_attrs.get("number") == trial.user_attrs["number"]
     ]
     assert again.user_attrs["candidate"] == trial.user_attrs["candidate"]
     assert again.state == TrialState.COMPLETE
@@ -357,9 +357,9 @@ def check_records(run: Path, stage: int) -> None:
 
 def check_trials(trials: list[FrozenTrial], run: Path, stage: int) -> None:
     """The study holds one completed trial a record, in the order of the records."""
-    ends = {t.user_attrs["ticket"]: t for t in trials if t.state == TrialState.COMPLETE}
+    ends = {t.user_attrs["number"]: t for t in trials if t.state == TrialState.COMPLETE}
     recorded = [trial.label for trial in read_trials(run) if trial.stage == stage]
-    assert [ends[ticket].user_attrs["candidate"] for ticket in sorted(ends)] == recorded
+    assert [ends[number].user_attrs["candidate"] for number in sorted(ends)] == recorded
     others = [trial for trial in trials if trial not in ends.values()]
     assert {trial.state for trial in others} <= {TrialState.FAIL}
     assert all({"abandoned", "surplus"} & set(trial.user_attrs) for trial in others)

@@ -58,8 +58,8 @@ def choice_table(run: Run, stage: StageResult) -> Table:
     )
 
 
-def setback_lines(stage: StageResult) -> tuple[str, ...]:
-    """A sentence a rollback of a stage's training."""
+def rollback_lines(stage: StageResult) -> tuple[str, ...]:
+    """A sentence for each rollback of a stage's training."""
     return tuple(
         f"The training of stage {stage.stage} {rollback} Half the learning rate from there on."
         for rollback in stage.rollbacks

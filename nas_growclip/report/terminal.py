@@ -11,7 +11,7 @@ from rich.text import Text
 from nas_growclip.io.formatting import number, percent, si
 from nas_growclip.records.entries import Trial
 from nas_growclip.records.frames import Run
-from nas_growclip.report.reasons import changed_words, choice_lines, setback_lines
+from nas_growclip.report.reasons import changed_words, choice_lines, rollback_lines
 from nas_growclip.report.rescoring import Rescoring, recorded_scores
 from nas_growclip.report.tables import (
     ACCURACIES,
@@ -52,7 +52,7 @@ def print_summary(run: Run) -> None:
         _add_row(table, cells)
     console.print(table)
     for stage in run.stages:
-        for line in setback_lines(stage):
+        for line in rollback_lines(stage):
             console.print(line, markup=False)
     console.print(
         f"Top-1 and recalls in percent. {CHANCE_NOTE}\n"

@@ -12,6 +12,7 @@ from typing import Literal
 import pandas as pd
 import pytest
 import yaml
+from jinja2 import UndefinedError
 
 import nas_growclip.report
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
@@ -22,6 +23,7 @@ from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.frames import Run, load_run
 from nas_growclip.records.lines import append_line
 from nas_growclip.report import print_summary, write_report
+from nas_growclip.report.page import environment
 from nas_growclip.report.reasons import NOT_REPRODUCED_NOTE, RESCORING_NOTE
 from nas_growclip.report.tables import FLOPS_NOTE, accuracy
 from nas_growclip.search.objective import OBJECTIVES, TERMS, DataSize, ObjectiveConfig
@@ -201,6 +203,13 @@ def test_page_escapes_every_text_from_a_file(run: Run, tmp_path: Path) -> None:
     assert "&lt;b&gt;$x_{$ run" in text
     assert "<b>" not in text
     assert "<i>" not in text
+
+
+def test_the_template_escapes_and_refuses_what_is_not_given() -> None:
+    template = environment().from_string("{{ word }}")
+    assert template.render(word="<b>") == "&lt;b&gt;"
+    with pytest.raises(UndefinedError, match="'word' is undefined"):
+        template.render()
 
 
 @pytest.mark.usefixtures("no_figures")

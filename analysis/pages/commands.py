@@ -1,6 +1,5 @@
-"""The reference of the command line: what each command says of itself with ``--help``."""
+"""The reference of the command line, made from the commands that parse it."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nas_growclip.cli.main import make_command
@@ -14,19 +13,29 @@ one line on stderr and exit code 2; a command that was interrupted exits with 13
 
 def commands_page() -> str:
     """The whole page, as Markdown."""
-    return "\n".join([INTRODUCTION, *sections()])
+    commands = make_command().commands
+    return "\n".join([INTRODUCTION, *(section(name, commands[name]) for name in commands)])
 
 
-def sections() -> Iterator[str]:
-    """One section for each command, in the order of ``growclip --help``."""
-    command = make_command()
-    with command.make_context("growclip", [], resilient_parsing=True) as context:
-        for name, subcommand in command.commands.items():
-            with subcommand.make_context(name, [], context, resilient_parsing=True) as own:
-                yield f"## {name}\n\n```text\n{subcommand.get_help(own)}\n```\n"
+def section(name: str, command: Any) -> str:
+    """One command: what it does, an example, its arguments and options as in ``--help``."""
+    with command.make_context(f"growclip {name}", [], resilient_parsing=True) as context:
+        text = command.get_help(context)
+    options, _, example = text.partition("\n  Example:\n")
+    usage, body = options.split("\n", 1)
+    listing = usage + "\n\n" + body[first_list(body) :].rstrip()
+    return (
+        f"## {name}\n\n{command.help}\n\n"
+        f"```console\n{unindented(example)}\n```\n\n"
+        f"```text\n{listing}\n```\n"
+    )
 
 
-def subcommands() -> Mapping[str, Any]:
-    """The commands by name."""
-    commands: Mapping[str, Any] = make_command().commands
-    return commands
+def first_list(text: str) -> int:
+    """Where a help's lists start: at its arguments, or at its options if it has none."""
+    return min(at for at in map(text.find, ("Arguments:\n", "Options:\n")) if at >= 0)
+
+
+def unindented(text: str) -> str:
+    """Lines without what they are indented by."""
+    return "\n".join(line.strip() for line in text.strip().splitlines())

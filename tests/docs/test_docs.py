@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nas_growclip.cli.main import COMMANDS
 from nas_growclip.experiment.config import load_config
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.operators import OPERATORS
@@ -109,3 +110,17 @@ def module_named(path: str) -> Path | None:
     """A file as pages name it: from the root or the package, or one of growth's tests."""
     bases = (ROOT, ROOT / "nas_growclip", ROOT / "tests" / "growth")
     return next((base / path for base in bases if (base / path).is_file()), None)
+
+
+def test_the_quick_start_lists_every_command() -> None:
+    listed = re.findall(
+        r"^growclip ([\w-]+)", blocks("docs/guide/quickstart.md", "console")[0], re.M
+    )
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_named_in_a_page_exist(page: Path) -> None:
+    changelog = page.name == "CHANGELOG.md"  # which also tells of commands that were
+    named = set(re.findall(r"(?:^|`)growclip ([a-z][\w-]*)", page.read_text(), re.M))
+    assert named - {"study" if changelog else ""} <= set(COMMANDS)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis.pages.commands import commands_page, subcommands
+from analysis.pages.commands import commands_page
 from analysis.pages.fields import as_yaml, field_docs, settings_of, type_name
 from analysis.pages.interface import PACKAGE, interface_pages, rooms
 from analysis.pages.settings import CHOICES, row, settings_page
 from analysis.pages.site_hook import expanded, site_links
+from nas_growclip.cli.main import COMMANDS
 from nas_growclip.data.augment import AugmentConfig
 from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.growth.config import GrowthConfig
@@ -113,10 +114,16 @@ def test_the_page_lists_the_names_that_the_reader_accepts(key: str, tmp_path: Pa
     assert all(choice in str(refusal.value) for choice in CHOICES[key])
 
 
-def test_every_command_has_its_section() -> None:
-    headings = re.findall(r"^## (\w[\w-]*)$", commands_page(), flags=re.MULTILINE)
-    assert headings == list(subcommands())
-    assert {"run", "compare", "doctor"} <= set(headings)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_text_an_example_and_its_options(command: str) -> None:
+    section = commands_page().partition(f"\n## {command}\n")[2].partition("\n## ")[0]
+    text, example, options, *_ = section.split("```")
+    assert text.strip()
+    assert example.startswith(f"console\ngrowclip {command}")
+    assert options == "\n\n"
+    assert f"Usage: growclip {command} " in section
+    assert section.count("--help") == 1
+    assert section.count("Example") == 0
 
 
 def test_every_module_of_the_package_has_its_section() -> None:

@@ -19,7 +19,7 @@ from nas_growclip.data.batches import PairBatch, PairEncoder, epoch_seed, fixed_
 from nas_growclip.data.config import DataConfig, ScenesConfig, WebdatasetConfig
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.sources.table import open_split
-from nas_growclip.evaluation.embeddings import EmbeddedPairs
+from nas_growclip.evaluation.embeddings import one_caption_each
 from nas_growclip.evaluation.metrics import contrastive_loss
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import BISECTIONS, Evidence
@@ -153,7 +153,7 @@ def validation_loss(model: Clip, pairs: PairBatch, batch_size: int) -> float:
     model.eval()
     images, texts = model.encode_image(pairs.images), model.encode_text(pairs.tokens)
     model.train(was_training)
-    embedded = EmbeddedPairs(images, texts, pairs.captions, (model.logit_scale.exp().item(),))
+    embedded = one_caption_each(images, texts, pairs.captions, (model.logit_scale.exp().item(),))
     return contrastive_loss(embedded, batch_size).value
 
 

@@ -210,8 +210,8 @@ def evaluate(
         list[str],
         typer.Option(
             metavar="DIR|FILE.csv|scenes|digits",
-            help="a zero-shot set (CLIP_benchmark layout or class folders), a folder of pairs "
-            "(shards or files), a CSV file, scenes or digits; may be given again",
+            help="a zero-shot or retrieval set (CLIP_benchmark layout, class folders), a folder of "
+            "pairs (shards or files), a CSV file, scenes or digits; may be given again",
         ),
     ],
     batch_size: Annotated[int, typer.Option(metavar="N", help="images at a time")] = 128,

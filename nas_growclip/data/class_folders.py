@@ -7,18 +7,18 @@ beside the folders gives one a line, in the folders' order. Templates are option
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from nas_growclip.data.benchmark_folder import CLASSES_FILE, TEMPLATES_FILE, text_lines
 from nas_growclip.data.config import MAX_BAD_SHARE
 from nas_growclip.data.sources.bad_share import SkipCounts, check_bad_share
 from nas_growclip.data.sources.decoding import IMAGE_SUFFIXES, decode_image
 from nas_growclip.data.sources.rows import file_bytes
-from nas_growclip.data.zero_shot import ZeroShotTask, folder_task, read_lines, read_templates
+from nas_growclip.data.zero_shot import ZeroShotTask, folder_task, read_templates
 
-CLASS_NAMES_FILE = "classnames.txt"
-TEMPLATES_FILE = "zeroshot_classification_templates.txt"
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)
 """OpenAI's prompt for classes of any kind (Radford et al., 2021, section 3.1.4)."""
 
@@ -55,33 +55,53 @@ def class_folder_task(path: Path, max_bad_share: float = MAX_BAD_SHARE) -> ZeroS
     """
     folders = _class_folders(path)
     templates = path / TEMPLATES_FILE
-    skipped, labelled = Counter[str](), list[tuple[Image.Image, int]]()
+    skipped, labelled = Counter[str](), list[tuple[Path, int]]()
     for label, folder in enumerate(folders):
         for file in _files(folder):
             image = _image(file)
             if isinstance(image, str):
                 skipped[image] += 1
             else:
-                labelled.append((image, label))
+                labelled.append((file, label))
     if not labelled:
         raise ValueError(f"{path} must hold one usable image or more, but has none. Check it.")
     check_bad_share(str(path), len(labelled), SkipCounts(skipped), max_bad_share)
-    images, labels = zip(*labelled, strict=True)
+    files, labels = zip(*labelled, strict=True)
     return ZeroShotTask(
         name=path.resolve().name,
         class_names=_class_names(path, folders),
         templates=read_templates(templates) if templates.exists() else DEFAULT_TEMPLATES,
-        images=images,
+        images=FileImages(files),
         labels=labels,
         skipped=dict(skipped),
     )
 
 
+@dataclass(frozen=True)
+class FileImages:
+    """Usable images, each in a file of its own, decoded one by one as they are asked for."""
+
+    files: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        for file in self.files:
+            image = _image(file)
+            if isinstance(image, str):
+                raise ValueError(
+                    f"{file} must stay usable, but got {image!r}: it changed since it was "
+                    "checked. Start again."
+                )
+            yield image
+
+
 def _class_names(path: Path, folders: list[Path]) -> tuple[str, ...]:
-    file = path / CLASS_NAMES_FILE
+    file = path / CLASSES_FILE
     if not file.exists():
         return tuple(folder.name.replace("_", " ") for folder in folders)
-    names = read_lines(file)
+    names = text_lines(file)
     if len(names) != len(folders):
         raise ValueError(
             f"{file} must have a line for each of the {len(folders)} folders beside it, in their "

@@ -22,7 +22,10 @@ def every_pair(place: int) -> bool:
 
 
 class Pair(NamedTuple):
-    """One decoded RGB image and its caption."""
+    """One decoded RGB image and its caption.
+
+    Several pairs may be of one image: a picture with five captions is five pairs.
+    """
 
     image: Image.Image
     caption: str

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas_growclip.data.class_folders import open_task
 from nas_growclip.data.config import DataConfig, FileData, ScenesConfig
 from nas_growclip.data.in_memory import cache_in_memory, cache_nested
 from nas_growclip.data.leaks import check_leaks, count_leaks
+from nas_growclip.data.named_sets import NamedSet, open_named_set
 from nas_growclip.data.pairs import ImageTextPairs, ManifestEntry
+from nas_growclip.data.retrieval_set import RetrievalSet
 from nas_growclip.data.sources.scenes import scene_tasks
 from nas_growclip.data.sources.split import data_folder
 from nas_growclip.data.sources.table import open_split
-from nas_growclip.data.zero_shot import ZeroShotTask, digits_task
+from nas_growclip.data.zero_shot import digits_task
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class DataStage:
     train: ImageTextPairs
     validation: ImageTextPairs
     test: ImageTextPairs
-    zero_shot: tuple[ZeroShotTask, ...]
+    zero_shot: tuple[NamedSet, ...]
     test_by_stage: tuple[ImageTextPairs, ...] = ()
     """Held-out pairs of each stage's new data up to this one's, where the settings name any."""
     leaks: Mapping[str, int] = field(default_factory=dict)
@@ -101,8 +102,8 @@ def stage_splits(config: DataConfig) -> tuple[str, ...]:
     return tuple(f"test_by_stage[{index}]" for index in range(num_sets))
 
 
-def load_tasks(config: DataConfig, folder: Path | None) -> tuple[ZeroShotTask, ...]:
-    """Load the zero-shot tasks that the settings name, in their order.
+def load_tasks(config: DataConfig, folder: Path | None) -> tuple[NamedSet, ...]:
+    """Load the zero-shot tasks and retrieval sets that the settings name, in their order.
 
     Raises:
         ValueError: If a folder is missing or malformed, or two tasks have one name.
@@ -141,7 +142,7 @@ def stage_manifest(stage: DataStage, config: DataConfig) -> dict[str, Any]:
     }
 
 
-def _tasks_of(entry: str, config: DataConfig, folder: Path | None) -> Iterator[ZeroShotTask]:
+def _tasks_of(entry: str, config: DataConfig, folder: Path | None) -> Iterator[NamedSet]:
     if entry == "scenes":
         if isinstance(config, ScenesConfig):
             yield from scene_tasks(seed=config.seed, image_size=config.image_size)
@@ -151,7 +152,7 @@ def _tasks_of(entry: str, config: DataConfig, folder: Path | None) -> Iterator[Z
         yield digits_task()
     else:
         for path in _task_folders(data_folder(folder, "data.zero_shot"), entry):
-            yield open_task(path, config.max_bad_share)
+            yield open_named_set(path, config.max_bad_share)
 
 
 def _task_folders(folder: Path, entry: str) -> list[Path]:
@@ -205,7 +206,9 @@ def _split_manifest(pairs: ImageTextPairs) -> dict[str, Any]:
     }
 
 
-def _task_manifest(task: ZeroShotTask) -> dict[str, Any]:
+def _task_manifest(task: NamedSet) -> dict[str, Any]:
+    if isinstance(task, RetrievalSet):
+        return {"name": task.name, **_split_manifest(task.pairs)}
     return {
         "name": task.name,
         "num_images": len(task.images),

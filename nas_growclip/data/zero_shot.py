@@ -1,22 +1,35 @@
 """Zero-shot classification tasks: images with labels, class names and prompt templates.
 
 Tasks come from folders in the layout that CLIP_benchmark's ``build_wds_dataset`` reads, or from
-the handwritten digits that scikit-learn bundles. All images of a task are held in memory.
+the handwritten digits that scikit-learn bundles. Images of a folder are checked when the task is
+opened and decoded again whenever it is measured, so that a task of any size takes little memory.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from nas_growclip.data.benchmark_folder import (
+    CLASSES_FILE,
+    TEMPLATES_FILE,
+    set_name,
+    split_shards,
+    text_lines,
+)
 from nas_growclip.data.config import MAX_BAD_SHARE
 from nas_growclip.data.sources.bad_share import SkipCounts, check_bad_share
 from nas_growclip.data.sources.decoding import decode_image
 from nas_growclip.data.sources.members import DUPLICATE_KEY, Sample, read_samples
+from nas_growclip.data.sources.scan_cache import scan_in_order
+from nas_growclip.data.sources.webdataset import changed
+from nas_growclip.io.progress import track
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGIT_TEMPLATES = (
@@ -30,6 +43,15 @@ DIGIT_SIZE = 32
 """Pixels on a side; stored are 8, of 17 grey values."""
 
 
+@runtime_checkable
+class ImageSource(Protocol):
+    """Images in a fixed order, as often as they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Image.Image]: ...
+
+
 @dataclass(frozen=True)
 class ZeroShotTask:
     """A classification set that is solved by class prompts alone.
@@ -40,7 +62,8 @@ class ZeroShotTask:
     name: str
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
-    images: tuple[Image.Image, ...]
+    images: ImageSource
+    """One for each label; a tuple of images does, too."""
     labels: tuple[int, ...]
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Images left out, by reason."""
@@ -76,22 +99,19 @@ def folder_task(path: Path, max_bad_share: float = MAX_BAD_SHARE) -> ZeroShotTas
     Raises:
         ValueError: If a file is missing or malformed, or too few images are usable.
     """
-    class_names = read_lines(path / "classnames.txt")
-    templates = read_templates(path / "zeroshot_classification_templates.txt")
-    skipped = Counter[str]()
-    labelled = []
-    shards = _test_shards(path)
-    for shard in shards:
-        labelled += _read_shard(shard, len(class_names), skipped)
-    if not labelled:
+    class_names = text_lines(path / CLASSES_FILE)
+    templates = read_templates(path / TEMPLATES_FILE)
+    shards = tuple(_check_shards(path, len(class_names)))
+    skipped = sum((shard.skipped for shard in shards), Counter[str]())
+    labels = tuple(label for shard in shards for label in shard.labels)
+    if not labels:
         raise ValueError(
             f"{path} must hold one usable image or more, but has none (skipped: {dict(skipped)}). "
             "Check that its shards hold KEY.cls and KEY.png, KEY.webp or KEY.jpg."
         )
-    check_bad_share(str(path), len(labelled), SkipCounts(skipped, len(shards)), max_bad_share)
-    images, labels = zip(*labelled, strict=True)
-    name = path.resolve().name.removeprefix("wds_")
-    return ZeroShotTask(name, class_names, templates, images, labels, dict(skipped))
+    check_bad_share(str(path), len(labels), SkipCounts(skipped, len(shards)), max_bad_share)
+    images = ShardImages(shards)
+    return ZeroShotTask(set_name(path), class_names, templates, images, labels, dict(skipped))
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
@@ -100,7 +120,7 @@ def read_templates(path: Path) -> tuple[str, ...]:
     Raises:
         ValueError: If the file cannot be read or a line has no such place.
     """
-    templates = read_lines(path)
+    templates = text_lines(path)
     for template in templates:
         if "{c}" not in template:
             raise ValueError(
@@ -110,62 +130,80 @@ def read_templates(path: Path) -> tuple[str, ...]:
     return templates
 
 
-def read_lines(path: Path) -> tuple[str, ...]:
-    """Lines of a text file; trailing blank ones are dropped, since lines are labels.
+class CheckedShard(NamedTuple):
+    """What one pass over a shard of labelled images found."""
 
-    Raises:
-        ValueError: If it cannot be read or has empty lines.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} must be a text file, but: {error}. Use the layout of CLIP_benchmark."
-        ) from None
-    lines = tuple(line.strip() for line in text.rstrip().split("\n"))
-    if not all(lines):
-        raise ValueError(f"{path} must not have empty lines, but has. Fill or remove them.")
-    return lines
+    path: Path
+    labels: tuple[int, ...]
+    """Of its usable images, in stored order."""
+    unusable: frozenset[int]
+    """Positions of the samples to leave out."""
+    skipped: Counter[str]
 
 
-def _test_shards(path: Path) -> list[Path]:
-    counted = path / "test" / "nshards.txt"
-    lines = read_lines(counted)
-    if len(lines) != 1 or not lines[0].isdecimal() or int(lines[0]) < 1:
-        raise ValueError(f"{counted} must hold one count, 1 or more, but got {lines!r}. Mend it.")
-    shards = []
-    for number in range(int(lines[0])):
-        shards.append(path / "test" / f"{number}.tar")
-        if not shards[-1].is_file():
-            raise ValueError(f"{shards[-1]}: no such file, but {counted} counts it. Restore it.")
-    return shards
+@dataclass(frozen=True)
+class ShardImages:
+    """The usable images of shards, decoded one by one as they are asked for."""
+
+    shards: tuple[CheckedShard, ...]
+
+    def __len__(self) -> int:
+        return sum(len(shard.labels) for shard in self.shards)
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        for shard in self.shards:
+            count = 0
+            for position, sample in enumerate(read_samples(shard.path, text="cls")):
+                if position not in shard.unusable:
+                    yield _usable_image(sample)
+                    count += 1
+            if count != len(shard.labels):
+                wanted = len(shard.labels)
+                raise changed(f"{shard.path} must hold {wanted} images, but got {count}")
 
 
-def _read_shard(
-    shard: Path, num_classes: int, skipped: Counter[str]
-) -> list[tuple[Image.Image, int]]:
-    labelled = []
-    keys = set[str]()
-    for sample in read_samples(shard, text="cls", faults=skipped):
-        found = _labelled_image(sample, num_classes)
-        if not isinstance(found, str) and sample.key in keys:
-            found = DUPLICATE_KEY
-        if isinstance(found, str):
-            skipped[found] += 1
+def _usable_image(sample: Sample) -> Image.Image:
+    image = _image(sample)
+    if isinstance(image, str):
+        raise changed(f"An image that was usable must stay so, but got {image!r}")
+    return image
+
+
+def _check_shards(path: Path, num_classes: int) -> Iterator[CheckedShard]:
+    paths = split_shards(path)
+    checked = scan_in_order(paths, partial(_check_shard, num_classes=num_classes))
+    return track(checked, total=len(paths), label=f"checking {path.name}")
+
+
+def _check_shard(path: Path, num_classes: int) -> CheckedShard:
+    skipped, unusable = Counter[str](), set[int]()
+    labels, keys = list[int](), set[str]()
+    for position, sample in enumerate(read_samples(path, text="cls", faults=skipped)):
+        label = _checked_label(sample, num_classes)
+        if not isinstance(label, str) and sample.key in keys:
+            label = DUPLICATE_KEY
+        if isinstance(label, str):
+            skipped[label] += 1
+            unusable.add(position)
         else:
             keys.add(sample.key)
-            labelled.append(found)
-    return labelled
+            labels.append(label)
+    return CheckedShard(path, tuple(labels), frozenset(unusable), skipped)
 
 
-def _labelled_image(sample: Sample, num_classes: int) -> tuple[Image.Image, int] | str:
+def _checked_label(sample: Sample, num_classes: int) -> int | str:
+    """The label of a usable image; else the reason, as text."""
     if sample.fault:
         return sample.fault
     label = _label(sample.text, num_classes)
     if isinstance(label, str):
         return label
-    image = "missing image" if sample.image is None else decode_image(sample.image)
-    return image if isinstance(image, str) else (image, label)
+    image = _image(sample)
+    return image if isinstance(image, str) else label
+
+
+def _image(sample: Sample) -> Image.Image | str:
+    return "missing image" if sample.image is None else decode_image(sample.image)
 
 
 def _label(text: bytes | None, num_classes: int) -> int | str:

@@ -5,22 +5,20 @@ One record a data set: ``dataset``, ``model``, ``pretrained``, ``task``, ``metri
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from nas_growclip.data.pairs import ImageTextPairs
+from nas_growclip.data.retrieval_set import RetrievalSet
 from nas_growclip.data.zero_shot import ZeroShotTask
 from nas_growclip.evaluation.embeddings import embed_pairs
 from nas_growclip.evaluation.named_sets import pairs_at, tasks_at
-from nas_growclip.evaluation.retrieval import RECALL_AT, retrieval
-from nas_growclip.evaluation.zero_shot import class_scores
+from nas_growclip.evaluation.retrieval import benchmark_recalls, rank, recalls
+from nas_growclip.evaluation.zero_shot import predict
 from nas_growclip.models.clip import Clip
-
-RETRIEVAL_NAMES: Mapping[str, str] = {"t2i": "image_retrieval", "i2t": "text_retrieval"}
-"""What is retrieved, in CLIP_benchmark's words."""
 
 
 def benchmark_records(
@@ -57,8 +55,11 @@ def _measured(
     image_size = max(model.arch.image.image_shape)
     tasks = tasks_at(named, image_size)
     for task in tasks:
-        metrics = classification_metrics(model, task, batch_size)
-        yield task.name, "zeroshot_classification", metrics
+        if isinstance(task, RetrievalSet):
+            yield task.name, "zeroshot_retrieval", retrieval_metrics(model, task.pairs, batch_size)
+        else:
+            metrics = classification_metrics(model, task, batch_size)
+            yield task.name, "zeroshot_classification", metrics
     if not tasks or named == "scenes":
         pairs = pairs_at(named, image_size)
         yield Path(named).name, "zeroshot_retrieval", retrieval_metrics(model, pairs, batch_size)
@@ -66,33 +67,21 @@ def _measured(
 
 def classification_metrics(model: Clip, task: ZeroShotTask, batch_size: int) -> dict[str, float]:
     """``acc1``, ``acc5`` and ``mean_per_class_recall``; NaN for ``acc5`` of fewer classes."""
-    scores, labels = class_scores(model, task, batch_size), torch.tensor(task.labels)
-    right = scores.argmax(dim=1) == labels
-    recalls = [right[labels == label].double().mean() for label in sorted(set(task.labels))]
-    in_five = (
-        (scores.topk(5).indices == labels[:, None]).any(dim=1).double().mean().item()
-        if scores.shape[1] >= 5
-        else math.nan
-    )
+    found = predict(model, task, batch_size)
+    by_class = [found.right[found.labels == label].mean() for label in np.unique(found.labels)]
     return {
-        "acc1": right.double().mean().item(),
-        "acc5": in_five,
-        "mean_per_class_recall": torch.stack(recalls).mean().item(),
+        "acc1": float(found.right.mean()),
+        "acc5": math.nan if found.in_five is None else float(found.in_five.mean()),
+        "mean_per_class_recall": float(np.mean(by_class)),
         "chance_acc1": task.chance,
     }
 
 
 def retrieval_metrics(model: Clip, pairs: ImageTextPairs, batch_size: int) -> dict[str, float]:
-    """``image_retrieval_recall@k`` and ``text_retrieval_recall@k``.
-
-    Items with an identical caption all count as right, unlike in CLIP_benchmark, which pairs texts
-    and images by their place alone.
-    """
-    values = retrieval(embed_pairs(model, pairs, batch_size))
+    """CLIP_benchmark's recalls under its names, and ours, ``i2t_recall@k`` and ``t2i_recall@k``."""
+    rankings = rank(embed_pairs(model, pairs, batch_size))
     metrics: dict[str, float] = {}
-    for direction, name in RETRIEVAL_NAMES.items():
-        for k in RECALL_AT:
-            measure = values[f"{direction}_recall@{k}"]
-            metrics[f"{name}_recall@{k}"] = measure.value
-            metrics[f"chance_{name}_recall@{k}"] = measure.chance
+    for name, measure in {**benchmark_recalls(rankings), **recalls(rankings)}.items():
+        metrics[name] = measure.value
+        metrics[f"chance_{name}"] = measure.chance
     return metrics

@@ -1,46 +1,120 @@
-"""Embed a set of pairs once; the metrics share the result."""
+"""Embed a set of pairs once, each image once; the metrics share the result."""
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from nas_growclip.data.batches import PairEncoder, fixed_batches
+from nas_growclip.data.batches import PairBatch, PairEncoder, fixed_batches
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.io.progress import track
 from nas_growclip.models.clip import Clip
 
 
-class EmbeddedPairs(NamedTuple):
-    """Unit-length embeddings of pairs, with their captions and what makes logits of them."""
+@dataclass(frozen=True)
+class EmbeddedPairs:
+    """Unit-length embeddings of images and of their captions, and what makes logits of them."""
 
-    images: Float[Tensor, "pairs embed_dim"]
-    texts: Float[Tensor, "pairs embed_dim"]
+    images: Float[Tensor, "images embed_dim"]
+    """Of each image once, in the order of their first captions."""
+    texts: Float[Tensor, "texts embed_dim"]
     captions: tuple[str, ...]
+    image_of_text: Int[Tensor, " texts"]
+    """Row of the image that each caption belongs to."""
     scale_and_bias: tuple[float, ...]
     """The scale of the model's logits, and their bias where it has one."""
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether an image has several captions."""
+        return len(self.images) < len(self.texts)
+
+
+def one_caption_each(
+    images: Float[Tensor, "pairs embed_dim"],
+    texts: Float[Tensor, "pairs embed_dim"],
+    captions: Sequence[str],
+    scale_and_bias: tuple[float, ...],
+) -> EmbeddedPairs:
+    """Pairs that are all of different images."""
+    return EmbeddedPairs(images, texts, tuple(captions), torch.arange(len(texts)), scale_and_bias)
 
 
 @torch.no_grad()
 def embed_pairs(
     model: Clip, pairs: ImageTextPairs, batch_size: int, label: str | None = None
 ) -> EmbeddedPairs:
-    """Embed every pair, in stored order; with a label, show progress under it."""
-    was_training = model.training
-    model.eval()
+    """Embed every caption, in stored order, and every image once; show progress under a label."""
     encoder = PairEncoder(model.arch.image, model.tokenize)
     device = model.logit_scale.device
-    images: list[Tensor] = []
-    texts: list[Tensor] = []
-    captions: list[str] = []
+    images, texts = list[Tensor](), list[Tensor]()
+    captions, image_of_text = list[str](), list[int]()
+    rows: dict[int, int] = {}
     batches = fixed_batches(pairs, encoder, batch_size)
     if label is not None:
         batches = track(batches, total=-(-pairs.num_pairs // batch_size), label=label)
-    for batch in batches:
-        images.append(model.encode_image(batch.images.to(device)).float().cpu())
-        texts.append(model.encode_text(batch.tokens.to(device)).float().cpu())
-        captions.extend(batch.captions)
-    model.train(was_training)
+    with evaluation_mode(model):
+        for batch in batches:
+            places, of_text = _new_images(batch, rows)
+            if places:
+                pixels = batch.images if len(places) == len(of_text) else batch.images[places]
+                images.append(model.encode_image(pixels.to(device)).float().cpu())
+            texts.append(model.encode_text(batch.tokens.to(device)).float().cpu())
+            captions.extend(batch.captions)
+            image_of_text.extend(of_text)
     scale_and_bias = tuple(value.item() for value in model.scale_and_bias())
-    return EmbeddedPairs(torch.cat(images), torch.cat(texts), tuple(captions), scale_and_bias)
+    return EmbeddedPairs(
+        torch.cat(images),
+        torch.cat(texts),
+        tuple(captions),
+        torch.tensor(image_of_text),
+        scale_and_bias,
+    )
+
+
+def _new_images(batch: PairBatch, rows: dict[int, int]) -> tuple[list[int], list[int]]:
+    """Places of images that have no row yet, which they get, and the row of every place."""
+    if batch.image_ids is None:
+        first = len(rows)
+        of_text = list(range(first, first + len(batch.captions)))
+        rows.update((-1 - row, row) for row in of_text)
+        return list(range(len(of_text))), of_text
+    new, of_text = list[int](), list[int]()
+    for place, image_id in enumerate(batch.image_ids.tolist()):
+        if image_id not in rows:
+            rows[image_id] = len(rows)
+            new.append(place)
+        of_text.append(rows[image_id])
+    return new, of_text
+
+
+@contextmanager
+def evaluation_mode(model: Clip) -> Iterator[None]:
+    """Have a model in evaluation mode; afterwards it is in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def require_finite(values: Float[Tensor, "rows columns"], what: str) -> None:
+    """Refuse numbers that compare with nothing: every ranking of them would look perfect.
+
+    Args:
+        values: One row an image or text.
+        what: Name of the rows in the message.
+
+    Raises:
+        ValueError: If one is NaN or infinite.
+    """
+    is_bad = ~values.isfinite().all(dim=1)
+    if is_bad.any():
+        raise ValueError(
+            f"{what} must be finite numbers, but {int(is_bad.sum())} of {len(values)} are not. "
+            "The model's weights hold NaN or infinity, or overflow: measure an earlier checkpoint."
+        )

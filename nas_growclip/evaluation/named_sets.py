@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nas_growclip.data.class_folders import is_class_folders, open_task
+from nas_growclip.data.named_sets import NamedSet, find_named_sets, open_named_set
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.sources.scenes import scene_pairs, scene_tasks
 from nas_growclip.data.sources.table import is_table, open_place
-from nas_growclip.data.zero_shot import ZeroShotTask, digits_task
-from nas_growclip.evaluation.metrics import evaluate
-from nas_growclip.evaluation.zero_shot import zero_shot
+from nas_growclip.data.zero_shot import digits_task
+from nas_growclip.evaluation.metrics import PAIR_METRICS, evaluate, measure_sets
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.entries import Measure
 
@@ -20,19 +19,19 @@ NUM_SCENES = 1024
 def evaluate_named_sets(
     model: Clip, named_sets: Sequence[str], batch_size: int
 ) -> Mapping[str, Measure]:
-    """Zero-shot top-1 on every set and recall on every folder of pairs.
+    """Zero-shot top-1 of classification sets, recalls of retrieval sets and of pairs.
 
     Args:
         model: The model.
-        named_sets: ``scenes``, ``digits``, a zero-shot set in the CLIP_benchmark layout, a folder
-            of such sets, a folder of class folders, a folder of pairs (shards or files), or a CSV
-            file.
+        named_sets: ``scenes``, ``digits``, a zero-shot or retrieval set in the CLIP_benchmark
+            layout, a folder of such sets, a folder of class folders, a folder of pairs (shards or
+            files), or a CSV file.
         batch_size: Images or texts at once; also the loss's number of candidates.
 
     Raises:
         ValueError: If a set is none of these or holds nothing usable.
     """
-    tasks: list[ZeroShotTask] = []
+    tasks: list[NamedSet] = []
     values: dict[str, Measure] = {}
     image_size = max(model.arch.image.image_shape)
     for named in named_sets:
@@ -40,14 +39,14 @@ def evaluate_named_sets(
         tasks.extend(found)
         if not found or named == "scenes":
             pairs = pairs_at(named, image_size)
-            measured = evaluate(model, pairs, (), ("loss", "retrieval"), batch_size)
+            measured = evaluate(model, pairs, (), PAIR_METRICS, batch_size)
             prefix = "" if len(named_sets) == 1 else f"{Path(named).name}/"
             values |= {f"{prefix}{name}": measure for name, measure in measured.items()}
-    return values | dict(zero_shot(model, tasks, batch_size))
+    return values | dict(measure_sets(model, tasks, batch_size, {}))
 
 
-def tasks_at(named: str, image_size: int) -> Sequence[ZeroShotTask]:
-    """Zero-shot tasks of a named set; none if it is a folder of pairs."""
+def tasks_at(named: str, image_size: int) -> Sequence[NamedSet]:
+    """Zero-shot tasks and retrieval sets of that name; none if it is pairs."""
     if named in ("scenes", "digits"):
         return scene_tasks(image_size=image_size) if named == "scenes" else (digits_task(),)
     folder = Path(named)
@@ -58,9 +57,7 @@ def tasks_at(named: str, image_size: int) -> Sequence[ZeroShotTask]:
             f"--data must be 'scenes', 'digits', a folder or a CSV file, but {named!r} is none of "
             "them."
         )
-    if (folder / "classnames.txt").exists() or is_class_folders(folder):
-        return (open_task(folder),)
-    return tuple(open_task(path.parent) for path in sorted(folder.glob("*/classnames.txt")))
+    return tuple(open_named_set(path) for path in find_named_sets(folder))
 
 
 def pairs_at(named: str, image_size: int) -> ImageTextPairs:

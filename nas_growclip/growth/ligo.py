@@ -23,7 +23,7 @@ from nas_growclip.growth.plan import Growth
 from nas_growclip.growth.tensors import grown_params
 from nas_growclip.models.axes import BLOCK_LISTS
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.losses import make_loss
+from nas_growclip.models.losses import ContrastiveLoss
 
 
 def learn_growth(growth: Growth, batches: Callable[[Clip], Iterator[PairBatch]] | None) -> Growth:
@@ -47,7 +47,7 @@ def learn_growth(growth: Growth, batches: Callable[[Clip], Iterator[PairBatch]] 
     )
     device = growth.params["logit_scale"].device
     child = Clip(growth.child_arch, seed=growth.seed).to(device, growth.params["logit_scale"].dtype)
-    loss_fn, stream = make_loss(child.logit_bias is not None), batches(child)
+    loss_fn, stream = ContrastiveLoss(child.logit_bias is not None), batches(child)
     for _ in range(growth.config.learn_steps):
         batch = next(stream).to(device)
         params = _child_params(_with_leaves(growth, matrices, mixtures), child)

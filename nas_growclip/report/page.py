@@ -23,6 +23,7 @@ from nas_growclip.report.tables import (
     Table,
     candidate_table,
     chosen_trials,
+    retrieval_table,
     run_search_share,
     skipped_table,
     stage_table,
@@ -155,6 +156,8 @@ def _numbers(stage: StageResult) -> tuple[Number, ...]:
 def _sections(run: Run) -> Iterator[Section]:
     yield _or_note(stage_table(run), "No stage has finished.")
     yield _or_note(task_table(run), "No zero-shot task was measured.")
+    if (retrieval := retrieval_table(run)).rows:
+        yield Section(table=retrieval)
     yield from _candidates(run)
     yield _or_note(skipped_table(run), "No pair was left out.")
 

@@ -174,6 +174,31 @@ def task_table(run: Run) -> Table:
     )
 
 
+def retrieval_table(run: Run) -> Table:
+    """One row a retrieval set and direction, one column a stage."""
+    shown = {"i2t_recall@1": "image to text", "t2i_recall@1": "text to image"}
+    names = in_order(
+        name
+        for stage in run.stages
+        for name in stage.metrics
+        if name.startswith("retrieval/") and name.rpartition("/")[2] in shown
+    )
+    return Table(
+        title="Retrieval recall@1 by set, %",
+        columns=("set", "direction", *(f"stage {stage.stage}" for stage in run.stages)),
+        rows=tuple(
+            (
+                name.removeprefix("retrieval/").rpartition("/")[0],
+                shown[name.rpartition("/")[2]],
+                *(accuracy(stage.metrics, name) for stage in run.stages),
+            )
+            for name in names
+        ),
+        text_columns=frozenset({"set", "direction"}),
+        notes=(CHANCE_NOTE,),
+    )
+
+
 def candidate_table(stage: int, trials: Sequence[Trial], chosen: int | None) -> Table:
     """One row a trial of one stage, with the objective's terms."""
     terms = in_order(term for trial in trials for term in trial.terms)

@@ -25,7 +25,7 @@ class Backpropagation:
 
     model: Clip
     loss_fn: nn.Module
-    """As ``make_loss`` gives it, or one like it."""
+    """A ``ContrastiveLoss``, or one like it."""
     part: int = 0
     """Pairs embedded with a graph at a time; 0, or the batch or more: all at once."""
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -38,27 +38,40 @@ class Backpropagation:
     """What ends the whole batch's gradient."""
 
     def __call__(
-        self, images: Float[Tensor, "batch 3 height width"], tokens: Int[Tensor, "batch context"]
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        tokens: Int[Tensor, "batch context"],
+        image_ids: Int[Tensor, " batch"] | None = None,
     ) -> Tensor:
-        """Add the gradient; returns the loss, in nats, detached."""
+        """Add the gradient.
+
+        Args:
+            images: A batch's images.
+            tokens: Their captions.
+            image_ids: As the loss takes them.
+
+        Returns:
+            The loss, in nats, detached.
+        """
         is_parted = 0 < self.part < len(images)
-        loss = (self._in_parts if is_parted else self._at_once)(images, tokens)
+        loss = (self._in_parts if is_parted else self._at_once)(images, tokens, image_ids)
         self.after_last()
         return loss
 
-    def _at_once(self, images: Tensor, tokens: Tensor) -> Tensor:
+    def _at_once(self, images: Tensor, tokens: Tensor, image_ids: Tensor | None) -> Tensor:
         with self.autocast():
-            loss: Tensor = self.loss_fn(*self._forward(images, tokens))
+            loss: Tensor = self.loss_fn(*self._forward(images, tokens), image_ids=image_ids)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _in_parts(self, images: Tensor, tokens: Tensor) -> Tensor:
+    def _in_parts(self, images: Tensor, tokens: Tensor, image_ids: Tensor | None) -> Tensor:
         parts = [slice(at, at + self.part) for at in range(0, len(images), self.part)]
         with torch.no_grad(), self.autocast():
             embedded = [self.model(images[p], tokens[p])[:2] for p in parts]
         sides = [torch.cat(side).requires_grad_() for side in zip(*embedded, strict=True)]
         with self.autocast():
-            loss: Tensor = self.loss_fn(*sides, *self.model.scale_and_bias())
+            scale_and_bias = self.model.scale_and_bias()
+            loss: Tensor = self.loss_fn(*sides, *scale_and_bias, image_ids=image_ids)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [torch.zeros_like(s) if s.grad is None else s.grad for s in sides]
         for p in parts:

@@ -93,7 +93,8 @@ def train(
             group["lr"] = lowered * learning_rate(state.step, total_steps, config)
         set_gates(state.model, state.step)
         state.optimizer.zero_grad(set_to_none=True)
-        loss = backpropagate(batch.images, batch.tokens)
+        image_ids = batch.image_ids if config.repeated_images == "mask" else None
+        loss = backpropagate(batch.images, batch.tokens, image_ids)
         observer(Event(moment="gradients", state=state))
         _optimizer_step(state, config.max_grad_norm)
         _average_weights(state, config.ema_decay)

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nas_growclip.data.batches import BatchShard
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.losses import make_loss
+from nas_growclip.models.losses import ContrastiveLoss
 from nas_growclip.training.backpropagation import Backpropagation
 
 Command = Mapping[str, Any]
@@ -76,7 +76,7 @@ class ProcessGroup:
             part: Pairs of the whole batch whose activations are held at a time; 0: all.
             autocast: What the towers run under.
         """
-        loss_fn = make_loss(model.logit_bias is not None, self.rank, self.size)
+        loss_fn = ContrastiveLoss(model.logit_bias is not None, self.rank, self.size)
         if self.size == 1:
             return Backpropagation(model, loss_fn, part, autocast)
         share = -(-part // self.size)

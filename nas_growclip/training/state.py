@@ -29,6 +29,9 @@ class TrainConfig:
 
     The gradient stays the whole batch's (GradCache); the towers run forward twice.
     """
+    repeated_images: Literal["mask", "negatives"] = "mask"
+    """What pairs of one image are to each other in a batch: left out of each other's candidates, or
+    negatives like all others, as OpenCLIP has them."""
     learning_rate: float = 1.0e-3
     """Peak rate of AdamW."""
     weight_decay: float = 0.1

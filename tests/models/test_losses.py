@@ -1,22 +1,27 @@
 """Losses by hand, and gradients that are the whole batch's however it is taken apart."""
 
+import json
 import math
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
-from nas_growclip.evaluation.embeddings import EmbeddedPairs
+from nas_growclip.evaluation.embeddings import one_caption_each
 from nas_growclip.evaluation.metrics import contrastive_loss
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.arch import ClipArch, dimension_steps
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.losses import chance_loss, make_loss
+from nas_growclip.models.losses import ContrastiveLoss, chance_loss
 from nas_growclip.training.backpropagation import Backpropagation
 from nas_growclip.training.loop import train
 from nas_growclip.training.state import TrainConfig, start_training
+from tests.support.masked_losses import SCALES, loss_and_gradients, whole_batch
+from tests.support.runs import ROOT, by_two_processes, environment
 from tests.training.test_loop import same_batch
 
 BATCH = 7
@@ -30,10 +35,14 @@ def batch_of(model: Clip) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def backpropagate(
-    model: Clip, images: torch.Tensor, tokens: torch.Tensor, part: int = 0
+    model: Clip,
+    images: torch.Tensor,
+    tokens: torch.Tensor,
+    part: int = 0,
+    image_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    loss_fn = make_loss(model.logit_bias is not None)
-    return Backpropagation(model, loss_fn, part)(images, tokens)
+    loss_fn = ContrastiveLoss(model.logit_bias is not None)
+    return Backpropagation(model, loss_fn, part)(images, tokens, image_ids)
 
 
 @pytest.fixture(params=[False, True], ids=["clip", "siglip"])
@@ -41,13 +50,16 @@ def model(request: pytest.FixtureRequest, tiny_arch: ClipArch) -> Clip:
     return perturbed(Clip(replace(tiny_arch, logit_bias=request.param)).double())
 
 
+@pytest.mark.parametrize("image_ids", [None, torch.tensor([1, 2, 1, 3, 4, 2, 1])])
 @pytest.mark.parametrize("part", [1, 2, 3, 6])
-def test_gradient_in_parts_is_the_whole_batchs(model: Clip, part: int) -> None:
+def test_gradient_in_parts_is_the_whole_batchs(
+    model: Clip, part: int, image_ids: torch.Tensor | None
+) -> None:
     images, tokens = batch_of(model)
-    whole_loss = backpropagate(model, images, tokens)
+    whole_loss = backpropagate(model, images, tokens, image_ids=image_ids)
     whole = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    loss = backpropagate(model, images, tokens, part=part)
+    loss = backpropagate(model, images, tokens, part, image_ids)
     assert loss.item() == pytest.approx(whole_loss.item(), rel=1e-12)
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert grads.keys() == whole.keys() == dict(model.named_parameters()).keys()
@@ -82,7 +94,7 @@ def test_losses_are_their_formulas(model: Clip) -> None:
         expected = -functional.logsigmoid(signs * (logits + rest[1])).sum() / BATCH
     assert backpropagate(model, images, tokens).item() == pytest.approx(expected.item())
     values = tuple(value.item() for value in model.scale_and_bias())
-    embedded = EmbeddedPairs(image.detach(), text.detach(), ("",) * BATCH, values)
+    embedded = one_caption_each(image.detach(), text.detach(), ("",) * BATCH, values)
     measured = contrastive_loss(embedded, BATCH)
     assert measured.value == pytest.approx(expected.item(), rel=1e-5)
 
@@ -113,3 +125,56 @@ def test_a_model_with_a_bias_learns_and_its_child_inherits_it(tiny_arch: ClipArc
 def test_a_bias_is_no_growth(tiny_arch: ClipArch) -> None:
     with pytest.raises(ValueError, match="logit_bias must stay the same while growing"):
         dimension_steps(tiny_arch, replace(tiny_arch, logit_bias=True))
+
+
+def masked_by_hand(kind: str) -> float:
+    """The loss of ``whole_batch``, pair by pair over the candidates of other images."""
+    images, texts, ids = whole_batch()
+    scale, *bias = SCALES[kind]
+    logits = scale * images @ texts.T + (bias[0] if bias else 0.0)
+    total = 0.0
+    for i in range(len(ids)):
+        others = [j for j in range(len(ids)) if j == i or ids[j] != ids[i]]
+        if kind == "clip":
+            row, column = (torch.logsumexp(side[i, others], 0) for side in (logits, logits.T))
+            total += (row + column - 2 * logits[i, i]).item() / 2
+        else:
+            signs = torch.tensor([1.0 if j == i else -1.0 for j in others])
+            total -= functional.logsigmoid(signs * logits[i, others]).sum().item()
+    return total / len(ids)
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_pairs_of_one_image_are_left_out_of_each_others_candidates(kind: str) -> None:
+    assert loss_and_gradients(kind, 0, 1)["loss"] == pytest.approx(masked_by_hand(kind))
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_without_repeats_the_loss_is_open_clips_to_the_bit(kind: str) -> None:
+    images, texts, _ = whole_batch()
+    loss_fn = ContrastiveLoss(kind == "siglip")
+    scales = [torch.tensor(value) for value in SCALES[kind]]
+    plain = loss_fn(images, texts, *scales)
+    assert torch.equal(loss_fn(images, texts, *scales, image_ids=torch.arange(8)), plain)
+    assert not torch.equal(loss_fn(images, texts, *scales, image_ids=torch.zeros(8).long()), plain)
+
+
+@pytest.mark.slow
+def test_two_processes_mask_what_one_masks(tmp_path: Path) -> None:
+    """Repeats are in one half and across the halves; losses and gradients are the whole batch's."""
+    ended = subprocess.run(
+        by_two_processes("tests.support.masked_losses", str(tmp_path)),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    halves = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for kind in SCALES:
+        whole = loss_and_gradients(kind, 0, 1)
+        mean = sum(half[kind]["loss"] for half in halves) / 2
+        assert mean == pytest.approx(whole["loss"]), kind
+        summed = [value for half in halves for value in half[kind]["gradients"]]
+        assert [value / 2 for value in summed] == pytest.approx(whole["gradients"]), kind

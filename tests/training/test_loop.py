@@ -15,6 +15,7 @@ from nas_growclip.data.batches import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
+from nas_growclip.models.losses import ContrastiveLoss
 from nas_growclip.training import loop as training
 from nas_growclip.training.events import Event
 from nas_growclip.training.loop import DivergedError, learning_rate, train
@@ -174,3 +175,29 @@ def test_compiled_training_is_the_same_and_survives_growth() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-5
+
+
+def repeated_batch(model: Clip) -> Iterator[PairBatch]:
+    """Two images with three captions each."""
+    captions = tuple(f"picture number {i}" for i in range(6))
+    two = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    image_ids = torch.tensor([0, 0, 0, 1, 1, 1])
+    while True:
+        yield PairBatch(two[image_ids], model.tokenize(list(captions)), captions, image_ids)
+
+
+@pytest.mark.parametrize("repeated", ["mask", "negatives"])
+def test_captions_of_one_image_are_negatives_only_if_asked_for(
+    repeated: Any, tiny_arch: ClipArch
+) -> None:
+    """Three captions that are right for one image cannot all come first: a third at best."""
+    config = TrainConfig(learning_rate=3e-3, warmup_steps=5, repeated_images=repeated)
+    state = start_training(Clip(tiny_arch), config)
+    train(state, repeated_batch(state.model), config, total_steps=60, until_step=60)
+    batch = next(repeated_batch(state.model))
+    ids = batch.image_ids if repeated == "mask" else None
+    loss = ContrastiveLoss(has_bias=False)(*state.model(batch.images, batch.tokens), image_ids=ids)
+    if repeated == "mask":
+        assert loss.item() < 0.1
+    else:
+        assert loss.item() == pytest.approx((math.log(3) + math.log(3)) / 2, abs=0.4)

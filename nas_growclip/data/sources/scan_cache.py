@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import PIL
@@ -26,6 +26,8 @@ RULES = 2
 """Raised whenever other pairs become usable than before: kept scans are then made anew."""
 
 MAX_THREADS = 8
+
+T = TypeVar("T")
 
 
 class ShardScan(NamedTuple):
@@ -71,11 +73,11 @@ def kept_scan(path: Path, how: str, scan: Callable[[Path], ShardScan]) -> ShardS
         return found
 
 
-def scan_in_order(paths: Sequence[Path], scan: Callable[[Path], ShardScan]) -> Iterator[ShardScan]:
+def scan_in_order(paths: Sequence[Path], scan: Callable[[Path], T]) -> Iterator[T]:
     """Scans of shards in their order, a few ahead of what is asked for."""
     threads = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        ahead: list[Future[ShardScan]] = []
+        ahead: list[Future[T]] = []
         try:
             for path in paths:
                 ahead.append(pool.submit(scan, path))

@@ -268,15 +268,16 @@ def _usable_samples(parts: Iterable[_Part], captions: CaptionFormat) -> Iterator
             yield sample
             count += 1
         if count != part.num_pairs:
-            raise _changed(f"{part.path} must hold {part.num_pairs} pairs, but got {count}")
+            raise changed(f"{part.path} must hold {part.num_pairs} pairs, but got {count}")
 
 
 def _decode(sample: Sample, captions: CaptionFormat) -> Pair:
     pair = pair_of(sample, captions)
     if isinstance(pair, str):
-        raise _changed(f"A pair that was usable must stay so, but got {pair!r}")
+        raise changed(f"A pair that was usable must stay so, but got {pair!r}")
     return pair
 
 
-def _changed(what: str) -> ValueError:
+def changed(what: str) -> ValueError:
+    """The error of a shard that is no longer what it was when it was checked."""
     return ValueError(f"{what}: a shard changed since it was checked. Start again.")

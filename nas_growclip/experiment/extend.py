@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 from nas_growclip.data.added import growing, is_from, with_new_stage
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.run import run_stages
 from nas_growclip.experiment.stage_setup import load_run_config
 from nas_growclip.io.files import owned, write_atomically
 from nas_growclip.io.mappings import read_mapping
 from nas_growclip.records.folder import RunFolder, noted_data_folder, read_stages
 from nas_growclip.records.frames import Run
+from nas_growclip.report import write_report
 from nas_growclip.training.events import Observer, no_observer
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,23 @@ class _Plan(NamedTuple):
 
 
 def continue_run(
+    run: Path,
+    shards: Path,
+    *,
+    old_data: Path | None = None,
+    device: str | None = None,
+    flops: float | None = None,
+) -> Continued:
+    """Add one stage to a finished run, then write the report.
+
+    Arguments, result and errors are those of ``continue_stages``.
+    """
+    continued = continue_stages(run, shards, old_data=old_data, device=device, flops=flops)
+    write_report([continued.records], RunFolder(run).report)
+    return continued
+
+
+def continue_stages(
     run: Path,
     shards: Path,
     *,
@@ -84,7 +102,7 @@ def continue_run(
             check_same_data(run, plan.stages[len(plan.config.data.stages) - 2])
             write_atomically(RunFolder(run).config, plan.config.to_yaml().encode())
             _log.info(plan.what)
-        records = run_experiment(
+        records = run_stages(
             plan.config,
             run,
             data_folder=folder,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,8 @@ from nas_growclip.data.in_memory import CachedPairs
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.data.stages import open_stages
 from nas_growclip.experiment.config import ExperimentConfig, load_config
-from nas_growclip.experiment.extend import Continued, continue_run
-from nas_growclip.experiment.run import is_complete, run_experiment, run_stages
+from nas_growclip.experiment.extend import Continued, continue_run, continue_stages
+from nas_growclip.experiment.run import is_complete, run_stages
 from nas_growclip.experiment.stage_setup import open_stage
 from nas_growclip.experiment.worker import work
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
@@ -36,8 +37,8 @@ from nas_growclip.training.events import Moment
 from nas_growclip.training.state import TrainConfig
 from tests.data.sources.test_webdataset import png, write_tar
 from tests.data.test_added import write_table
-from tests.support.dying import ending, forked
-from tests.support.faults import die_at
+from tests.support.faults import die_at, fail_at, refuse_to_work
+from tests.support.processes import ending, forked
 from tests.support.runs import records_of, smoke_config
 
 slow = pytest.mark.slow
@@ -77,7 +78,7 @@ def small_config(data: dict[str, object] | None = None, **changes: object) -> Ex
     changes = {
         "passes": 2.0,
         "space": GrowthSpace(dimensions={"text.depth": SizeChoices(add=(1,))}),
-        "search": SearchConfig(num_trials=2, trial_share=0.3, curve_points=2),
+        "search": SearchConfig(backend="exhaustive", num_trials=2, trial_share=0.3, curve_points=2),
         "train": TrainConfig(batch_size=8, warmup_steps=2, checkpoint_steps=2),
         "metrics": ("loss",),
         **changes,
@@ -103,10 +104,8 @@ def place(finished: Path, tmp_path: Path) -> Path:
 
 
 def go_on(place: Path, shards: Path, **options: object) -> Continued:
-    """Continue without drawing the report, which takes longest here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas_growclip.experiment.run.write_report", lambda *_: None)
-        return continue_run(place / "run", shards, **options)  # type: ignore[arg-type]
+    """Continue without the report, which takes longest here."""
+    return continue_stages(place / "run", shards, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +187,11 @@ def test_pairs_of_another_folder_are_told_apart_by_content_alone(place: Path) ->
 def test_months_follow_one_another_and_the_commands_work(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = str(place / "run")
+    run, config = str(place / "run"), place / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("backend: exhaustive", "backend: optuna"))
     shard(place / "may", 0, contents(500))
     assert main(["continue", run, "--data", str(place / "may")]) == 0
+    assert (place / "run/report/index.html").exists()
     shard(place / "may", 1, [500, 501, *contents(600)])
     assert main(["continue", run, "--data", str(place / "may")]) == 0
     shard(place / "data/train", 2, contents(700))
@@ -221,6 +222,7 @@ def test_added_stage_is_opened_for_workers(place: Path) -> None:
     assert open_stage(place / "run", device="cpu").data.num_pairs == 3 * PER_SHARD
 
 
+@slow
 @pytest.mark.parametrize(
     ("moment", "call"),
     [
@@ -230,17 +232,14 @@ def test_added_stage_is_opened_for_workers(place: Path) -> None:
         ("stage_recorded", 1),  # recorded, not reported
     ],
 )
-@slow
-def test_killed_command_resumes(
+def test_killed_continuation_is_resumed_by_the_same_command(
     moment: Moment, call: int, place: Path, undisturbed: dict[str, str]
 ) -> None:
-    shard(place / "may", 0, contents(500))
+    may = shard(place / "may", 0, contents(500)).parent
     die = die_at(moment, call)
-    killed = forked(lambda: continue_run(place / "run", place / "may", observer=die))
-    assert ending(killed) == -9
-    assert main(["continue", str(place / "run"), "--data", str(place / "may")]) == 0
+    assert ending(forked(lambda: go_on(place, may, observer=die))) == -signal.SIGKILL
+    go_on(place, may)
     assert records_of(place / "run") == undisturbed
-    assert (place / "run/report/index.html").exists()
 
 
 @slow
@@ -252,11 +251,10 @@ def test_shards_that_arrive_during_a_stage_are_the_next_ones(place: Path) -> Non
 
 
 @slow
-def test_nothing_but_old_pairs_trains_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas_growclip.experiment.run.run_stage", None)
+def test_nothing_but_old_pairs_trains_nothing(place: Path) -> None:
     shard(place / "may", 0, contents(100))
     before = files_of(place / "run")
-    continued = go_on(place, place / "may")
+    continued = go_on(place, place / "may", observer=refuse_to_work)
     assert continued.what == (
         f"Nothing new in {place / 'may'}: 0 new pairs in 1 files, left out: 24 x seen pair. "
         "Nothing was trained."
@@ -276,7 +274,7 @@ def test_held_out_shards_in_the_same_folder_are_not_taken(tmp_path: Path) -> Non
         "test": "00004.tar",
         "in_memory": True,
     }
-    run_experiment(small_config(data), tmp_path / "run", data_folder=tmp_path / "data")
+    run_stages(small_config(data), tmp_path / "run", data_folder=tmp_path / "data")
     shard(tmp_path / "data", 5, contents(500))
     continued = go_on(tmp_path, tmp_path / "data")
     assert continued.records.stages[1].num_pairs == 4 * PER_SHARD
@@ -308,8 +306,7 @@ def test_runs_of_every_kind_go_on(changes: dict[str, object], tmp_path: Path) ->
     path = tmp_path / "experiment.yaml"
     mapping = yaml.safe_load(small_config().to_yaml())
     path.write_text(yaml.safe_dump(mapping | json.loads(json.dumps(changes))))
-    run = tmp_path / "run"
-    assert main(["run", str(path), "--out", str(run), "--data", str(data)]) == 0
+    run = run_stages(load_config(path), tmp_path / "run", data_folder=data).path
     shard(tmp_path / "may", 0, contents(500))
     records = go_on(tmp_path, tmp_path / "may").records
     stage, config = records.stages[2], load_config(run / "config.yaml")
@@ -397,18 +394,19 @@ def test_unfinished_stages_are_refused(place: Path) -> None:
 
 def plan_only(place: Path, new: Path) -> None:
     """Leave the run as a kill before the first trial does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "nas_growclip.experiment.extend.run_experiment", lambda *a, **k: load_run(place / "run")
-        )
-        go_on(place, new)
+
+    def stop() -> None:
+        raise InterruptedError("stopped")
+
+    with pytest.raises(InterruptedError, match="stopped"):
+        go_on(place, new, observer=fail_at("trial_begins", stop))
 
 
 @slow
 def test_experiment_of_a_continued_run_says_how_to_go_on(place: Path) -> None:
     plan_only(place, shard(place / "may", 0, contents(500)).parent)
     with pytest.raises(ValueError, match=r"1 stages more than the experiment.*growclip continue"):
-        run_experiment(small_config(), place / "run", data_folder=place / "data")
+        run_stages(small_config(), place / "run", data_folder=place / "data")
 
 
 @pytest.mark.parametrize("data", [ScenesConfig(stages=(8,)), FilesConfig(stages=(8,), train="a")])
@@ -425,7 +423,7 @@ def test_tables_go_on_like_shards(tmp_path: Path) -> None:
     for split, first in (("train", 0), ("validation", 100), ("test", 120), ("may/new", 40)):
         write_table(tmp_path / "data" / f"{split}.csv", range(first, first + 24))
     data = CsvConfig(stages=(24,), train="train.csv", validation="validation.csv", test="test.csv")
-    run_experiment(
+    run_stages(
         replace(small_config(), data=data),
         tmp_path / "run",
         data_folder=tmp_path / "data",

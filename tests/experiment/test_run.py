@@ -26,8 +26,8 @@ from nas_growclip.records.frames import Run, load_run
 from nas_growclip.search.backends import BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.trigger import TriggerConfig
-from nas_growclip.training.events import Event, Moment
-from tests.support.faults import die_at, fail_at, in_step, nth_time, poison_batch
+from nas_growclip.training.events import Moment
+from tests.support.faults import die_at, fail_at, in_step, nth_time, poison_batch, refuse_to_work
 from tests.support.processes import ending, forked
 from tests.support.runs import ROOT, one_stage, records_of, small_config, smoke_config
 
@@ -38,10 +38,6 @@ def killed_at(config: ExperimentConfig, out: Path, moment: Moment, call: int) ->
     """Run an experiment in a process that dies the n-th time of some moment."""
     die = die_at(moment, call)
     assert ending(forked(lambda: run_stages(config, out, observer=die))) == -9
-
-
-def refuse_to_work(event: Event) -> None:
-    raise AssertionError(f"nothing should be done, but {event.moment}")
 
 
 def searched_config() -> ExperimentConfig:

@@ -1,18 +1,18 @@
 """What the project depends on: bounded, pinned, permissively licensed; and no network in a run."""
 
-import os
 import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.support.runs import ROOT, SMOKE
+from nas_growclip.search.config import SearchConfig
+from tests.support.runs import ROOT, small_config, smoke_config
 
 USERS_EXTRAS = ("nni", "dashboard", "postgres", "slurm", "notebook", "docs")
 PERMISSIVE = re.compile(
@@ -102,42 +102,36 @@ def refuse(event, args):
         print("SERVER", args, file=sys.stderr, flush=True)
 sys.addaudithook(refuse)
 from nas_growclip.cli.main import main
-code = main(sys.argv[1:])
-sys.exit(code)
+experiment, run = sys.argv[1:]
+for arguments in (["run", experiment, "--out", run], ["report", run]):
+    print("COMMAND", arguments[0], file=sys.stderr, flush=True)
+    if main(arguments):
+        sys.exit(1)
 """
 
 
 @pytest.fixture(scope="module")
-def run_offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose process may ask no other machine; what it said is in ``said``."""
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a run and then its report say, by command, where no other machine may be asked."""
     folder = tmp_path_factory.mktemp("offline")
-    ended = offline("run", str(SMOKE), "--out", str(folder / "run"))
-    (folder / "said").write_text(ended.stderr)
+    search = SearchConfig(num_trials=2, trial_share=0.3, curve_points=2)
+    data = replace(smoke_config().data, stages=(64, 96))
+    experiment = folder / "experiment.yaml"
+    experiment.write_text(small_config(search=search, data=data).to_yaml())
+    command = [sys.executable, "-W", "ignore", "-c", OFFLINE, str(experiment), str(folder / "run")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    return folder
-
-
-def offline(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", OFFLINE, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    parts = ended.stderr.split("COMMAND ")[1:]
+    return {part.split()[0]: part for part in parts}
 
 
 @pytest.mark.slow
-def test_a_run_asks_no_network_and_opens_no_port(run_offline: Path) -> None:
-    said = (run_offline / "said").read_text()
-    assert "stage 1: chose" in said
-    assert "NETWORK" not in said
-    assert "SERVER" not in said
+def test_a_run_asks_no_network_and_opens_no_port(said: dict[str, str]) -> None:
+    assert "stage 1: chose" in said["run"]
+    assert "NETWORK" not in said["run"]
+    assert "SERVER" not in said["run"]
 
 
 @pytest.mark.slow
-def test_what_reads_a_run_asks_no_network(run_offline: Path) -> None:
-    ended = offline("report", str(run_offline / "run"))
-    assert ended.returncode == 0, ended.stderr
-    assert "NETWORK" not in ended.stderr
+def test_what_reads_a_run_asks_no_network(said: dict[str, str]) -> None:
+    assert "NETWORK" not in said["report"]

@@ -86,6 +86,11 @@ def fail_at(moment: Moment, fail: Callable[[], object], condition: Condition = a
     return at(moment, do)
 
 
+def refuse_to_work(event: Event) -> None:
+    """Fail whatever is done."""
+    raise AssertionError(f"nothing should be done, but {event.moment}")
+
+
 def use_up_memory() -> None:
     """Ask PyTorch's CPU allocator for more than there is: it raises a plain RuntimeError."""
     torch.empty(1 << 60, dtype=torch.uint8)

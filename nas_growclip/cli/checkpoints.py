@@ -139,23 +139,25 @@ def import_(
         str | None,
         typer.Argument(
             metavar="WEIGHTS",
-            help="safetensors file, state dict, or a pretrained tag (downloads); of a folder or of "
-            "the hub the ones there",
+            help="safetensors file, state dict, the index or folder of one in parts, or a "
+            "pretrained tag (downloads); of a folder or of the hub the ones there",
         ),
     ] = None,
 ) -> None:
-    """Write a checkpoint of an OpenCLIP, OpenAI or Hugging Face CLIP model.
+    """Write a checkpoint of an OpenCLIP, OpenAI or Hugging Face CLIP model, as it was trained.
 
     Example:
         growclip import ViT-B-32 open_clip_model.safetensors --out parent
     """
     require_new_folder(out)
-    from nas_growclip.interop.importing import import_model
+    from nas_growclip.interop.importing import import_with_provenance
     from nas_growclip.models.checkpoint import save_model
     from nas_growclip.models.flops import count_flops
 
-    imported = import_model(model, weights)
+    imported, provenance = import_with_provenance(model, weights)
     save_model(imported, out)
+    for line in provenance:
+        print(line)
     print(f"{out}: {imported.num_params} parameters, {count_flops(imported.arch)} FLOPs")
     print(FLOPS_NOTE)
 

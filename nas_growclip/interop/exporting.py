@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import open_clip
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nas_growclip.interop.configs import HF_CONFIG, OPEN_CLIP_CONFIG, hf_config, open_clip_config
+from nas_growclip.interop.foreign import HF_CONFIG, HF_PROCESSOR, OPEN_CLIP_CONFIG
+from nas_growclip.interop.hf_configs import hf_config
 from nas_growclip.interop.layouts import (
     HUGGING_FACE,
     OPEN_CLIP_IMAGE,
@@ -18,6 +18,8 @@ from nas_growclip.interop.layouts import (
     split_attention,
     to_theirs,
 )
+from nas_growclip.interop.open_clip_configs import open_clip_config
+from nas_growclip.interop.processors import image_processor_config
 from nas_growclip.io.files import make_folder, replace_atomically, write_atomically
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import folded_state
@@ -57,12 +59,12 @@ def export_hugging_face(model: Clip, out: Path) -> None:
     Raises:
         ValueError: If ``CLIPModel`` has no such model, or the folder cannot be written.
     """
-    config = hf_config(model.arch)
+    config, processor = hf_config(model.arch), image_processor_config(model.arch.image)
     make_folder(out)
     _write_json(out / HF_CONFIG, config)
     weights = split_attention(to_theirs(folded_state(model), HUGGING_FACE))
     _write_weights(out / HF_WEIGHTS, weights)
-    _write_json(out / "preprocessor_config.json", _processor(model.arch.image.image_size))
+    _write_json(out / HF_PROCESSOR, processor)
     _write_tokenizer(out, model.arch.text.context_length)
 
 
@@ -71,23 +73,6 @@ FORMATS: Mapping[str, Callable[[Clip, Path], None]] = {
     "hf": export_hugging_face,
 }
 """Formats by name."""
-
-
-def _processor(image_size: int) -> dict[str, object]:
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": image_size},
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": {"height": image_size, "width": image_size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(OPENAI_DATASET_MEAN),
-        "image_std": list(OPENAI_DATASET_STD),
-        "do_convert_rgb": True,
-    }
 
 
 def _write_tokenizer(out: Path, context_length: int) -> None:

@@ -2,19 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-import open_clip
 import torch
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
-from nas_growclip.interop.configs import (
-    HF_CONFIG,
-    HUB,
-    OPEN_CLIP_CONFIG,
-    ForeignConfig,
-    read_config,
-)
+from nas_growclip.interop.foreign import HF_CONFIG, OPEN_CLIP_CONFIG, ForeignConfig
 from nas_growclip.interop.layouts import (
     HUGGING_FACE,
     OPEN_CLIP_IMAGE,
@@ -23,9 +16,10 @@ from nas_growclip.interop.layouts import (
     join_attention,
     to_ours,
 )
+from nas_growclip.interop.sources import find_source, read_config
 from nas_growclip.interop.weights import read_weights
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.checkpoint import ARCH_FILE, fill_model, load_model
+from nas_growclip.models.checkpoint import ARCH_FILE, check_numbers, fill_model, load_model
 from nas_growclip.models.clip import Clip
 
 LAYOUTS = {
@@ -33,32 +27,47 @@ LAYOUTS = {
     "timm": (*TIMM_IMAGE, *OPEN_CLIP_TEXT),
     "hf": HUGGING_FACE,
 }
-NO_WEIGHTS = frozenset(
-    {"input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask"}
-)
+OPENAI_NUMBERS = frozenset({"input_resolution", "context_length", "vocab_size"})
+"""Entries of OpenAI's own files that are no weights; nobody else's have them."""
+NO_WEIGHTS = OPENAI_NUMBERS | {"attn_mask", "text.attn_mask", "n_averaged"}
 """Entries of state dicts that are no weights."""
 PATCH_BIAS = "image.trunk.patch_embed.proj.bias"
 
 
+class Imported(NamedTuple):
+    """A model, and lines that say where what is not in its weights was taken from."""
+
+    model: Clip
+    provenance: tuple[str, ...]
+
+
 def import_model(name: str, weights: str | None = None) -> Clip:
+    """As ``import_with_provenance``, the model alone."""
+    return import_with_provenance(name, weights).model
+
+
+def import_with_provenance(name: str, weights: str | None = None) -> Imported:
     """Make a model of another tool's configuration and weights.
 
     Args:
-        name: As for ``read_config``.
-        weights: A safetensors file or state dict, a pretrained tag of the model (needs a network),
-            or None for the weights beside a configuration in a folder or on the hub.
+        name: As for ``sources.read_config``.
+        weights: A safetensors file or state dict, their index or folder, a pretrained tag of the
+            model (needs a network), or None for the weights beside a configuration in a folder or
+            on the hub.
 
     Returns:
-        The model in fp32. Its embeddings are the other tool's, of images that are normalised by
-        OpenAI's mean and deviation: other ones are folded into the patch embedding.
+        The model in fp32, with the other tool's embeddings of the same images and texts: its
+        preprocessing is part of the architecture.
 
     Raises:
         ValueError: If the model cannot be represented, or a file is not what it must be.
     """
-    config = read_config(name)
-    path = _weights_path(name, weights)
-    tensors = {n: t for n, t in read_weights(path).items() if n not in NO_WEIGHTS}
+    config, path = find_source(name, weights)
+    tensors = read_weights(path)
+    config = _openai_activation(config, tensors, path)
+    tensors = {n: t for n, t in tensors.items() if n not in NO_WEIGHTS}
     tensors = {n: t for n, t in tensors.items() if not n.endswith(".position_ids")}
+    check_numbers(tensors, path)
     tensors = _folded_scales(_unprefixed(join_attention(tensors)))
     ours = {
         n: t.float().contiguous()
@@ -69,7 +78,7 @@ def import_model(name: str, weights: str | None = None) -> Clip:
     with torch.device("meta"):
         model = Clip(config.arch)
     model = fill_model(model.to_empty(device="cpu"), ours, path)
-    return _fold_normalisation(model, config).eval()
+    return Imported(model.eval(), config.provenance())
 
 
 def open_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Clip:
@@ -102,24 +111,13 @@ def is_foreign(folder: Path) -> bool:
     return not (folder / ARCH_FILE).exists() and any(path.exists() for path in configs)
 
 
-def _weights_path(name: str, weights: str | None) -> Path:
-    if weights is not None and Path(weights).exists():
-        return Path(weights)
-    if weights is None and Path(name).is_dir():
-        found = open_clip.factory._find_checkpoint_in_dir(Path(name))
-        if found is None:
-            raise ValueError(f"{name}: must hold a weights file, but holds none. Name it.")
-        return Path(found)
-    if weights is None and name.startswith(HUB):
-        return Path(open_clip.pretrained.download_pretrained_from_hf(name.removeprefix(HUB)))
-    tag = open_clip.get_pretrained_cfg(name, weights) if weights else {}
-    if not tag:
-        known = open_clip.list_pretrained_tags_by_model(name)
-        raise ValueError(
-            f"{weights!r} must be a weights file or a pretrained tag of {name}, but is neither. "
-            f"Its tags: {', '.join(known) or 'none'}."
-        )
-    return Path(open_clip.download_pretrained(tag))
+def _openai_activation(
+    config: ForeignConfig, tensors: Mapping[str, Tensor], path: Path
+) -> ForeignConfig:
+    """OpenAI's own files are known by three numbers, and were all trained with quick GELU."""
+    if config.layout != "open_clip" or not set(tensors) >= OPENAI_NUMBERS:
+        return config
+    return config.with_activation("quick_gelu", f"{path} (OpenAI's own file)")
 
 
 def _unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -152,28 +150,3 @@ def _folded_scales(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 )
         del folded[name]
     return folded
-
-
-@torch.no_grad()
-def _fold_normalisation(model: Clip, config: ForeignConfig) -> Clip:
-    """Let the patch embedding undo OpenAI's normalisation and do the model's own.
-
-    With x = (p - m) / s the model's own input is x s / s' + (m - m') / s': a factor for each
-    channel, and a constant for each patch, which is part of the bias or of the positions.
-    """
-    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (config.mean, config.std))
-    usual_mean, usual_std = (
-        torch.tensor(v, dtype=torch.float64) for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
-    )
-    if torch.equal(mean, usual_mean) and torch.equal(std, usual_std):
-        return model
-    trunk = model.image.trunk
-    weight = trunk.patch_embed.proj.weight
-    old = weight.double()
-    constant = torch.einsum("ocij,c->o", old, (usual_mean - mean) / std).float()
-    weight.copy_((old * (usual_std / std)[None, :, None, None]).float())
-    if trunk.patch_embed.proj.bias is not None:
-        trunk.patch_embed.proj.bias += constant
-    else:
-        trunk.pos_embed[:, 1:] += constant
-    return model

@@ -17,6 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nas_growclip.interop.names import bare_names
+from nas_growclip.interop.weight_files import refuse_other_kinds, weight_parts
+
 SAFETENSORS = ".safetensors"
 
 _HOLDERS = ("state_dict", "model", "module")
@@ -42,23 +45,38 @@ _READ_ERRORS = (
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU.
+    """Tensors by name, on the CPU, under the names that the innermost model gave them.
 
     Args:
-        path: A safetensors file, or a state dict saved by ``torch.save``, alone or as
-            ``state_dict`` in a checkpoint.
+        path: A safetensors file; a state dict saved by ``torch.save``, alone or as ``state_dict``
+            in a checkpoint; the index of one in parts (``*.index.json``); or a folder with one of
+            these.
 
     Raises:
-        ValueError: If it is neither, is truncated, or holds anything but tensors and plain values.
+        ValueError: If it is none, is truncated, or holds anything but tensors and plain values.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file. Check the path.")
-    if _is_safetensors(path):
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: not a whole safetensors file: {error}.") from None
-    return _state_dict(_unpickled(path), path)
+    parts = weight_parts(path)
+    tensors: dict[str, Tensor] = {}
+    for part, wanted in parts.items():
+        held = _read_file(part)
+        missing = sorted(wanted - set(held))
+        if missing:
+            raise ValueError(
+                f"{part}: must hold {missing[0]!r}, as {path} says, but does not. "
+                "Fetch the parts again."
+            )
+        tensors |= {name: held[name] for name in wanted} if wanted else held
+    return bare_names(tensors, path)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    refuse_other_kinds(path)
+    if not _is_safetensors(path):
+        return _state_dict(_unpickled(path), path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file: {error}.") from None
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -110,13 +128,18 @@ def _state_dict(data: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(data, Mapping):
         raise ValueError(f"{path}: must hold a state dict, but holds a {type(data).__name__}.")
     tensors: dict[str, Tensor] = {
-        name.removeprefix("module."): value
+        name: value
         for name, value in data.items()
         if isinstance(name, str) and isinstance(value, Tensor)
     }
     if not tensors:
         raise ValueError(f"{path}: must hold tensors by name, but holds none.")
     for name, value in tensors.items():
+        if value.is_meta:
+            raise ValueError(
+                f"{path}: {name[:60]!r} is on the meta device: it has a shape but no numbers. "
+                "Load the weights before saving them."
+            )
         if value.numel() * value.element_size() > _stored_bytes(value):
             raise ValueError(f"{path}: {name[:60]!r} must hold all of its {value.numel()} numbers.")
     return tensors

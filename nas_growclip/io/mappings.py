@@ -10,6 +10,7 @@ import json
 import re
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,16 +47,17 @@ _YAML_ERRORS = (
 _NUMBER_AS_TEXT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
-def read_mapping(path: Path) -> Mapping[str, Any]:
+def read_mapping(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Mapping[str, Any]:
     """Read a YAML or JSON file whose top level is a mapping.
 
     Raises:
-        ValueError: If the file is missing, unreadable, not valid YAML, or not a mapping.
+        ValueError: If the file is missing, unreadable, larger than ``max_bytes``, not valid YAML,
+            gives a key twice, or is not a mapping.
     """
     is_json = path.suffix == ".json"
-    text = read_text(path, MAX_JSON_BYTES if is_json else MAX_YAML_BYTES)
+    text = read_text(path, max_bytes if is_json else min(max_bytes, MAX_YAML_BYTES))
     try:
-        data = json.loads(text) if is_json else _yaml_value(text)
+        data = json.loads(text, object_pairs_hook=_unique) if is_json else _yaml_value(text)
     except _YAML_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path}: not valid {path.suffix[1:] or 'YAML'}: {reason}.") from None
@@ -80,6 +82,15 @@ def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
         raise ValueError(f"{path}: no such file. Check the path.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as text: {error}.") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, no key given twice."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {brief(twice)!r} stands twice")
+    return data
 
 
 def _yaml_value(text: str) -> Any:

@@ -67,6 +67,9 @@ MAX_DEPTH = 1024
 MAX_SIZE = 2**20
 """Every other size, at most: beyond it a number is a slip, and would fill any memory."""
 
+MAX_ARCH_BYTES = 2**20
+"""Largest file that is read as an architecture; one has some thousand bytes."""
+
 TOKENIZER_VOCAB_SIZE = 49408
 """Tokens of CLIP's byte-pair encoding, start and end of text included."""
 
@@ -315,7 +318,7 @@ class ClipArch:
         Raises:
             ValueError: If the file or a value in it is bad.
         """
-        return cls.from_dict(read_mapping(Path(path)), str(path))
+        return cls.from_dict(read_mapping(Path(path), MAX_ARCH_BYTES), str(path))
 
     @classmethod
     def preset(cls, name: str) -> "ClipArch":

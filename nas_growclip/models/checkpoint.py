@@ -101,7 +101,7 @@ def check_weights(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Non
     """Check that weights are a model's: every parameter, in its shape, and nothing else.
 
     Raises:
-        ValueError: If one is missing, has another shape or no place, or is of another type;
+        ValueError: If one is missing, has another shape or no place, or is no finite fraction;
             ``path`` is named.
     """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -121,7 +121,22 @@ def check_weights(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Non
             f"{path}: holds {extra[0]!r}, which the architecture has no place for. "
             "Is it this architecture's file?"
         )
+    check_numbers(tensors, path)
+
+
+def check_numbers(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Check that weights are fractions, none of them infinite or not a number.
+
+    Raises:
+        ValueError: At the first tensor that is of another type or not finite as fp32.
+    """
     for name, value in tensors.items():
         if value.dtype not in WEIGHT_TYPES:
             kinds = ", ".join(str(kind).removeprefix("torch.") for kind in WEIGHT_TYPES)
             raise ValueError(f"{path}: {name!r} must be one of {kinds}, but is {value.dtype}.")
+        wrong = value.numel() - int(torch.isfinite(value.float()).sum())
+        if wrong:
+            raise ValueError(
+                f"{path}: {name!r} must hold finite numbers, but {wrong} of its {value.numel()} "
+                "are infinite or not a number. Use a checkpoint from before its training diverged."
+            )

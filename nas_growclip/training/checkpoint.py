@@ -16,7 +16,13 @@ from torch import Tensor
 from nas_growclip.io.files import make_folder
 from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.checkpoint import _filled, _read_tensors, _write_tensors, load_model
+from nas_growclip.models.checkpoint import (
+    _filled,
+    _read_tensors,
+    _write_tensors,
+    check_numbers,
+    load_model,
+)
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import gates_of, install_gates, set_gates
 from nas_growclip.records.entries import Rollback
@@ -68,6 +74,7 @@ def load_parent(folder: Path, device: str | torch.device = "cpu") -> Parent:
         return Parent(model)
     tensors, _ = _read_tensors(kept)
     moments = {n: t for n, t in tensors.items() if not n.startswith(("model.", "ema."))}
+    check_numbers(_fractions(tensors), kept)
     return Parent(model, moments, _with_prefix(tensors, "ema."))
 
 
@@ -101,6 +108,7 @@ def unpack_state(
             f"{path}: not a training state: {error}. Delete it to start over."
         ) from None
     model = _filled(arch, _with_prefix(tensors, "model."), path).to(device)
+    check_numbers(_fractions(tensors), path)
     state = start_training(model, config)
     blocks = {n.removesuffix(".ls1") for n, _ in model.named_modules() if n.endswith(".ls1")}
     for name, num_steps in progress.gates.items():
@@ -137,6 +145,11 @@ class _Progress:
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _fractions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a training state, beside the model, must be finite: averages and moments."""
+    return {n: t for n, t in tensors.items() if n.startswith(("ema.", "exp_avg"))}
 
 
 def _averages(tensors: Mapping[str, Tensor], model: Clip, path: Path) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from nas_growclip.data.sources.decoding import decode_image
 from nas_growclip.data.sources.tar import read_members
 from nas_growclip.experiment.config import load_config
 from nas_growclip.growth.space import GrowthSpace
-from nas_growclip.interop.configs import read_config
+from nas_growclip.interop.sources import read_config
 from nas_growclip.interop.weights import read_weights
 from nas_growclip.io.mappings import from_mapping, read_mapping
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch

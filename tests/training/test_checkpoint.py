@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nas_growclip.data.batches import PairBatch
@@ -126,3 +127,20 @@ def test_unwritable_folder_is_named(tmp_path: Path, tiny_parent: Clip) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"file/model: cannot be made"):
         save_model(tiny_parent, tmp_path / "file" / "model")
+
+
+@pytest.mark.parametrize("name", ["model.text.norm.bias", "exp_avg_sq.text.norm.bias"])
+def test_a_training_state_that_is_not_finite_is_refused(
+    tmp_path: Path, tiny_arch: ClipArch, name: str
+) -> None:
+    save_state(trained(tiny_arch, 3), tmp_path / "state.safetensors")
+    with safe_open(tmp_path / "state.safetensors", "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(tmp_path / "state.safetensors")
+    tensors[name][0] = torch.nan
+    save_file(tensors, tmp_path / "state.safetensors", metadata)
+    place = name.removeprefix("model.").replace(".", r"\.")
+    with pytest.raises(
+        ValueError, match=rf"state\.safetensors: '{place}' must hold finite numbers"
+    ):
+        load_state(tmp_path / "state.safetensors", CONFIG, CPU)

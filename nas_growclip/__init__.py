@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nas_growclip.io.logs import log_to_stderr
 
 if TYPE_CHECKING:
+    from nas_growclip.data.preprocess import preprocess as preprocess
     from nas_growclip.experiment.config import ExperimentConfig as ExperimentConfig
     from nas_growclip.experiment.config import load_config as load_config
     from nas_growclip.experiment.run import run_experiment as run_experiment
@@ -34,6 +35,7 @@ _HOME = {
     "load_config": "nas_growclip.experiment.config",
     "load_model": "nas_growclip.models.checkpoint",
     "load_run": "nas_growclip.records.frames",
+    "preprocess": "nas_growclip.data.preprocess",
     "run_experiment": "nas_growclip.experiment.run",
     "save_model": "nas_growclip.models.checkpoint",
 }

@@ -55,12 +55,11 @@ class ForeignConfig:
         image, text = self.arch.image, self.arch.text
         both = f"{image.activation} (images), {text.activation} (texts)"
         names = image.activation if image.activation == text.activation else both
-        source = (
-            self.preprocessing_from or "nothing: it is OpenAI's unless something says otherwise"
-        )
+        pixels = self.preprocessing_from
+        source = f"from {pixels}" if pixels else "OpenAI's, since nothing says otherwise"
         return (
             f"activation: {names}, from {self.activation_from}",
-            f"preprocessing: {described(image.preprocessing)}, from {source}",
+            f"preprocessing: {described(image.preprocessing)}, {source}",
         )
 
 

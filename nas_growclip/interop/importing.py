@@ -17,6 +17,7 @@ from nas_growclip.interop.layouts import (
     to_ours,
 )
 from nas_growclip.interop.sources import find_source, read_config
+from nas_growclip.interop.weight_files import ADAPTER_CONFIG
 from nas_growclip.interop.weights import read_weights
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.checkpoint import ARCH_FILE, check_numbers, fill_model, load_model
@@ -64,7 +65,8 @@ def import_with_provenance(name: str, weights: str | None = None) -> Imported:
     """
     config, path = find_source(name, weights)
     tensors = read_weights(path)
-    config = _openai_activation(config, tensors, path)
+    if weights is not None and config.preprocessing_from is None:
+        config = _openai_activation(config, tensors, path)
     tensors = {n: t for n, t in tensors.items() if n not in NO_WEIGHTS}
     tensors = {n: t for n, t in tensors.items() if not n.endswith(".position_ids")}
     check_numbers(tensors, path)
@@ -107,7 +109,7 @@ def checkpoint_arch(path: str | Path) -> ClipArch:
 
 def is_foreign(folder: Path) -> bool:
     """Whether a folder holds another tool's checkpoint and none of ours."""
-    configs = (folder / OPEN_CLIP_CONFIG, folder / HF_CONFIG)
+    configs = (folder / name for name in (OPEN_CLIP_CONFIG, HF_CONFIG, ADAPTER_CONFIG))
     return not (folder / ARCH_FILE).exists() and any(path.exists() for path in configs)
 
 

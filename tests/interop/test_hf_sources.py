@@ -123,8 +123,9 @@ def test_folders_that_hold_no_model_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds neither\. Did you mean .*0_CLIPModel\?"):
         read_config(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds an adapter .*Merge the adapter first"):
-        read_config(str(tmp_path))
+    for read in (read_config, open_checkpoint):
+        with pytest.raises(ValueError, match=r"holds an adapter .*Merge the adapter first"):
+            read(str(tmp_path))
 
 
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}

@@ -141,7 +141,7 @@ def test_what_lies_beside_the_weights_wins_over_a_plain_name(tmp_path: Path) -> 
     (folder / "open_clip_model.safetensors").rename(alone)
     model, provenance = import_with_provenance(plain, str(alone))
     assert model.arch.image.preprocessing == Preprocessing()
-    assert provenance[1].endswith("it is OpenAI's unless something says otherwise")
+    assert provenance[1].endswith("OpenAI's, since nothing says otherwise")
 
 
 def test_openais_own_files_are_known_by_their_numbers(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ A pretrained model is read as it was trained: its activation and its preprocessi
 its weights come from. A plain model name only says which towers it has.
 """
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,8 @@ from nas_growclip.interop.hub import HUB, download_error, hub_file, is_repositor
 from nas_growclip.interop.open_clip_configs import read_open_clip
 from nas_growclip.interop.processors import read_image_processor, read_preprocess_cfg
 from nas_growclip.interop.weight_files import PREFERRED, refuse_adapter_folder, weights_in
+from nas_growclip.io.choices import did_you_mean
+from nas_growclip.io.formatting import brief
 
 CONFIGS = (OPEN_CLIP_CONFIG, HF_CONFIG)
 PROCESSORS = (HF_PROCESSOR, "processor_config.json")
@@ -93,11 +94,10 @@ def read_config(name: str, weights: str | None = None) -> ForeignConfig:
         return _read_hub(name)
     known = open_clip.list_models()
     if _model_name(name) not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"Did you mean {HUB}{name}? " if is_repository(name) else ""
+        hint = f"Did you mean {HUB}{name}?" if is_repository(name) else did_you_mean(name, known)
         raise ValueError(
-            f"{name!r} must be a model that open_clip knows or a JSON file, but is neither. {hint}"
-            f"Close to it: {', '.join(close) or 'none'}."
+            f"{brief(name)!r} must be a model that open_clip knows or a JSON file, but is neither. "
+            f"{hint}".rstrip()
         )
     config = _parsed(open_clip.get_model_config(_model_name(name)), _model_name(name))
     return _as_trained(config, name, weights)

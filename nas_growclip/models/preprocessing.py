@@ -1,8 +1,9 @@
 """How a model's images become its input: part of the model, since its weights depend on it."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
+
+from nas_growclip.io.ranges import above, check_ranges, within
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Mean of the channels, of pixels in [0, 1], in CLIP's training data (Radford et al., 2021)."""
@@ -35,9 +36,4 @@ class Preprocessing:
     """Value, in [0, 255], of what ``longest`` fills."""
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(value) for value in self.mean):
-            raise ValueError(f"mean must be three finite numbers, but got {self.mean}.")
-        if not all(math.isfinite(value) and value > 0 for value in self.std):
-            raise ValueError(f"std must be three finite numbers above 0, but got {self.std}.")
-        if not 0 <= self.fill_color <= 255:
-            raise ValueError(f"fill_color must be from 0 to 255, but got {self.fill_color}.")
+        check_ranges(self, mean=within(0, 1), std=above(0), fill_color=within(0, 255))

@@ -126,9 +126,9 @@ def test_longest_fills_what_an_image_leaves_free() -> None:
 
 
 WRONG = {
-    "mean": ({"mean": (0.5, float("nan"), 0.5)}, "mean must be three finite numbers"),
-    "std": ({"std": (0.5, 0.0, 0.5)}, r"std must be three finite numbers above 0, but got \(0\.5"),
-    "fill_color": ({"fill_color": 256}, "fill_color must be from 0 to 255, but got 256"),
+    "mean": ({"mean": (0.5, float("nan"), 0.5)}, r"mean: must be in \[0, 1\], but got nan"),
+    "std": ({"std": (0.5, 0.0, 0.5)}, r"std: must be above 0, but got 0\.0"),
+    "fill_color": ({"fill_color": 256}, r"fill_color: must be in \[0, 255\], but got 256"),
 }
 
 

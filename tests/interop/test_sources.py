@@ -227,7 +227,7 @@ WRONG_PIXELS: dict[str, tuple[dict[str, Any], str]] = {
     "resize_mode": ({"resize_mode": "tile"}, "preprocess_cfg: resize_mode: must be one of"),
     "interpolation": ({"interpolation": "nearest"}, "interpolation: must be one of"),
     "mean": ({"mean": [0.5, 0.5]}, "mean: must have 3 items, but got 2"),
-    "std": ({"std": 0}, r"std must be three finite numbers above 0, but got \(0\.0, 0\.0"),
+    "std": ({"std": 0}, "preprocess_cfg: std: must be above 0, but got 0"),
 }
 
 

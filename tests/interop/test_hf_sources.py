@@ -153,8 +153,8 @@ def test_its_processor_is_part_of_the_model(tmp_path: Path, name: str, file: str
     assert config.arch.image.preprocessing == Preprocessing(**fields)
     assert config.provenance()[1].endswith(f"from {folder / file}")
     theirs = CLIPImageProcessor(**processor)
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 132, 3), np.uint8))
-    smooth = image.resize((33, 22)).resize((132, 90))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 135, 3), np.uint8))
+    smooth = image.resize((33, 22)).resize((135, 90))
     ours = preprocess([smooth], config.arch.image)
     expected = theirs(smooth, return_tensors="pt").pixel_values
     assert float((ours - expected).abs().mean()) < 0.02

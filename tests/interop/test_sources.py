@@ -48,6 +48,7 @@ def importable_tags() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_importable_tag_has_the_activation_and_pixels_that_open_clip_lists() -> None:
     tags = importable_tags()
     assert len(tags) >= 80

@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _invoke(arguments: Sequence[str]) -> int:
+    check_launcher(arguments[0] if arguments else "")
     command = make_command()
     try:
         with command.make_context("growclip", list(arguments)) as context:
@@ -77,7 +78,7 @@ def make_command() -> Any:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
-    app.callback()(_before_any_command)
+    app.callback()(_options_of_all)
     for name, function in COMMANDS.items():
         text, example = described(function)
         summary = text.partition("\n")[0].removesuffix(".")
@@ -92,14 +93,14 @@ def described(function: Callable[..., object]) -> tuple[str, str]:
     return text.strip(), "\b\nExample:\n" + "\n".join(f"  {line.strip()}" for line in lines)
 
 
-def _print_version(is_asked: bool) -> None:
+def _print_version(is_asked: bool) -> bool:
     if is_asked:
         print(version("nas_growclip"))
         raise typer.Exit
+    return is_asked
 
 
-def _before_any_command(
-    context: typer.Context,
+def _options_of_all(
     shows_version: Annotated[
         bool,
         typer.Option(
@@ -107,10 +108,10 @@ def _before_any_command(
         ),
     ] = False,
 ) -> None:
-    check_launcher(context.invoked_subcommand)
+    """Options that stand before a command."""
 
 
-def check_launcher(command: str | None) -> None:
+def check_launcher(command: str) -> None:
     """Refuse to do several times at once what one process does alone.
 
     Raises:

@@ -38,7 +38,7 @@ def run(
     """
     from nas_growclip.io.mappings import read_mapping
 
-    read_mapping(experiment)  # a bad file is told before the slow imports
+    read_mapping(experiment)  # a bad file is refused before the slow imports
     from nas_growclip.experiment.config import load_config
     from nas_growclip.experiment.follower import check_group, follow
     from nas_growclip.experiment.run import is_complete, run_experiment
@@ -101,7 +101,7 @@ def continue_(
         require_in_range("--flops", flops, above(0))
     from nas_growclip.records.folder import find_config
 
-    find_config(run)  # a bad folder is told before the slow imports
+    find_config(run)  # a bad folder is refused before the slow imports
     from nas_growclip.experiment.extend import continue_run
     from nas_growclip.report import print_summary
 
@@ -133,7 +133,7 @@ def compare(
     require_at_least_one("--workers", workers)
     from nas_growclip.io.mappings import read_mapping
 
-    read_mapping(comparison)  # a bad file is told before the slow imports
+    read_mapping(comparison)  # a bad file is refused before the slow imports
     from nas_growclip.compare.config import load_comparison
     from nas_growclip.compare.runner import run_comparison
 

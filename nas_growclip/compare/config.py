@@ -135,7 +135,7 @@ def load_comparison(path: str | Path) -> CompareConfig:
 
 
 def _with_files(arm: Any, file: Path) -> Any:
-    """An arm's changes with what they name by file; what is no mapping is told later."""
+    """An arm's changes with what they name by file; what is no mapping is refused later."""
     return with_files(arm, file) if isinstance(arm, Mapping) else arm or {}
 
 

@@ -97,10 +97,10 @@ class CompareFolder:
         arms = tuple(self.config.arms)
         for arm in arms:
             yield from (u for u in tuning_runs(self.config, arm) if not self.has_ended(u))
-        for place in range(len(self.config.seeds)):
+        for index in range(len(self.config.seeds)):
             for arm in arms:
                 try:
-                    arm_run = self.runs(arm)[place]
+                    arm_run = self.runs(arm)[index]
                 except LookupError:
                     continue
                 if not self.has_ended(arm_run):
@@ -143,9 +143,9 @@ class CompareFolder:
         write_atomically(path, (json.dumps(known | arms, indent=2) + "\n").encode())
 
 
-def _check_same_comparison(wanted: CompareConfig, held: CompareConfig, out: Path) -> None:
+def _check_same_comparison(wanted: CompareConfig, kept: CompareConfig, out: Path) -> None:
     """What all arms share must be as it was; arms and seeds may be added or left out."""
-    new, old = to_mapping(wanted), to_mapping(held)
+    new, old = to_mapping(wanted), to_mapping(kept)
     fixed = ("experiment", "learning_rates", "tuning_seed", "tuned_by")
     changed = [name for name in fixed if new[name] != old[name]]
     if changed:

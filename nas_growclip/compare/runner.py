@@ -1,7 +1,7 @@
 """Run a comparison: every arm's rates, then every arm's seeds, by as many processes as take part.
 
 The folder is the state. A run that is there is not run again, one that was interrupted resumes,
-and processes that share the folder share the work: each takes a run that no other one holds.
+and processes that share the folder share the work: each takes a run that no other one has locked.
 """
 
 import json
@@ -32,7 +32,7 @@ POLL_SECONDS = 1.0
 
 
 class CompareWorker:
-    """One process that works on a comparison.
+    """One process that takes part in a comparison.
 
     Args:
         comparison: The comparison's folder.
@@ -49,13 +49,13 @@ class CompareWorker:
         self._opened: dict[str, Sequence[DataStage]] = {}
 
     def work(self) -> None:
-        """Take runs until none is left, waiting for those that other processes hold."""
+        """Take runs until none is left, waiting for those that other processes have locked."""
         while not self.comparison.is_finished:
             if not any(self._try_run(arm_run) for arm_run in self.comparison.open_runs()):
                 time.sleep(POLL_SECONDS)
 
     def _try_run(self, arm_run: ArmRun) -> bool:
-        """Do a run unless another process holds it; whether it was run."""
+        """Do a run unless another process has locked it; whether it was run."""
         folder = self.comparison.out / arm_run.path
         make_folder(folder.parent)
         with try_locked(folder.with_name(f".{folder.name}.lock")) as is_mine:
@@ -75,7 +75,7 @@ class CompareWorker:
         if not folder.exists():
             prefix = find_shared_prefix(config, self._others(arm_run))
             if prefix is not None:
-                _log.info(f"{arm_run.path}: takes {prefix.num_stages} stages from {prefix.run}")
+                _log.info(f"{arm_run.path}: copies {prefix.num_stages} stages of {prefix.run}")
                 copy_shared_prefix(config, folder, prefix)
         run_stages(
             config,
@@ -134,7 +134,7 @@ def run_comparison(
 
 
 def _run_workers(worker: CompareWorker, workers: int) -> None:
-    """Let processes of their own do the work, the cores shared out among them."""
+    """Let other processes do the runs, each with its part of the cores."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     command = [sys.executable, "-m", "nas_growclip.compare.worker", str(worker.comparison.out)]
     command += ["--threads", str(threads)]

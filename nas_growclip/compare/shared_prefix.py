@@ -1,4 +1,4 @@
-"""Runs that begin alike share their prefix: what one has trained, the others take over.
+"""Runs that begin with the same stages share this prefix: one trains it, the others copy it.
 
 Stages follow from the configuration alone, so a copy of them is what training would have given.
 """
@@ -16,7 +16,7 @@ from nas_growclip.records.folder import RunFolder, read_stages, stage_lines
 
 
 class SharedPrefix(NamedTuple):
-    """A run and the stages of it that another one may take over."""
+    """A run and the stages of it that another one may reuse."""
 
     run: Path
     num_stages: int
@@ -53,7 +53,7 @@ def _shared_prefix(config: ExperimentConfig, num_stages: int) -> dict[str, Any]:
 def find_shared_prefix(
     config: ExperimentConfig, others: Iterable[tuple[ExperimentConfig, Path]]
 ) -> SharedPrefix | None:
-    """The run that has most finished stages to take over; None where no one has any."""
+    """The run that has most finished stages to reuse; None where no run has any."""
     found: SharedPrefix | None = None
     for other, run in others:
         alike = num_shared_stages(config, other)

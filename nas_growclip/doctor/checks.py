@@ -103,4 +103,4 @@ CHECKS: Mapping[str, Callable[[Environment], Finding]] = {
     "storage disk": _of_run(check_storage_disk),
     "storage": _of_run(check_storage),
 }
-"""Checks by name, in the order in which they are told."""
+"""Checks by name, in the order in which they are reported."""

@@ -1,4 +1,4 @@
-"""A run folder: whether it can be read and gone on with, and whether its disk has room."""
+"""A run folder: whether it can be read and resumed, and whether its disk has room."""
 
 import tempfile
 from contextlib import suppress

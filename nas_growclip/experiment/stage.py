@@ -101,7 +101,7 @@ def _try_training(stage: StageContext, best: Trial, state: TrainState) -> Diverg
             raise
         raise StageFailedError(
             f"Stage {stage.index} must fit memory, but did not at step {state.step}: {error} "
-            "Free memory or set train.micro_batch_size; then the same command goes on."
+            "Free memory or set train.micro_batch_size; then the same command resumes."
         ) from None
     return None
 
@@ -118,7 +118,7 @@ def _roll_back(stage: StageContext, best: Trial, diverged: DivergedError) -> Non
         raise StageFailedError(
             f"The training of stage {index} must not diverge, but did {num_rollbacks + 1} times, "
             f"the last time at {LR_DECAY**num_rollbacks:g} of train.learning_rate: {diverged} Then "
-            f"the same command goes on from step {state.step}."
+            f"the same command resumes from step {state.step}."
         )
     rollbacks = state.rollbacks
     if rollbacks and rollbacks[-1].back_to == state.step:

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 OWNER_FILE = ".owner"
-"""In a folder that one process works on: which one; it is locked while that process lives."""
+"""In a folder that one process owns: which one; it is locked while that process lives."""
 
 OWNER_DIES_IN_S = 10.0
 """How long a folder's owner that was killed a moment ago may take to be gone, in seconds."""
 
 _owned: set[Path] = set()
-"""Notes of the folders that this process works on."""
+"""Notes of the folders that this process owns."""
 
 
 def make_folder(path: Path) -> None:
@@ -91,12 +91,12 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(
             f"{path}: cannot be written: {error.strerror or error}. Free space, allow writing or "
-            "choose another folder; then the same command goes on."
+            "choose another folder; then the same command resumes."
         ) from None
 
 
 def temporary_suffix() -> str:
-    """How the temporary names that this process writes under end, after a dot at the beginning."""
+    """The end of this process's temporary names, which begin with a dot."""
     return f".{socket.gethostname()}.{os.getpid()}.tmp"
 
 
@@ -160,12 +160,12 @@ def _lock(file: IO[str], patience_s: float = 0.0) -> bool:
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Work on a folder that nobody else works on; the owner's death gives it free.
+    """Lock a folder for this process; its end, however it comes, releases it.
 
-    An owner may ask again.
+    An owner may lock it again.
 
     Raises:
-        ValueError: If another process does, on this or another machine, or it cannot be written.
+        ValueError: If another process has locked it, on this or another machine, or it cannot be written.
     """
     note = folder.resolve() / OWNER_FILE
     if note in _owned:
@@ -175,8 +175,8 @@ def owned(folder: Path) -> Iterator[None]:
         if not _lock(file, OWNER_DIES_IN_S):
             owner = note.read_text(encoding="utf-8").strip() or "another process"
             raise ValueError(
-                f"{folder}: is worked on by {owner}. Wait for it, or stop it; then the same "
-                "command goes on."
+                f"{folder}: is locked by {owner}. Wait for it, or stop it; then the same "
+                "command resumes."
             )
         with writing(note):
             note.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
@@ -189,7 +189,7 @@ def owned(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, waiting for whoever holds it; a process that dies lets go of it.
+    """Hold a file's lock, waiting until it is released; a process that dies releases it.
 
     Raises:
         ValueError: If the file cannot be made.

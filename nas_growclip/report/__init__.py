@@ -52,7 +52,7 @@ def _distinct(runs: Sequence[Run]) -> tuple[Run, ...]:
     if len(set(names)) < len(names):
         names = [f"{run.path.resolve().parent.name}/{run.name}" for run in runs]
     if len(set(names)) < len(names):
-        names = [f"{name} ({place})" for place, name in enumerate(names, start=1)]
+        names = [f"{name} ({index})" for index, name in enumerate(names, start=1)]
     return tuple(dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True))
 
 

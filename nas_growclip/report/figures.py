@@ -153,10 +153,10 @@ def draw_trajectory(runs: Sequence[Run]) -> Figure:
         [*mosaic, ["flops"] * columns],
         height_ratios=[1.0] * len(mosaic) + [0.8],
     )
-    for place, run in enumerate(runs):
-        _draw_sizes(panels[str(place)], run, changed)
+    for index, run in enumerate(runs):
+        _draw_sizes(panels[str(index)], run, changed)
         if len(runs) > 1:
-            panels[str(place)].set_title(_plain(run.name))
+            panels[str(index)].set_title(_plain(run.name))
     _draw_model_flops(panels["flops"], runs)
     if changed:
         handles = [_handle(d, *line_style(changed.index(d)), 1.4) for d in changed]
@@ -178,7 +178,7 @@ def draw_comparison(runs: pd.DataFrame) -> Figure:
     figure = _figure(2.2 * rows + 0.2 * -(-len(arms) // 3) + 0.6)
     panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
     for panel, (metric, words) in zip(panels, metrics.items(), strict=True):
-        for place, arm in enumerate(arms):
+        for index, arm in enumerate(arms):
             stages = runs[runs["arm"] == arm].groupby("stage")
             x = stages["cumulative_flops"].mean()
             y, spread = (
@@ -188,7 +188,7 @@ def draw_comparison(runs: pd.DataFrame) -> Figure:
                     stages[f"metric.{metric}"].std().fillna(0),
                 )
             )
-            color, marker, line = line_style(place)
+            color, marker, line = line_style(index)
             panel.errorbar(
                 x, y, yerr=spread, color=color, marker=marker, linestyle=line, elinewidth=0.7
             )
@@ -204,7 +204,7 @@ def draw_comparison(runs: pd.DataFrame) -> Figure:
     panels[-1].set_xlabel(
         "cumulative training FLOPs, search included (fvcore FLOPs: one multiply-add is one)"
     )
-    handles = [_handle(arm, *line_style(place), 1.4) for place, arm in enumerate(arms)]
+    handles = [_handle(arm, *line_style(index), 1.4) for index, arm in enumerate(arms)]
     handles.append(_handle("chance", "#555555", "", "--", 0.8))
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
@@ -219,12 +219,12 @@ FIGURES: Mapping[str, Callable[[Sequence[Run]], Figure]] = {
 
 
 def _draw_metric(panel: Axes, runs: Sequence[Run], metric: str) -> None:
-    for place, run in enumerate(runs):
+    for index, run in enumerate(runs):
         x = [stage.cumulative_flops for stage in run.stages]
         y = [_share(stage, metric) for stage in run.stages]
-        color, marker, line = line_style(place)
+        color, marker, line = line_style(index)
         panel.plot(x, y, color=color, marker=marker, linestyle=line)
-        below = place % 2 == 1
+        below = index % 2 == 1
         for stage, at_x, at_y in zip(run.stages, x, y, strict=True):
             if math.isfinite(at_y):
                 panel.annotate(
@@ -262,8 +262,8 @@ def _draw_chance(panel: Axes, runs: Sequence[Run], metric: str) -> None:
 def _draw_scores(panel: Axes, trials: Sequence[Trial], marks: Sequence[Mark]) -> None:
     shown = _shown(marks)
     labels = []
-    for row, place in enumerate(shown):
-        trial, mark = trials[place], marks[place]
+    for row, index in enumerate(shown):
+        trial, mark = trials[index], marks[index]
         color, marker, _ = _MARK_STYLES[mark]
         labels.append(_plain(trial.label) if trial.candidate.grows else "none (control)")
         if trial.state == "complete" and trial.score is not None and math.isfinite(trial.score):
@@ -280,8 +280,8 @@ def _draw_scores(panel: Axes, trials: Sequence[Trial], marks: Sequence[Mark]) ->
                 color=_MARK_STYLES[mark if mark in ("pruned", "failed") else "failed"][0],
             )
     panel.set_yticks(range(len(shown)), labels)
-    for text, place in zip(panel.get_yticklabels(), shown, strict=True):
-        text.set_fontweight("bold" if marks[place] == "chosen" else "normal")
+    for text, index in zip(panel.get_yticklabels(), shown, strict=True):
+        text.set_fontweight("bold" if marks[index] == "chosen" else "normal")
     panel.set_ylim(len(shown) - 0.4, -0.6)
     panel.margins(x=0.08)
     panel.axvline(0, color="#555555", linewidth=0.8, zorder=1)
@@ -315,12 +315,12 @@ def _draw_curves(panel: Axes, trials: Sequence[Trial], marks: Sequence[Mark]) ->
 def _draw_sizes(panel: Axes, run: Run, changed: Sequence[str]) -> None:
     archs = [run.stages[0].parent, *(stage.arch for stage in run.stages)]
     start = archs[0]
-    for place, dimension in enumerate(changed):
+    for index, dimension in enumerate(changed):
         if not _changes(run, dimension):
             continue
         ratios = [arch.size(dimension) / max(start.size(dimension), 1) for arch in archs]
-        shift = 0.05 * (place - (len(changed) - 1) / 2)
-        color, marker, line = line_style(place)
+        shift = 0.05 * (index - (len(changed) - 1) / 2)
+        color, marker, line = line_style(index)
         x = [stage + shift for stage in range(len(archs))]
         panel.plot(x, ratios, color=color, marker=marker, linestyle=line)
     if not any(_changes(run, dimension) for dimension in changed):
@@ -334,11 +334,11 @@ def _draw_sizes(panel: Axes, run: Run, changed: Sequence[str]) -> None:
 
 def _draw_model_flops(panel: Axes, runs: Sequence[Run]) -> None:
     longest = max(runs, key=lambda run: len(run.stages))
-    for place, run in enumerate(runs):
+    for index, run in enumerate(runs):
         trials = [trial for trial in run.trials if trial.stage == run.stages[0].stage]
         start = next((float(t.flops) for t in trials if not t.candidate.grows), math.nan)
         flops = [start, *(float(stage.flops) for stage in run.stages)]
-        color, marker, line = line_style(place)
+        color, marker, line = line_style(index)
         panel.plot(range(len(flops)), flops, color=color, marker=marker, linestyle=line)
     panel.set_ylim(bottom=0)
     panel.margins(y=0.15)
@@ -409,14 +409,14 @@ def _percent(value: float) -> float:
     return 100 * value if math.isfinite(value) else math.nan
 
 
-def line_style(place: int) -> tuple[str, str, Any]:
+def line_style(index: int) -> tuple[str, str, Any]:
     """Colour, marker and line of the n-th series; marker and line tell it apart without colour."""
-    again, place = divmod(place, len(COLORS))
-    return COLORS[place], MARKERS[(place + 3 * again) % 8], LINES[(place + again) % 8]
+    cycle, index = divmod(index, len(COLORS))
+    return COLORS[index], MARKERS[(index + 3 * cycle) % 8], LINES[(index + cycle) % 8]
 
 
 def _run_handles(runs: Sequence[Run]) -> list[Line2D]:
-    return [_handle(run.name, *line_style(place), 1.4) for place, run in enumerate(runs)]
+    return [_handle(run.name, *line_style(index), 1.4) for index, run in enumerate(runs)]
 
 
 def _handle(label: str, color: str, marker: str, line: Any, width: float) -> Line2D:

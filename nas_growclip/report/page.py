@@ -55,7 +55,7 @@ TEMPLATE = "page.html"
 class Number(NamedTuple):
     """An accuracy on a run's card."""
 
-    words: str
+    label: str
     value: str
     chance: str
 
@@ -70,7 +70,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A table with what is said above it."""
+    """A table with the text above it."""
 
     table: Table | None
     reasons: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """Finished stages scored again from their records, without training: other settings, other data.
 
-Other settings are read as if the experiment's file had held them: the coefficients are refitted
+Other settings are read as if they stood in the experiment's file: the coefficients are refitted
 from the stages before, as the run does. With other data the measured learning curves stay, and so
 does the parent; the number of pairs and the FLOPs budget that follows from it change.
 """
@@ -131,7 +131,7 @@ def _rescored(
 
 
 def choose(trials: Sequence[Trial], config: ObjectiveConfig) -> Trial:
-    """The trial that the objective goes on with."""
+    """The trial that the objective chooses."""
     return OBJECTIVES[config.name].choose(trials)
 
 
@@ -151,7 +151,7 @@ def rescore_run(
     if not run.stages:
         raise ValueError(
             f"{run.path}: a stage must have finished to be scored again, but none has. "
-            "Let the run go on."
+            "Resume the run."
         )
     rescorings = []
     for result in run.stages:
@@ -242,7 +242,7 @@ def _finished(run: Run, stage: int) -> FinishedStage:
         )
     raise ValueError(
         f"{run.path}: stage {stage} must have finished to be scored again, but only {numbers} "
-        "have. Let the run go on."
+        "have. Resume the run."
     )
 
 

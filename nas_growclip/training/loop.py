@@ -1,7 +1,7 @@
 """Contrastive training of a ``Clip`` for a number of steps, which can stop and go on anywhere.
 
 A trial is the beginning of its stage's training: same batches, same schedule, same optimizer. So
-the winner of a search just goes on from where its trial ended.
+the winner of a search resumes from where its trial ended.
 """
 
 import math

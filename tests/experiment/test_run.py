@@ -313,7 +313,7 @@ def test_a_run_that_another_process_works_on_is_refused(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        message = rf"is worked on by process {other.pid} on .*\. Wait for it, or stop it"
+        message = rf"is locked by process {other.pid} on .*\. Wait for it, or stop it"
         with pytest.raises(ValueError, match=message):
             run_experiment(smoke_config(), out)
         other.kill()

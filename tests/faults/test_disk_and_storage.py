@@ -288,7 +288,7 @@ def test_postgresql_that_restarts_is_waited_for_and_one_that_stays_away_is_told(
         assert ending(forked(lambda: main(command), log)) == BAD_INPUT
         said = log.read_text().splitlines()[-1]
         assert f"search.storage: {url} must be there, but was away for 1 s: " in said
-        assert said.endswith("Bring it back; then the same command goes on.")
+        assert said.endswith("Bring it back; then the same command resumes.")
         thread.join()
         control(server.port, "start")
         assert ending(forked(lambda: main(command), log)) == 0, log.read_text()

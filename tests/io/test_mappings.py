@@ -96,9 +96,9 @@ def test_a_tag_tells_dataclasses_of_a_union_apart() -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"side": 3}, r"a\.yaml: shape: kind: missing key\. Add one of \['circle', 'square'\]"),
+        ({"side": 3}, r"a\.yaml: shape: kind: missing key\. Add one of circle, square"),
         ({"kind": "sqare"}, r"shape: kind: must be one of .* got 'sqare'\. Did you mean 'square'"),
-        ({"kind": ["square"]}, r"shape: kind: must be one of \['circle', 'square'\], but got"),
+        ({"kind": ["square"]}, r"shape: kind: must be one of circle, square, but got"),
         (
             {"kind": "circle", "side": 3},
             r"a\.yaml: shape: side: unknown key for kind 'circle'; it belongs to kind 'square'\. ",

@@ -266,7 +266,7 @@ def _check(running: _Running) -> str:
 def _failure(manager: Any, reason: str) -> ChildProcessError:
     log = Path(manager.config.experiment_working_directory) / manager.id / "log"
     return ChildProcessError(
-        f"NNI's experiment must run to its end, but {reason}. See {log}; the same command goes on "
+        f"NNI's experiment must run to its end, but {reason}. See {log}; the same command resumes "
         "from here."
     )
 

@@ -91,7 +91,7 @@ def _patiently(call: Callable[..., Any], name: str, patience_s: float) -> Callab
             if left <= 0:
                 raise ValueError(
                     f"search.storage: {name} must be there, but was away for {patience_s:g} s: "
-                    f"{reason} Bring it back; then the same command goes on."
+                    f"{reason} Bring it back; then the same command resumes."
                 )
             _log.info(
                 f"search.storage: {name} is away: {reason} Waiting up to {left:.0f} s for it."

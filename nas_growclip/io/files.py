@@ -165,7 +165,7 @@ def owned(folder: Path) -> Iterator[None]:
     An owner may lock it again.
 
     Raises:
-        ValueError: If another process has locked it, on this or another machine, or it cannot be written.
+        ValueError: If a process of this or another machine has locked it, or it cannot be written.
     """
     note = folder.resolve() / OWNER_FILE
     if note in _owned:

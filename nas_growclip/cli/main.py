@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from nas_growclip.cli.checkpoints import evaluate, export, flops, grow, import_, space
+from nas_growclip.cli.checkpoints import export, grow, import_
 from nas_growclip.cli.doctor import doctor
+from nas_growclip.cli.measures import evaluate, flops, space
 from nas_growclip.cli.nni_trial import nni_trial
 from nas_growclip.cli.runs import compare, continue_, report, rescore, run, worker
 from nas_growclip.cli.slurm import submit

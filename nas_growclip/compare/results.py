@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 
 from nas_growclip.compare.bootstrap import Outcomes, paired_difference
+from nas_growclip.compare.figure import draw_comparison
 from nas_growclip.compare.folder import CompareFolder
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.io.formatting import percent, si
 from nas_growclip.records.folder import RunFolder, read_outcomes, read_timings
 from nas_growclip.records.frames import Run, load_run
-from nas_growclip.report.figures import draw_comparison, to_png
+from nas_growclip.report.figures import to_png
 from nas_growclip.report.tables import FLOPS_NOTE
 
 METRICS = ("zero_shot_top1", "i2t_recall@1", "t2i_recall@1")

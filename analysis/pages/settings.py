@@ -1,7 +1,8 @@
 """The reference of every YAML setting, made from the dataclasses that read the files."""
 
 import typing
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from analysis.pages.fields import Setting, parts_of, settings_of
@@ -45,68 +46,75 @@ Dimensions: {", ".join(f"`{name}`" for name in DIMENSIONS)}.
 
 
 class Table(NamedTuple):
-    """The settings under one dotted key; several tables of one key are a choice among them."""
+    """The settings under one dotted key."""
 
     key: str
     config: type
-
-    @property
-    def choice(self) -> tuple[str, str] | None:
-        """The setting that selects this one among several, and its value, as in source: csv."""
-        for name, hint in typing.get_type_hints(self.config).items():
-            values = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-            if len(values) == 1:
-                return name, str(values[0])
-        return None
+    choice: str = ""
+    """What selects this table where its key has several, as in ``source: csv``."""
 
     @property
     def anchor(self) -> str:
         """The id of its section in the page."""
-        key = f"{self.key}.{self.choice[1]}" if self.choice else self.key
-        return "".join(c if c.isalnum() or c == "_" else "-" for c in key).rstrip("-")
+        words = f"{self.key}.{self.choice.partition(': ')[2]}".rstrip(".")
+        return "".join(c if c.isalnum() or c == "_" else "-" for c in words).rstrip("-")
 
     @property
     def heading(self) -> str:
-        """Its heading, with the choice it stands for."""
-        where = " with `{}: {}`".format(*self.choice) if self.choice else ""
+        """Its heading."""
+        where = f" with `{self.choice}`" if self.choice else ""
         return f"### `{self.key}`{where} {{#{self.anchor}}}"
+
+
+Tables = Mapping[tuple[str, type], Table]
+"""Every table of an experiment, by its key and dataclass."""
 
 
 def settings_page() -> str:
     """The whole page, as Markdown."""
-    experiment, *parts = dict.fromkeys(tables(Table("", ExperimentConfig)))
-    sections = [f"{part.heading}\n\n{body(part)}" for part in parts]
-    comparison = body(Table("comparison", CompareConfig))
-    return "\n".join(
-        [
-            INTRODUCTION,
-            f"## An experiment\n\n{body(experiment)}",
-            *sections,
-            f"## A comparison\n\n{comparison}",
-        ]
-    )
+    known = all_tables()
+    experiment, *parts = known.values()
+    sections = [f"{part.heading}\n\n{body(part, known)}" for part in parts]
+    first = f"## An experiment\n\n{body(experiment, known)}"
+    last = f"## A comparison\n\n{body(Table('comparison', CompareConfig), known)}"
+    return "\n".join([INTRODUCTION, first, *sections, last])
+
+
+def all_tables() -> Tables:
+    """The tables in the fields' order, each once; a choice is named only where there is one."""
+    found: dict[tuple[str, type], Table] = {}
+    for table in tables(Table("", ExperimentConfig)):
+        found.setdefault((table.key, table.config), table)
+    counts = Counter(key for key, _ in found)
+    return {at: t if counts[t.key] > 1 else t._replace(choice="") for at, t in found.items()}
 
 
 def tables(table: Table) -> Iterator[Table]:
-    """A table, then those of the dataclasses within it, in the fields' order."""
+    """A table, then those of the dataclasses within it."""
     yield table
     for name, hint in typing.get_type_hints(table.config).items():
-        for part in within(dotted(table.key, name), hint):
-            yield from tables(part)
+        for step, part in parts_of(hint):
+            choice = choice_of(part) or table.choice
+            yield from tables(Table(dotted(table.key, name) + step, part, choice))
 
 
-def within(key: str, hint: object) -> list[Table]:
-    """The tables of a setting's own type."""
-    return [Table(key + step, part) for step, part in parts_of(hint)]
+def choice_of(config: type) -> str:
+    """The setting that can have but one value, which so selects the dataclass; empty if none."""
+    for name, hint in typing.get_type_hints(config).items():
+        values = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+        if len(values) == 1:
+            return f"{name}: {values[0]}"
+    return ""
 
 
-def body(table: Table) -> str:
+def body(table: Table, known: Tables) -> str:
     """First paragraph of the dataclass's docstring, and a row for each setting."""
     hints = typing.get_type_hints(table.config)
-    rows = [
-        row(dotted(table.key, s.name), s, within(dotted(table.key, s.name), hints[s.name]))
-        for s in settings_of(table.config)
-    ]
+    rows = []
+    for setting in settings_of(table.config):
+        key = dotted(table.key, setting.name)
+        found = [known.get((key + step, part)) for step, part in parts_of(hints[setting.name])]
+        rows.append(row(key, setting, [part for part in found if part]))
     head = "| key | type | default | meaning |\n|---|---|---|---|"
     return "\n".join([f"{markdown(paragraph(table.config))}\n", head, *rows, ""])
 
@@ -135,7 +143,7 @@ def meaning_of(setting: Setting, parts: list[Table]) -> str:
 
 def link_words(part: Table) -> str:
     """The text of a link to a table."""
-    return f"Keys of {part.choice[1]}" if part.choice else "Keys"
+    return f"Keys of {part.choice.partition(': ')[2]}" if part.choice else "Keys"
 
 
 def dotted(key: str, name: str) -> str:

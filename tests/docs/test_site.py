@@ -95,6 +95,12 @@ def test_every_setting_has_its_row(key: str) -> None:
     assert rows == [field.name for field in dataclasses.fields(SECTIONS[key])]
 
 
+def test_every_section_has_an_id_of_its_own() -> None:
+    anchors = re.findall(r"^### .*\{#(.*)\}$", settings_page(), flags=re.MULTILINE)
+    assert {"data-csv", "data-augment", "space-dimensions-NAME"} <= set(anchors)
+    assert len(anchors) == len(set(anchors))
+
+
 def test_every_setting_says_what_it_means() -> None:
     rows = re.findall(r"^\| (`\w+`) \|.*\| (.*) \|$", settings_page(), flags=re.MULTILINE)
     assert len(rows) > 100

@@ -3,7 +3,7 @@
 The pictures are those of docs/reference/operators.md.
 
 Axis operators are shown as their matrices (a row for each of the child's entries, a column for each
-of the parent's), depth operators as the child's list of blocks, and readings of PIM as the value of
+of the parent's), depth operators as the child's list of blocks, and PIM variants as the value of
 single entries against the momentum. Nothing is drawn by hand: who changes an operator and runs this
 again sees the change. The tiny sizes are for the eye; the rules are the same at every size.
 
@@ -28,13 +28,15 @@ from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 from torch import Tensor
 
-from nas_growclip.data.batches import PairBatch
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import DEPTH_OPERATORS, BlockSource, DepthStep
-from nas_growclip.growth.inherit import Evidence, inherit, plan_growth
+from nas_growclip.growth.inherit import inherit
+from nas_growclip.growth.inputs import GrowthInputs, ImagesAndTokens
+from nas_growclip.growth.ligo import learn_plan
 from nas_growclip.growth.maps import AxisMap, AxisStep, Expansion
-from nas_growclip.growth.operators import OPERATORS, SPECIAL_AXES, find_operator
-from nas_growclip.growth.pim import PIM, Inherited
+from nas_growclip.growth.operators import OPERATORS, SPECIAL_AXES
+from nas_growclip.growth.pim import PIM_VARIANTS, Inherited
+from nas_growclip.growth.plan import plan_growth
 from nas_growclip.growth.tensors import inherit_tensor
 from nas_growclip.growth.verify import perturbed, probe, similarity_change
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
@@ -240,18 +242,16 @@ def draw_ligo() -> Figure:
     rng = torch.Generator().manual_seed(0)
     images = torch.randn(32, 3, 8, 8, generator=rng)
     _, tokens = probe(PARENT, count=32)
-    batch = PairBatch(images, tokens, ("",) * 32)
 
-    def batches(_: Clip) -> Iterator[PairBatch]:
-        return itertools.repeat(batch)
+    def batches(_: Clip) -> Iterator[ImagesAndTokens]:
+        return itertools.repeat((images, tokens))
 
     child = PARENT.with_sizes({"image.width": 6, "image.mlp_width": 6})
     parent, rows = perturbed(Clip(PARENT, seed=1)), {}
     for label, steps in (("start", 0), ("trained", 60)):
         config = GrowthConfig(operator="ligo", learn_steps=steps, learn_rate=0.01)
-        operator = find_operator("ligo")
-        growth = plan_growth(parent, child, operator, config, 0, Evidence(batches=batches))
-        stream, units = (growth.maps[axis] for axis in ("image.width", "image.mlp_width"))
+        plan = learn_plan(plan_growth(parent, child, config), batches)
+        stream, units = (plan.maps[axis] for axis in ("image.width", "image.mlp_width"))
         rows[f"4 to 6, {label}"] = stream_panels(stream) + unit_panels(units)
     return draw_panels(rows, "Starts as net2net; writers and readers are trained, gains are not.")
 
@@ -283,7 +283,7 @@ def draw_embed_dim() -> Figure:
         ],
         "without one": [
             Panel("image projection", alone.write),
-            Panel("text projection", alone.expansion("dual")),
+            Panel("text projection", alone.expansion("text_side")),
         ],
     }
     return draw_panels(rows, "4 to 6. Q keeps lengths, and c Q maps the vector of ones to ones.")
@@ -321,7 +321,9 @@ def draw_tokens() -> Figure:
 def tokens_map(old: ClipArch, new: ClipArch) -> AxisMap:
     """How positions are resampled between two architectures."""
     sizes = old.image.num_tokens, new.image.num_tokens
-    step = step_of("image.tokens", 0)._replace(old=sizes[0], new=sizes[1], parent=old, child=new)
+    step = step_of("image.tokens", 0)._replace(
+        old=sizes[0], new=sizes[1], parent_arch=old, child_arch=new
+    )
     return SPECIAL_AXES["image.tokens"](step)
 
 
@@ -346,7 +348,7 @@ def draw_norm_pre() -> Figure:
         axis_map = operator(step_of("image.width", new, parent, norm_pre=mode or "approximate"))
         rows[label] = [
             *stream_panels(axis_map),
-            Panel("gain of norm_pre", axis_map.expansion("regain")),
+            Panel("gain of norm_pre", axis_map.expansion("stream_gain")),
         ]
     return draw_panels(rows, "Operator exact. With refuse, 4 to 6 is an error.")
 
@@ -428,7 +430,7 @@ def source_words(source: BlockSource) -> str:
     return "\n+ ".join(f"{float(weight):.2g} b{n + 1}" for n, weight in source.parents)
 
 
-# Readings of PIM.
+# PIM variants.
 
 
 class Traced(NamedTuple):
@@ -475,14 +477,18 @@ def draw_entries(axes: Axes, name: str, entries: Sequence[Traced]) -> None:
     """Values of single entries against the momentum."""
     for number, (label, inherited, place) in enumerate(entries):
         values = [
-            float(PIM[name].blend(inherited, GrowthConfig(pim=name, momentum=m))[place])
+            float(PIM_VARIANTS[name].blend(inherited, GrowthConfig(pim=name, momentum=m))[place])
             for m in MOMENTA
         ]
         style: dict[str, Any] = {"linestyle": LINE_STYLES[number], "color": LINE_COLORS[number]}
         axes.plot(MOMENTA, values, label=label, linewidth=1.5, **style)
     copies = [
         sum(
-            float(PIM[name].blend(entry.inherited, GrowthConfig(pim=name, momentum=m))[entry.place])
+            float(
+                PIM_VARIANTS[name].blend(entry.inherited, GrowthConfig(pim=name, momentum=m))[
+                    entry.place
+                ]
+            )
             for entry in entries[:2]
         )
         for m in MOMENTA
@@ -505,8 +511,8 @@ def against_momentum(axes: Axes, what: str, lowest: float = 0.0) -> None:
     axes.grid(color="#e3e3e3", linewidth=0.6)
 
 
-def draw_reading(name: str) -> Figure:
-    """A reading of PIM: which entries it blends."""
+def draw_variant(name: str) -> Figure:
+    """A PIM variant: which entries it blends."""
     figure = Figure(figsize=(5.6, 2.6), layout="constrained")
     axes = figure.subplots()
     draw_entries(axes, name, traced_entries())
@@ -515,7 +521,7 @@ def draw_reading(name: str) -> Figure:
 
 
 def draw_ema() -> Figure:
-    """The reading that starts from the moving average: as convex, but towards another value."""
+    """The variant that starts from the moving average: as convex, but towards another value."""
     figure = Figure(figsize=(5.6, 2.6), layout="constrained")
     axes = figure.subplots()
     weight = next(entry.inherited for entry in traced_entries() if entry.inherited.is_silent)
@@ -523,7 +529,8 @@ def draw_ema() -> Figure:
     sources = {"convex: from the weight": weight, "ema: from its moving average": average}
     for number, (label, inherited) in enumerate(sources.items()):
         values = [
-            float(PIM["ema"].blend(inherited, GrowthConfig(pim="ema", momentum=m))) for m in MOMENTA
+            float(PIM_VARIANTS["ema"].blend(inherited, GrowthConfig(pim="ema", momentum=m)))
+            for m in MOMENTA
         ]
         style: dict[str, Any] = {"linestyle": LINE_STYLES[number], "color": LINE_COLORS[number]}
         axes.plot(MOMENTA, values, label=label, linewidth=1.5, **style)
@@ -535,12 +542,12 @@ def draw_ema() -> Figure:
 
 
 def draw_budgeted() -> Figure:
-    """The reading that searches for its momentum, on a small model with a stand-in for its loss."""
+    """The variant that searches for its momentum, on a small model with a stand-in for its loss."""
     budget, lowest = 0.15, 0.4
     parent = perturbed(Clip(PARENT, seed=1).double())
     child = PARENT.with_sizes({"image.width": 6, "text.mlp_width": 8})
     tried: list[tuple[float, float]] = []
-    whole, fresh = (inherit(parent, child, momentum=m) for m in (1.0, 0.0))
+    whole, fresh = (inherit(parent, child, GrowthConfig(momentum=m)) for m in (1.0, 0.0))
 
     def loss(model: Clip) -> float:
         change = similarity_change(parent, model)
@@ -548,10 +555,12 @@ def draw_budgeted() -> Figure:
             tried.append((momentum_of(model, whole, fresh), change))
         return change
 
-    evidence = Evidence(validation_loss=loss)
-    found = inherit(parent, child, pim="budgeted", budget=budget, evidence=evidence)
+    inputs = GrowthInputs(validation_loss=loss)
+    found = inherit(parent, child, GrowthConfig(pim="budgeted", budget=budget), inputs=inputs)
     momenta = [m for m in MOMENTA if m >= lowest]
-    curve = [similarity_change(parent, inherit(parent, child, momentum=m)) for m in momenta]
+    curve = [
+        similarity_change(parent, inherit(parent, child, GrowthConfig(momentum=m))) for m in momenta
+    ]
     figure = Figure(figsize=(5.6, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(momenta, curve, color="#777777", linewidth=1.2, label="convex blend")
@@ -589,8 +598,8 @@ PICTURES: Mapping[str, Callable[[], Figure]] = {
     "norm_pre": draw_norm_pre,
     **{f"depth_{name}": functools.partial(draw_depth, name) for name in DEPTH_OPERATORS},
     **{
-        f"pim_{name}": functools.partial(draw_reading, name)
-        for name in PIM
+        f"pim_{name}": functools.partial(draw_variant, name)
+        for name in PIM_VARIANTS
         if name not in ("ema", "budgeted")
     },
     "pim_ema": draw_ema,

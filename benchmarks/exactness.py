@@ -176,10 +176,10 @@ def norm_pre(pair: int, seed: int) -> Iterator[Case]:
 
 
 def pim(pair: int, seed: int) -> Iterator[Case]:
-    """The exact reading at two momenta, and two that change the function."""
+    """The exact variant at two momenta, and two that change the function."""
     parent, child = composed_pair(pair, seed)
     for name in DATA_FREE:
-        for reading, momentum in (
+        for variant, momentum in (
             ("null_space", 0.5),
             ("null_space", 0.0),
             ("convex", 0.5),
@@ -188,11 +188,11 @@ def pim(pair: int, seed: int) -> Iterator[Case]:
             config = GrowthConfig(
                 operator=name,
                 depth_operator=EXACT_DEPTHS[pair % 3],
-                pim=reading,
+                pim=variant,
                 momentum=momentum,
                 placement=placement(pair),
             )
-            yield Case(PIM, name, f"{reading}, m = {momentum:g}", parent, (child,), config)
+            yield Case(PIM, name, f"{variant}, m = {momentum:g}", parent, (child,), config)
 
 
 TABLES: Mapping[str, Callable[[int, int], Iterator[Case]]] = {
@@ -220,7 +220,7 @@ def with_patch_size(arch: ClipArch, patch_size: int) -> ClipArch:
     """Larger patches at the same grid, so larger images."""
     rows, columns = arch.image.grid
     sizes = {"image.patch_size": patch_size, "image.image_size": columns * patch_size}
-    if arch.states("image.image_height"):
+    if arch.is_explicit("image.image_height"):
         sizes["image.image_height"] = rows * patch_size
     return arch.with_sizes(sizes)
 
@@ -274,7 +274,7 @@ def grown_change(parent: Clip, case: Case, seed: int) -> float | None:
     model = parent
     try:
         for number, arch in enumerate(case.children):
-            model = inherit(model, arch, seed=seed + number, config=case.config)
+            model = inherit(model, arch, case.config, seed=seed + number)
     except ValueError:
         return None
     return similarity_change(parent, model, seed)

@@ -55,7 +55,7 @@ from nas_growclip.records.lines import append_line, drop_torn_line
 from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.events import Event
 from nas_growclip.training.events import at as at_moment
-from nas_growclip.training.grow_state import Parent
+from nas_growclip.training.grow_state import ParentState
 from nas_growclip.training.loop import DivergedError, train
 from nas_growclip.training.state import TrainConfig, TrainState, optimizer_tensors, start_training
 
@@ -163,10 +163,10 @@ def load_data(data_set: str, folder: Path | None) -> Encoded:
 
 
 @functools.cache
-def load_parent(data_set: str, out: Path) -> Parent:
+def load_parent(data_set: str, out: Path) -> ParentState:
     config = train_config(PARENT_RATE, PARENT_EMA_DECAY)
     state = load_state(parent_file(out, data_set), config, torch.device("cpu"))
-    return Parent(state.model, optimizer_tensors(state), state.ema)
+    return ParentState(state.model, optimizer_tensors(state), state.ema)
 
 
 def parent_file(out: Path, data_set: str) -> Path:

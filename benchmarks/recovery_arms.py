@@ -22,10 +22,11 @@ from nas_growclip.data.sources.table import open_split
 from nas_growclip.evaluation.embeddings import one_caption_each
 from nas_growclip.evaluation.metrics import contrastive_loss
 from nas_growclip.growth.config import GrowthConfig
-from nas_growclip.growth.inherit import BISECTIONS, Evidence
+from nas_growclip.growth.inherit import BISECTIONS
+from nas_growclip.growth.inputs import GrowthInputs
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.grow_state import Parent, grow_training
+from nas_growclip.training.grow_state import ParentState, grow_training
 from nas_growclip.training.state import TrainConfig, TrainState, start_training
 
 PARENT = ClipArch(
@@ -134,16 +135,24 @@ m = 1, AdamW's moments afresh."""
 
 
 def start_arm(
-    arm: Arm, parent: Parent, child_arch: ClipArch, config: TrainConfig, seed: int, data: "Encoded"
+    arm: Arm,
+    parent_state: ParentState,
+    child_arch: ClipArch,
+    config: TrainConfig,
+    seed: int,
+    data: "Encoded",
 ) -> TrainState:
     """Make a child, ready to train; the parent is left as it is."""
     if arm.growth is None:
         return start_training(Clip(child_arch, seed=seed), config)
-    evidence = Evidence(
+    inputs = GrowthInputs(
         validation_loss=lambda model: validation_loss(model, data.validation, config.batch_size),
-        batches=lambda _: draw_batches(data.train, config.batch_size, seed + 1000),
+        batches=lambda _: (
+            (batch.images, batch.tokens)
+            for batch in draw_batches(data.train, config.batch_size, seed + 1000)
+        ),
     )
-    return grow_training(parent, child_arch, arm.growth, config, seed, evidence)
+    return grow_training(parent_state, child_arch, arm.growth, config, seed, inputs)
 
 
 @torch.no_grad()

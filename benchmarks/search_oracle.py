@@ -35,7 +35,7 @@ from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Measure, Trial
 from nas_growclip.records.lines import append_line
 from nas_growclip.training.events import Event
 from nas_growclip.training.events import at as at_moment
-from nas_growclip.training.grow_state import Parent, grow_training
+from nas_growclip.training.grow_state import ParentState, grow_training
 from nas_growclip.training.loop import train
 from nas_growclip.training.state import TrainConfig, start_training
 
@@ -141,7 +141,7 @@ def run_outcome(
     """Grow one candidate and train it for the stage's whole budget."""
     arch = candidate.apply(parent.arch)
     total = stage_steps(parent.arch, arch, data.num_pairs)
-    state = grow_training(Parent(parent), arch, GrowthConfig(), TRAIN, seed)
+    state = grow_training(ParentState(parent), arch, GrowthConfig(), TRAIN, seed)
     state.curve.append((0, loss_on(state.model, data.validation)))
     points = measured_steps(total)
 

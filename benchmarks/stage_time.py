@@ -34,12 +34,12 @@ SEARCH = "the search: sampler, storage, records, scores"
 FIRST_STEP = """
 import os, sys, time
 sys.argv = ["growclip", "run", {experiment!r}, "--out", {out!r}]
-from nas_growclip.training.optimizer import AgedAdamW
-step = AgedAdamW.step
+from nas_growclip.training.optimizer import EntrywiseAdamW
+step = EntrywiseAdamW.step
 def first_step(self, closure=None):
     step(self, closure)
     os._exit(0)
-AgedAdamW.step = first_step
+EntrywiseAdamW.step = first_step
 from nas_growclip.cli.main import main
 main()
 """

@@ -10,7 +10,7 @@ from nas_growclip.compare.config import CompareConfig
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.growth.depth import DEPTH_OPERATORS
 from nas_growclip.growth.operators import OPERATORS
-from nas_growclip.growth.pim import PIM, PIM_GROUPS
+from nas_growclip.growth.pim import PIM_GROUPS, PIM_VARIANTS
 from nas_growclip.models.arch import DIMENSIONS, PRESETS
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
 from nas_growclip.search.nni.experiment import ASSESSORS, TUNERS
@@ -21,7 +21,7 @@ from nas_growclip.search.trigger import TRIGGERS
 CHOICES = {
     "growth.operator": OPERATORS,
     "growth.depth_operator": DEPTH_OPERATORS,
-    "growth.pim": PIM,
+    "growth.pim": PIM_VARIANTS,
     "growth.pim_exclude": PIM_GROUPS,
     "search.backend": (*BACKENDS, *EXPERIMENT_BACKENDS),
     "search.sampler": SAMPLERS,

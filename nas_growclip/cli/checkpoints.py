@@ -87,7 +87,7 @@ def grow(
         norm_pre=norm_pre,
     )
     model = open_checkpoint(parent)
-    child = inherit(model, model.arch.with_sizes(targets), seed=seed, config=config)
+    child = inherit(model, model.arch.with_sizes(targets), config, seed=seed)
     save_model(child, out)
     _print_growth(model, child, config)
 

@@ -13,7 +13,7 @@ from nas_growclip.evaluation.metrics import METRICS
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import DEPTH_OPERATORS
 from nas_growclip.growth.operators import OPERATORS
-from nas_growclip.growth.pim import PIM, PIM_GROUPS
+from nas_growclip.growth.pim import PIM_GROUPS, PIM_VARIANTS
 from nas_growclip.growth.space import GrowthSpace
 from nas_growclip.interop.importing import checkpoint_arch
 from nas_growclip.io.choices import require_choice
@@ -75,7 +75,7 @@ class ExperimentConfig:
         self._check_stages()
         _check_names("growth.operator", (self.growth.operator,), OPERATORS)
         _check_names("growth.depth_operator", (self.growth.depth_operator,), DEPTH_OPERATORS)
-        _check_names("growth.pim", (self.growth.pim,), PIM)
+        _check_names("growth.pim", (self.growth.pim,), PIM_VARIANTS)
         _check_names("growth.pim_exclude", self.growth.pim_exclude, PIM_GROUPS)
         if self.growth.pim == "ema" and not self.train.ema_decay:
             raise ValueError("growth.pim: 'ema' must have train.ema_decay above 0, but it is 0.")

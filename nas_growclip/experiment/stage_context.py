@@ -11,7 +11,7 @@ from nas_growclip.models.clip import Clip
 from nas_growclip.records.entries import StageResult
 from nas_growclip.records.folder import RunFolder, StageFolder, TrialsFolder
 from nas_growclip.training.events import Event, Observer, no_observer
-from nas_growclip.training.grow_state import Parent
+from nas_growclip.training.grow_state import ParentState
 from nas_growclip.training.process_group import ProcessGroup, current_group
 
 
@@ -22,7 +22,7 @@ class StageContext:
     config: ExperimentConfig
     plan: StagePlan
     data: DataStage
-    parent_state: Parent
+    parent_state: ParentState
     """The parent, with what its training left behind."""
     history: Sequence[StageResult]
     """Results of the stages before."""

@@ -24,7 +24,7 @@ from nas_growclip.records.folder import (
     read_trials,
 )
 from nas_growclip.training.checkpoint import load_parent
-from nas_growclip.training.grow_state import Parent
+from nas_growclip.training.grow_state import ParentState
 from nas_growclip.training.process_group import current_group
 from nas_growclip.training.state import start_training
 
@@ -104,7 +104,7 @@ def make_stage(
 
 def load_stage_parent(
     config: ExperimentConfig, run: Path, finished: Sequence[StageResult], device: torch.device
-) -> Parent:
+) -> ParentState:
     """What the stage after the finished ones grows from.
 
     Raises:
@@ -117,7 +117,7 @@ def load_stage_parent(
     else:
         arch = finished[-1].arch if finished else config.parent_arch
         model = Clip(arch, seed=config.seed).to(device)
-    return Parent(model, ema=start_training(model, config.train).ema)
+    return ParentState(model, ema=start_training(model, config.train).ema)
 
 
 def _first_parent(config: ExperimentConfig, run: Path) -> Clip:

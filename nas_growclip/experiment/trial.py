@@ -10,10 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nas_growclip.data.batches import (
-    PairBatch,
-    training_batches,
-)
+from nas_growclip.data.batches import training_batches
 from nas_growclip.experiment.stage_context import StageContext
 from nas_growclip.experiment.stage_training import (
     TrainingFile,
@@ -26,7 +23,7 @@ from nas_growclip.experiment.stage_training import (
 )
 from nas_growclip.experiment.trial_records import read_record, write_record
 from nas_growclip.growth.candidates import Candidate
-from nas_growclip.growth.inherit import Evidence
+from nas_growclip.growth.inputs import GrowthInputs, ImagesAndTokens
 from nas_growclip.io.files import locked, make_folder
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
@@ -136,19 +133,23 @@ def trial_state(stage: StageContext, candidate: Candidate) -> TrainState:
     growth = stage.config.growth
     if momentum is not None:
         growth = replace(growth, momentum=momentum)
+    inputs = growth_inputs(stage)
     state = grow_training(
-        stage.parent_state, arch, growth, stage.config.train, stage.plan.seed, evidence(stage)
+        stage.parent_state, arch, growth, stage.config.train, stage.plan.seed, inputs
     )
     state.curve.append((0, finite_loss(stage, state)))
     return state
 
 
-def evidence(stage: StageContext) -> Evidence:
+def growth_inputs(stage: StageContext) -> GrowthInputs:
     """What growing may look at: the validation loss, and the stage's batches."""
 
-    def batches(child: Clip) -> Iterator[PairBatch]:
-        encoder = training_encoder(stage.config, child)
+    def batches(child: Clip) -> Iterator[ImagesAndTokens]:
+        encoder, seed = training_encoder(stage.config, child), stage.plan.seed
         batch_size = stage.config.train.batch_size
-        return training_batches(stage.data.train, encoder, batch_size, seed=stage.plan.seed)
+        for batch in training_batches(stage.data.train, encoder, batch_size, seed=seed):
+            yield batch.images, batch.tokens
 
-    return Evidence(validation_loss=lambda model: validation_loss(stage, model), batches=batches)
+    return GrowthInputs(
+        validation_loss=lambda model: validation_loss(stage, model), batches=batches
+    )

@@ -4,8 +4,8 @@ A first moment grows as the gradient does, a second moment as its square. If a s
 times as large and read through gains divided by c, gradients of its writers are divided by c and
 those of the gains multiplied (up to the mean over the stream, which new coordinates shift, and to
 which the next LayerNorm is blind); copies' gradients come in their readers' shares. Entries that
-are new have no moments and age 0: they take their first optimizer step as fresh ones do, whatever
-the age of the rest of their tensor.
+are new have no moments and a step count of 0: they take their first optimizer step as fresh ones
+do, however many the rest of their tensor has had.
 
 Reference: staged training (Shen et al., 2022, arXiv 2203.06211), section 3.3, for even copies.
 """
@@ -18,38 +18,38 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nas_growclip.growth.maps import AxisMap, Expansion
-from nas_growclip.growth.plan import Growth
+from nas_growclip.growth.plan import GrowthPlan
 from nas_growclip.models.axes import STREAM_AXES, AxisSpec, param_axes, split_block
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def grow_moments(growth: Growth, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Moments and ages of a child's parameters.
+def grow_moments(plan: GrowthPlan, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Moments and step counts of a child's parameters.
 
     Args:
-        growth: The plan by which the child was grown.
-        moments: The parent's ``exp_avg.NAME``, ``exp_avg_sq.NAME`` and ``age.NAME``; an age is the
-            number of optimizer steps, of the whole tensor or of each entry.
+        plan: The plan by which the child was grown.
+        moments: The parent's ``exp_avg.NAME``, ``exp_avg_sq.NAME`` and ``step_count.NAME``, the
+            number of optimizer steps of the whole tensor or of each entry.
 
     Returns:
-        The same for the child, under the child's names. Parameters that start afresh are left out:
-        those of inserted blocks, and those whose entries mix several of the parent's.
+        The same for the child, under the child's names. Parameters that start from zero are left
+        out: those of inserted blocks, and those whose entries mix several of the parent's.
     """
     grown: dict[str, Tensor] = {}
-    gradients = {axis: gradient_map(axis, growth.maps[axis]) for axis in growth.maps}
-    for name in _child_names(growth):
-        source = _source_name(name, growth)
+    gradients = {axis: gradient_map(axis, plan.maps[axis]) for axis in plan.maps}
+    for name in _child_names(plan):
+        source = _source_name(name, plan)
         axes = param_axes(name)
         if source is None or f"exp_avg.{source}" not in moments:
             continue
-        states = {key: moments[f"{key}.{source}"] for key in (*MOMENTS, "age")}
-        is_grown = any(axis.name in growth.maps for axis in axes.axes)
-        if not is_grown and not growth.is_folded(source):
+        states = {key: moments[f"{key}.{source}"] for key in (*MOMENTS, "step_count")}
+        is_grown = any(axis.name in plan.maps for axis in axes.axes)
+        if not is_grown and not plan.is_folded(source):
             grown |= {f"{key}.{name}": value.clone() for key, value in states.items()}
-        elif growth.config.moments == "grow" and not growth.is_folded(source):
-            mapped = _mapped(states, axes, growth, gradients)
-            if mapped["age"].any():
+        elif plan.config.moments == "grow" and not plan.is_folded(source):
+            mapped = _mapped(states, axes, plan, gradients)
+            if mapped["step_count"].any():
                 grown |= {f"{key}.{name}": value for key, value in mapped.items()}
     return grown
 
@@ -86,18 +86,18 @@ def _unmixed(matrix: Float[Tensor, "new old"]) -> Float[Tensor, "new old"]:
 def _mapped(
     states: Mapping[str, Tensor],
     axes: AxisSpec,
-    growth: Growth,
+    plan: GrowthPlan,
     gradients: Mapping[str, AxisMap],
 ) -> dict[str, Tensor]:
     parts = axes.parts() if axes.is_fused else (axes,)
-    shape = (len(parts), *parts[0].shape(growth.arch))
-    stored = axes.stored_shape(growth.child_arch)
-    age = states["age"].expand(states["exp_avg"].shape)
+    shape = (len(parts), *parts[0].shape(plan.parent_arch))
+    stored = axes.stored_shape(plan.child_arch)
+    step_count = states["step_count"].expand(states["exp_avg"].shape)
     grown: dict[str, Tensor] = {}
     changes: tuple[tuple[str, Tensor, Callable[[Tensor], Tensor]], ...] = (
         ("exp_avg", states["exp_avg"], torch.clone),
         ("exp_avg_sq", states["exp_avg_sq"], torch.square),
-        ("age", age.to(torch.float64), lambda matrix: matrix.abs().sign()),
+        ("step_count", step_count.to(torch.float64), lambda matrix: matrix.abs().sign()),
     )
     for key, value, change in changes:
         pieces = [
@@ -105,7 +105,7 @@ def _mapped(
             for piece, part in zip(value.reshape(shape), parts, strict=True)
         ]
         grown[key] = torch.stack(pieces).reshape(stored)
-    grown["age"] = grown["age"].to(torch.int32)
+    grown["step_count"] = grown["step_count"].to(torch.int32)
     return grown
 
 
@@ -125,24 +125,24 @@ def _along_all_axes(
     return value
 
 
-def _child_names(growth: Growth) -> list[str]:
+def _child_names(plan: GrowthPlan) -> list[str]:
     names = []
-    for name in growth.params:
+    for name in plan.params:
         block = split_block(name)
         if block is None:
             names.append(name)
         elif block[1] == 0:
             names += [
-                f"{block[0]}.{number}.{block[2]}" for number in range(len(growth.blocks[block[0]]))
+                f"{block[0]}.{number}.{block[2]}" for number in range(len(plan.blocks[block[0]]))
             ]
     return names
 
 
-def _source_name(name: str, growth: Growth) -> str | None:
+def _source_name(name: str, plan: GrowthPlan) -> str | None:
     block = split_block(name)
     if block is None:
         return name
-    source = growth.blocks[block[0]][block[1]]
+    source = plan.blocks[block[0]][block[1]]
     if source.is_inserted or len(source.parents) != 1:
         return None
     return f"{block[0]}.{source.parents[0][0]}.{block[2]}"

@@ -7,7 +7,7 @@ from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import find_depth_operator
 from nas_growclip.growth.exactness import EXACT, LOSSY, Claim
 from nas_growclip.growth.operators import find_operator
-from nas_growclip.growth.pim import find_reading
+from nas_growclip.growth.pim import find_pim_variant
 from nas_growclip.models.arch import ClipArch, dimension_steps
 
 
@@ -32,16 +32,18 @@ def claim_of(dimension: str, config: GrowthConfig) -> Claim:
     return operator.claims[dimension]
 
 
-def step_claims(parent: ClipArch, child: ClipArch, config: GrowthConfig) -> Iterator[StepClaim]:
+def step_claims(
+    parent_arch: ClipArch, child_arch: ClipArch, config: GrowthConfig
+) -> Iterator[StepClaim]:
     """The claims of every step from a parent to a child."""
-    reading = find_reading(config.pim)
-    is_kept = reading.is_exact or (reading.is_exact_at_one and config.momentum == 1)
-    for dimension, (old, new) in dimension_steps(parent, child).items():
+    variant = find_pim_variant(config.pim)
+    is_kept = variant.is_exact or (variant.is_exact_at_one and config.momentum == 1)
+    for dimension, (old, new) in dimension_steps(parent_arch, child_arch).items():
         claim = claim_of(dimension, config)
-        holds = claim.holds(parent, child) and is_kept
+        holds = claim.holds(parent_arch, child_arch) and is_kept
         yield StepClaim(dimension, old, new, holds, claim.condition)
 
 
-def is_exact(parent: ClipArch, child: ClipArch, config: GrowthConfig) -> bool:
+def is_exact(parent_arch: ClipArch, child_arch: ClipArch, config: GrowthConfig) -> bool:
     """Whether every step from a parent to a child is exact."""
-    return all(claim.is_exact for claim in step_claims(parent, child, config))
+    return all(claim.is_exact for claim in step_claims(parent_arch, child_arch, config))

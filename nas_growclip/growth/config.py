@@ -23,13 +23,13 @@ class GrowthConfig:
     momentum: float = 1.0
     """Share m of the inherited weight in PIM's blend; 1 only inherits."""
     pim: str = "convex"
-    """Reading of PIM, a name in ``PIM``."""
+    """PIM variant, a name in ``PIM_VARIANTS``."""
     pim_exclude: tuple[str, ...] = ()
     """Groups of matrices that PIM leaves as inherited, names in ``PIM_GROUPS``."""
     budget: float = 0.05
-    """Rise of the validation loss, in nats, that the ``budgeted`` reading may cause."""
+    """Rise of the validation loss, in nats, that the ``budgeted`` variant may cause."""
     perturbation: float = 0.1
-    """Share of fresh weight that the ``shrink_perturb`` reading adds."""
+    """Share of fresh weight that the ``shrink_perturb`` variant adds."""
     snr_db: float = 20.0
     """Signal-to-noise ratio of ``hypercloning``'s symmetric noise, in decibels."""
     gate_steps: int = 100
@@ -53,3 +53,7 @@ class GrowthConfig:
             learn_steps=at_least(0),
             learn_rate=above(0),
         )
+
+
+DEFAULT_GROWTH = GrowthConfig()
+"""Exact growth that only inherits."""

@@ -15,74 +15,78 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from nas_growclip.data.batches import PairBatch
 from nas_growclip.growth.depth import BlockSource
+from nas_growclip.growth.inputs import ImagesAndTokens
 from nas_growclip.growth.maps import AxisMap
 from nas_growclip.growth.operators import SPECIAL_AXES
-from nas_growclip.growth.plan import Growth
+from nas_growclip.growth.plan import GrowthPlan
 from nas_growclip.growth.tensors import grown_params
 from nas_growclip.models.axes import BLOCK_LISTS
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.losses import ContrastiveLoss
 
 
-def learn_growth(growth: Growth, batches: Callable[[Clip], Iterator[PairBatch]] | None) -> Growth:
-    """Train a growth's matrices.
+def learn_plan(
+    plan: GrowthPlan, batches: Callable[[Clip], Iterator[ImagesAndTokens]] | None
+) -> GrowthPlan:
+    """Train a plan's matrices for ``config.learn_steps`` steps of AdamW.
 
     Args:
-        growth: The plan to start from; left as it is.
+        plan: The plan to start from; left as it is.
         batches: Gives an iterator over training batches for the child.
 
     Raises:
-        ValueError: If there are no batches.
+        ValueError: If there are steps to train for, but no batches.
     """
+    if not plan.config.learn_steps:
+        return plan
     if batches is None:
         raise ValueError("The ligo operator must have batches to train on, but got none.")
-    growth = _with_active_blocks(growth)
-    matrices, mixtures = _leaves(growth)
+    plan = _with_active_blocks(plan)
+    matrices, mixtures = _leaves(plan)
     if not matrices and not mixtures:
-        return growth
+        return plan
     optimizer = torch.optim.AdamW(
-        [*matrices.values(), *mixtures.values()], lr=growth.config.learn_rate, weight_decay=0.0
+        [*matrices.values(), *mixtures.values()], lr=plan.config.learn_rate, weight_decay=0.0
     )
-    device = growth.params["logit_scale"].device
-    child = Clip(growth.child_arch, seed=growth.seed).to(device, growth.params["logit_scale"].dtype)
+    device = plan.params["logit_scale"].device
+    child = Clip(plan.child_arch, seed=plan.seed).to(device, plan.params["logit_scale"].dtype)
     loss_fn, stream = ContrastiveLoss(child.logit_bias is not None), batches(child)
-    for _ in range(growth.config.learn_steps):
-        batch = next(stream).to(device)
-        params = _child_params(_with_leaves(growth, matrices, mixtures), child)
-        loss = loss_fn(*functional_call(child, params, (batch.images, batch.tokens)))
+    for _ in range(plan.config.learn_steps):
+        images, tokens = next(stream)
+        params = _child_params(_with_leaves(plan, matrices, mixtures), child)
+        loss = loss_fn(*functional_call(child, params, (images.to(device), tokens.to(device))))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
     learned = {key: matrix.detach() for key, matrix in matrices.items()}
-    return _with_leaves(growth, learned, {key: mix.detach() for key, mix in mixtures.items()})
+    return _with_leaves(plan, learned, {key: mix.detach() for key, mix in mixtures.items()})
 
 
-def _child_params(growth: Growth, child: Clip) -> dict[str, Tensor]:
+def _child_params(plan: GrowthPlan, child: Clip) -> dict[str, Tensor]:
     fresh = {name: value.detach() for name, value in child.named_parameters()}
-    return {inherited.name: inherited.value for inherited in grown_params(growth, fresh)}
+    return {inherited.name: inherited.value for inherited in grown_params(plan, fresh)}
 
 
-def _with_active_blocks(growth: Growth) -> Growth:
+def _with_active_blocks(plan: GrowthPlan) -> GrowthPlan:
     blocks = {
         name: tuple(source._replace(mode="active") for source in sources)
-        for name, sources in growth.blocks.items()
+        for name, sources in plan.blocks.items()
     }
-    return replace(growth, blocks=blocks)
+    return replace(plan, blocks=blocks)
 
 
-def _leaves(growth: Growth) -> tuple[dict[tuple[str, str], Tensor], dict[str, Tensor]]:
+def _leaves(plan: GrowthPlan) -> tuple[dict[tuple[str, str], Tensor], dict[str, Tensor]]:
     """What is learned: matrices by (axis, role), and mixtures of blocks by list."""
     matrices = {
         (axis, role): axis_map.expansion(role).matrix.clone().requires_grad_()
-        for axis, axis_map in growth.maps.items()
+        for axis, axis_map in plan.maps.items()
         if axis not in SPECIAL_AXES
         for role in ("write", "read")
     }
     mixtures = {}
-    for name, sources in growth.blocks.items():
-        old = growth.arch.size(BLOCK_LISTS[name])
+    for name, sources in plan.blocks.items():
+        old = plan.parent_arch.size(BLOCK_LISTS[name])
         if old and len(sources) != old:
             mixture = torch.zeros(len(sources), old, dtype=torch.float64)
             for row, source in enumerate(sources):
@@ -93,13 +97,13 @@ def _leaves(growth: Growth) -> tuple[dict[tuple[str, str], Tensor], dict[str, Te
 
 
 def _with_leaves(
-    growth: Growth, matrices: Mapping[tuple[str, str], Tensor], mixtures: Mapping[str, Tensor]
-) -> Growth:
+    plan: GrowthPlan, matrices: Mapping[tuple[str, str], Tensor], mixtures: Mapping[str, Tensor]
+) -> GrowthPlan:
     maps = {
         axis: _with_matrices(axis_map, matrices[axis, "write"], matrices[axis, "read"])
         if (axis, "write") in matrices
         else axis_map
-        for axis, axis_map in growth.maps.items()
+        for axis, axis_map in plan.maps.items()
     }
     mixed = {
         name: tuple(
@@ -110,9 +114,9 @@ def _with_leaves(
         )
         if name in mixtures
         else sources
-        for name, sources in growth.blocks.items()
+        for name, sources in plan.blocks.items()
     }
-    return replace(growth, maps=maps, blocks=mixed)
+    return replace(plan, maps=maps, blocks=mixed)
 
 
 def _with_matrices(axis_map: AxisMap, write: Tensor, read: Tensor) -> AxisMap:

@@ -25,8 +25,8 @@ class AxisStep(NamedTuple):
     axis: str
     old: int
     new: int
-    parent: ClipArch
-    child: ClipArch
+    parent_arch: ClipArch
+    child_arch: ClipArch
     config: GrowthConfig
     rng: torch.Generator
 
@@ -121,13 +121,13 @@ class AxisMap:
     read: Expansion
     gain: Expansion
     shift: Expansion
-    regain: Expansion | None = None
+    stream_gain: Expansion | None = None
     """A stream-writing LayerNorm's gain; as ``shift`` where it is None."""
     query: Expansion | None = None
     """Rows of queries; as ``write`` where it is None."""
     key: Expansion | None = None
     """Rows of keys; as ``write`` where it is None."""
-    dual: Expansion | None = None
+    text_side: Expansion | None = None
     """The text tower's side of the joint embedding; as ``write`` where it is None."""
     folds_norms: bool = False
     """Whether LayerNorms' gains and shifts are first folded into what reads through them."""
@@ -137,7 +137,7 @@ class AxisMap:
         stated: Expansion | None = getattr(self, role)
         if stated is not None:
             return stated
-        return self.shift if role == "regain" else self.write
+        return self.shift if role == "stream_gain" else self.write
 
 
 def _product(value: Tensor, matrix: Tensor, position: int) -> Tensor:

@@ -72,7 +72,7 @@ def exact_axis(step: AxisStep) -> AxisMap:
         read=Expansion(keep, is_new, is_free=True),
         gain=Expansion(keep / scale, is_new, is_free=True),
         shift=Expansion(keep, is_new),
-        regain=Expansion(keep, is_new, is_free=True),
+        stream_gain=Expansion(keep, is_new, is_free=True),
     )
 
 
@@ -101,7 +101,7 @@ def average_axis(step: AxisStep) -> AxisMap:
         read=Expansion(shares(copies, step), is_fill, is_free=True, copies=sources),
         gain=Expansion(copies / scale, is_fill, is_free=True),
         shift=Expansion(copies, is_fill),
-        regain=Expansion(copies, is_fill),
+        stream_gain=Expansion(copies, is_fill),
     )
 
 
@@ -114,7 +114,7 @@ def net2net_axis(step: AxisStep) -> AxisMap:
     function-preserving initialisation (Chen et al., 2022, arXiv 2110.07143). The uneven shares
     are ours: with even ones copies get equal gradients and never part. With uneven ones gradients
     are proportional, which AdamW all but levels, so copies part slowly; ``hypercloning``'s noise
-    and the ``null_space`` reading of PIM part them at once.
+    and the ``null_space`` PIM variant part them at once.
     """
     return copied(step, drawn_sources(step), uneven=True)
 
@@ -195,9 +195,9 @@ def embed_dim_axis(step: AxisStep) -> AxisMap:
     tower's 0.
     """
     keep, is_new = _keep(step)
-    if not (step.parent.shared.depth or step.child.shared.depth):
+    if not (step.parent_arch.shared.depth or step.child_arch.shared.depth):
         side = Expansion(keep, is_new, is_free=True, free_scale=ONE_SIDED)
-        return AxisMap(side, side, side, side, dual=Expansion(keep, is_new))
+        return AxisMap(side, side, side, side, text_side=Expansion(keep, is_new))
     scale = sqrt(step.new / step.old)
     isometry = ones_keeping_isometry(step.old, step.new)
     every = torch.ones(step.new, dtype=torch.bool)
@@ -227,7 +227,10 @@ def patch_size_axis(step: AxisStep) -> AxisMap:
 def tokens_axis(step: AxisStep) -> AxisMap:
     """Resample positions on the patch grid (bicubic, antialiased), the class token's aside."""
     basis = torch.eye(step.old)[None]
-    (old_rows, old_columns), (rows, columns) = step.parent.image.grid, step.child.image.grid
+    (old_rows, old_columns), (rows, columns) = (
+        step.parent_arch.image.grid,
+        step.child_arch.image.grid,
+    )
     matrix = resample_abs_pos_embed(basis, [rows, columns], [old_rows, old_columns])
     return _resampled(step, matrix[0].double())
 
@@ -288,7 +291,7 @@ def ones_keeping_isometry(old: int, new: int) -> Float[Tensor, "new old"]:
 
 def has_norm_pre(step: AxisStep) -> bool:
     """Whether the axis is a stream that a LayerNorm writes."""
-    return step.axis == "image.width" and step.parent.image.norm_pre
+    return step.axis == "image.width" and step.parent_arch.image.norm_pre
 
 
 def _keep(step: AxisStep) -> tuple[Tensor, Tensor]:
@@ -314,7 +317,7 @@ SPECIAL_AXES: Mapping[str, AxisOperator] = {
 """Axes that grow in one way under every operator."""
 
 
-OPERATORS: Mapping[str, GrowthOperator] = {
+OPERATORS: dict[str, GrowthOperator] = {
     "exact": GrowthOperator(exact_axis, claims(any_ratio, always)),
     "average": GrowthOperator(average_axis, claims(any_ratio, always)),
     "net2net": GrowthOperator(net2net_axis, claims(_integer_ratio, always)),
@@ -325,7 +328,7 @@ OPERATORS: Mapping[str, GrowthOperator] = {
     "ligo": GrowthOperator(net2net_axis, claims(never, never), is_learned=True),
     "random": GrowthOperator(random_axis, _ALL_LOSSY, forgets=True),
 }
-"""Growth operators by name."""
+"""Growth operators by name; one of your own may be added."""
 
 
 def find_operator(name: str) -> GrowthOperator:

@@ -1,7 +1,7 @@
 """Parameter inheriting with momentum (PIM): inherited weights blended with fresh ones.
 
 GrowCLIP (Deng et al., ICCV 2023, arXiv 2308.11331) gives the idea; its formula and coefficient
-are not public in any source we could reach, so the readings here are ours and are named. At
+are not public in any source we could reach, so the variants here are ours and are named. At
 momentum 1 ``convex`` and ``null_space`` are plain inheriting.
 """
 
@@ -48,8 +48,8 @@ Blend = Callable[[Inherited, GrowthConfig], Tensor]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One reading of PIM."""
+class PimVariant:
+    """One variant of PIM."""
 
     blend: Blend
     takes_ema: bool = False
@@ -111,23 +111,23 @@ def blends(inherited: Inherited, config: GrowthConfig) -> bool:
     return not any(part in inherited.name for part in parts)
 
 
-PIM: Mapping[str, Reading] = {
-    "convex": Reading(convex, is_exact_at_one=True),
-    "null_space": Reading(null_space, is_exact=True),
-    "budgeted": Reading(convex, is_budgeted=True),
-    "ema": Reading(convex, takes_ema=True),
-    "shrink_perturb": Reading(shrink_perturb),
+PIM_VARIANTS: Mapping[str, PimVariant] = {
+    "convex": PimVariant(convex, is_exact_at_one=True),
+    "null_space": PimVariant(null_space, is_exact=True),
+    "budgeted": PimVariant(convex, is_budgeted=True),
+    "ema": PimVariant(convex, takes_ema=True),
+    "shrink_perturb": PimVariant(shrink_perturb),
 }
-"""Readings of PIM by name."""
+"""Variants of PIM by name."""
 
 
-def find_reading(name: str) -> Reading:
-    """The reading of PIM of that name.
+def find_pim_variant(name: str) -> PimVariant:
+    """The PIM variant of that name.
 
     Raises:
         ValueError: If there is none.
     """
-    return look_up(PIM, name, "pim")
+    return look_up(PIM_VARIANTS, name, "pim")
 
 
 def check_groups(names: tuple[str, ...]) -> None:

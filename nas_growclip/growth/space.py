@@ -19,7 +19,7 @@ from nas_growclip.growth.candidates import (
 )
 from nas_growclip.io.choices import require_choice
 from nas_growclip.io.ranges import check_ranges, within
-from nas_growclip.models.arch import DIMENSIONS, FOLLOWING, MAX_SIZE, ClipArch
+from nas_growclip.models.arch import DIMENSIONS, MAX_SIZE, TIED_DIMENSIONS, ClipArch
 
 Steps = tuple[GrowthStep, ...]
 """One way for a dimension, or a group of dimensions, to grow."""
@@ -169,5 +169,9 @@ def _unit(arch: ClipArch, dimension: str) -> int:
         return arch.image.patch_size
     if dimension == "embed_dim" and not arch.shared.depth:
         return 1
-    followers = [f for f, leader in FOLLOWING.items() if leader == dimension and not arch.states(f)]
-    return arch.size(followers[0].replace(".heads", ".head_dim")) if followers else 1
+    tied = [
+        name
+        for name, leader in TIED_DIMENSIONS.items()
+        if leader == dimension and not arch.is_explicit(name)
+    ]
+    return arch.size(tied[0].replace(".heads", ".head_dim")) if tied else 1

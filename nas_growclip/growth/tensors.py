@@ -9,7 +9,7 @@ from torch import Tensor
 from nas_growclip.growth.depth import BlockSource
 from nas_growclip.growth.maps import AxisMap
 from nas_growclip.growth.pim import Inherited
-from nas_growclip.growth.plan import Growth
+from nas_growclip.growth.plan import GrowthPlan
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import (
     AxisSpec,
@@ -17,54 +17,54 @@ from nas_growclip.models.axes import (
 )
 
 
-def grown_params(growth: Growth, fresh: Mapping[str, Tensor]) -> Iterator[Inherited]:
+def grown_params(plan: GrowthPlan, fresh: Mapping[str, Tensor]) -> Iterator[Inherited]:
     """Every parameter of the child before PIM's blend, one after the other.
 
     Args:
-        growth: The plan.
+        plan: The plan.
         fresh: A fresh initialisation of the child.
     """
     for name, value in fresh.items():
-        yield grown_param(name, value, growth)
+        yield grown_param(name, value, plan)
 
 
-def grown_param(name: str, fresh: Tensor, growth: Growth) -> Inherited:
+def grown_param(name: str, fresh: Tensor, plan: GrowthPlan) -> Inherited:
     """One parameter of the child before PIM's blend.
 
     Raises:
         ValueError: If the axis table has no row for it.
     """
-    axes, source = param_axes(name), growth.source(name)
+    axes, source = param_axes(name), plan.source(name)
     is_silent = source.mode in ("silent", "gated")
     inherited = Inherited(name, fresh, fresh, None, axes.is_linear, is_silent, is_zero=False)
     if source.mode == "silent" and axes.writes_stream:
         return inherited._replace(value=torch.zeros_like(fresh), is_zero=True)
     if source.parents:
-        value, null = _grown(name, fresh, axes, source, growth)
+        value, null = _grown(name, fresh, axes, source, plan)
         inherited = inherited._replace(value=value, null=null)
     if source.mode == "cancelled":
-        cancelled = _cancelled(name, inherited.value, axes, growth.child_arch)
+        cancelled = _cancelled(name, inherited.value, axes, plan.child_arch)
         return inherited._replace(value=cancelled, null=None)
-    if growth.is_noisy and inherited.null is not None:
-        inherited = inherited._replace(value=_noisy(inherited, growth.config.snr_db))
+    if plan.operator.is_noisy and inherited.null is not None:
+        inherited = inherited._replace(value=_noisy(inherited, plan.config.snr_db))
     return inherited
 
 
 def _grown(
-    name: str, fresh: Tensor, axes: AxisSpec, source: BlockSource, growth: Growth
+    name: str, fresh: Tensor, axes: AxisSpec, source: BlockSource, plan: GrowthPlan
 ) -> tuple[Tensor, Tensor | None]:
     parts = axes.parts() if axes.is_fused else (axes,)
 
     def unfold(tensor: Tensor, arch: ClipArch) -> list[Tensor]:
         return list(tensor.reshape(len(parts), *parts[0].shape(arch)))
 
-    weights = unfold(growth.parent_weight(name, source), growth.arch)
+    weights = unfold(plan.parent_weight(name, source), plan.parent_arch)
     uppers: list[Tensor] | list[None] = [None] * len(parts)
-    if _takes_upper(axes, growth):
-        uppers = unfold(growth.parent_weight(name, source, above=1), growth.arch)
+    if _takes_upper(axes, plan):
+        uppers = unfold(plan.parent_weight(name, source, above=1), plan.parent_arch)
     pieces = [
-        inherit_tensor(*tensors, growth.maps)
-        for tensors in zip(weights, uppers, unfold(fresh, growth.child_arch), parts, strict=True)
+        inherit_tensor(*tensors, plan.maps)
+        for tensors in zip(weights, uppers, unfold(fresh, plan.child_arch), parts, strict=True)
     ]
     values = torch.stack([value for value, _ in pieces]).reshape(fresh.shape)
     nulls = [null for _, null in pieces if null is not None]
@@ -123,11 +123,9 @@ def inherit_tensor(
     return value, torch.where(is_held, fresh - shared, 0)
 
 
-def _takes_upper(axes: AxisSpec, growth: Growth) -> bool:
+def _takes_upper(axes: AxisSpec, plan: GrowthPlan) -> bool:
     expansions = (
-        growth.maps[axis.name].expansion(axis.role)
-        for axis in axes.axes
-        if axis.name in growth.maps
+        plan.maps[axis.name].expansion(axis.role) for axis in axes.axes if axis.name in plan.maps
     )
     return any(expansion.is_upper is not None for expansion in expansions)
 

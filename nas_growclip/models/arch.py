@@ -43,13 +43,13 @@ DIMENSIONS = (
 )
 """Every dimension of the growth space, in the order of tables and figures."""
 
-FOLLOWING = {
+TIED_DIMENSIONS = {
     "image.heads": "image.width",
     "text.heads": "text.width",
     "shared.heads": "embed_dim",
     "image.image_height": "image.image_size",
 }
-"""Dimensions that follow another one for as long as the architecture does not state them."""
+"""Dimensions that are tied to another one as long as the architecture does not state them."""
 
 FIXED_TRAITS = (
     ("image", "norm_pre"),
@@ -239,10 +239,11 @@ class ClipArch:
             value = getattr(value, part)
         return int(value)
 
-    def states(self, dimension: str) -> bool:
-        """Whether the architecture states a dimension itself, instead of letting it follow."""
+    def is_explicit(self, dimension: str) -> bool:
+        """Whether the architecture states a dimension itself, instead of leaving it tied."""
         encoder, _, field = dimension.rpartition(".")
-        return dimension not in FOLLOWING or getattr(getattr(self, encoder), field) is not None
+        is_tied = dimension in TIED_DIMENSIONS
+        return not is_tied or getattr(getattr(self, encoder), field) is not None
 
     def with_size(self, dimension: str, size: int) -> "ClipArch":
         """The same architecture with one dimension at another size.
@@ -255,12 +256,12 @@ class ClipArch:
     def with_sizes(self, sizes: Mapping[str, int]) -> "ClipArch":
         """The same architecture with several dimensions at other sizes, checked together.
 
-        Growing ``head_dim`` keeps the number of heads. A dimension that can follow another one
-        (``FOLLOWING``) is stated only where it has to be.
+        Growing ``head_dim`` keeps the number of heads. A dimension that can be tied to another one
+        (``TIED_DIMENSIONS``) is stated only where it has to be.
         """
         sizes = {_known_dimension(dimension): size for dimension, size in sizes.items()}
         changes: dict[str, dict[str, int | None]] = {}
-        for dimension, size in (sizes | self._followers(sizes)).items():
+        for dimension, size in (sizes | self._tied_sizes(sizes)).items():
             encoder, _, field = dimension.rpartition(".")
             changes.setdefault(encoder, {})[field] = size
         embed_dim = changes.pop("", {}).get("embed_dim") or self.embed_dim
@@ -270,23 +271,23 @@ class ClipArch:
         }
         return dataclasses.replace(self, embed_dim=embed_dim, **encoders)
 
-    def _followers(self, sizes: Mapping[str, int]) -> dict[str, int | None]:
-        """Sizes to state, or None to let follow, for each follower that the change concerns."""
+    def _tied_sizes(self, sizes: Mapping[str, int]) -> dict[str, int | None]:
+        """Sizes to state, or None to leave tied, of each dimension that the change concerns."""
         stated: dict[str, int | None] = {}
-        for follower, leader in FOLLOWING.items():
-            head_dim = follower.replace(".heads", ".head_dim")
-            is_fixed = follower in sizes or self.states(follower) or head_dim in sizes
-            if not is_fixed or not {follower, leader, head_dim} & set(sizes):
+        for tied, leader in TIED_DIMENSIONS.items():
+            head_dim = tied.replace(".heads", ".head_dim")
+            is_fixed = tied in sizes or self.is_explicit(tied) or head_dim in sizes
+            if not is_fixed or not {tied, leader, head_dim} & set(sizes):
                 continue
-            new = {d: sizes.get(d, self.size(d)) for d in (follower, leader, head_dim)}
-            unit = new[head_dim] if head_dim != follower else 1
-            has_blocks = follower != "shared.heads" or sizes.get("shared.depth", self.shared.depth)
+            new = {d: sizes.get(d, self.size(d)) for d in (tied, leader, head_dim)}
+            unit = new[head_dim] if head_dim != tied else 1
+            has_blocks = tied != "shared.heads" or sizes.get("shared.depth", self.shared.depth)
             follows = (
-                new[leader] == unit * new[follower]
+                new[leader] == unit * new[tied]
                 if has_blocks
-                else (max(1, new[leader] // unit) == new[follower])
+                else (max(1, new[leader] // unit) == new[tied])
             )
-            stated[follower] = None if follows else new[follower]
+            stated[tied] = None if follows else new[tied]
         return stated
 
     def sizes(self) -> dict[str, int]:
@@ -343,7 +344,7 @@ def dimension_steps(parent: ClipArch, child: ClipArch) -> dict[str, tuple[int, i
     steps = {
         d: sizes
         for d, sizes in changed.items()
-        if sizes[0] != sizes[1] and (parent.states(d) or child.states(d))
+        if sizes[0] != sizes[1] and (parent.is_explicit(d) or child.is_explicit(d))
     }
     for encoder, trait in FIXED_TRAITS:
         old, new = (getattr(getattr(arch, encoder), trait) for arch in (parent, child))

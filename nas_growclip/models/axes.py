@@ -2,12 +2,12 @@
 
 ``a <- b`` is a linear map that writes axis a and reads axis b (``b -> a`` for the transposed
 storage); a row without an arrow writes its axes (biases, positions). ``role(a)`` names another
-role: ``gain`` and ``shift`` are a LayerNorm's scale and offset over axis a; ``regain`` is the scale
-of a LayerNorm that writes the stream (``norm_pre``); ``dual`` is the text tower's side of the joint
-embedding, which meets the image tower's side only in a product. ``#`` stands for a block's number;
-``(a b)`` is one stored dimension made of several axes; ``qkv`` is the axis of fused query, key and
-value. Growing a model is nothing but enlarging these axes, so a parameter without a row is an error
-that names it.
+role: ``gain`` and ``shift`` are a LayerNorm's scale and offset over axis a; ``stream_gain`` is the
+scale of a LayerNorm that writes the stream (``norm_pre``); ``text_side`` is the text tower's side
+of the joint embedding, which meets the image tower's side only in a product. ``#`` stands for a
+block's number; ``(a b)`` is one stored dimension made of several axes; ``qkv`` is the axis of fused
+query, key and value. Growing a model is nothing but enlarging these axes, so a parameter without a
+row is an error that names it.
 """
 
 import functools
@@ -18,7 +18,7 @@ from typing import Literal, cast
 
 from nas_growclip.models.arch import ClipArch
 
-Role = Literal["write", "read", "gain", "shift", "regain", "dual", "query", "key"]
+Role = Literal["write", "read", "gain", "shift", "stream_gain", "text_side", "query", "key"]
 
 
 def _block_rows(prefix: str, encoder: str, width: str) -> dict[str, str]:
@@ -45,7 +45,7 @@ PARAM_AXES: Mapping[str, str] = {
     "image.trunk.pos_embed": "1 image.tokens image.width",
     "image.trunk.patch_embed.proj.weight": "image.width <- 3 image.patch_size image.patch_size",
     "image.trunk.patch_embed.proj.bias": "image.width",
-    "image.trunk.norm_pre.weight": "regain(image.width)",
+    "image.trunk.norm_pre.weight": "stream_gain(image.width)",
     "image.trunk.norm_pre.bias": "image.width",
     **_block_rows("image.trunk.blocks", "image", "image.width"),
     "image.trunk.norm.weight": "gain(image.width)",
@@ -56,7 +56,7 @@ PARAM_AXES: Mapping[str, str] = {
     **_block_rows("text.blocks", "text", "text.width"),
     "text.norm.weight": "gain(text.width)",
     "text.norm.bias": "shift(text.width)",
-    "text.projection.weight": "dual(embed_dim) <- text.width",
+    "text.projection.weight": "text_side(embed_dim) <- text.width",
     **_block_rows("shared.blocks", "shared", "embed_dim"),
     "logit_scale": "",
     "logit_bias": "",
@@ -79,7 +79,7 @@ NORM_OF_READER: Mapping[str, str] = {"attn.qkv": "norm1", "mlp.fc1": "norm2"}
 FUSED_AXIS = "qkv"
 """Axis along which query, key and value are stored together."""
 
-_TOKEN = re.compile(r"<-|->|(?:gain|shift|regain|dual)\([\w.]+\)|\(|\)|[\w.]+")
+_TOKEN = re.compile(r"<-|->|(?:gain|shift|stream_gain|text_side)\([\w.]+\)|\(|\)|[\w.]+")
 _ROLE = re.compile(r"(\w+)\(([\w.]+)\)")
 _BLOCK_NAME = re.compile(rf"({'|'.join(map(re.escape, BLOCK_LISTS))})\.(\d+)\.(.+)")
 

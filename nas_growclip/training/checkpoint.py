@@ -27,7 +27,7 @@ from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import gates_of, install_gates, set_gates
 from nas_growclip.records.entries import Rollback
 from nas_growclip.records.folder import StageFolder
-from nas_growclip.training.grow_state import Parent
+from nas_growclip.training.grow_state import ParentState
 from nas_growclip.training.state import (
     TrainConfig,
     TrainState,
@@ -62,7 +62,7 @@ def pack_state(state: TrainState) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def load_parent(folder: Path, device: str | torch.device = "cpu") -> Parent:
+def load_parent(folder: Path, device: str | torch.device = "cpu") -> ParentState:
     """Read a stage's model with what its training left behind, as far as that was kept.
 
     Raises:
@@ -71,11 +71,11 @@ def load_parent(folder: Path, device: str | torch.device = "cpu") -> Parent:
     model = load_model(folder, device)
     kept = StageFolder(folder).state
     if not kept.is_file():
-        return Parent(model)
+        return ParentState(model)
     tensors, _ = _read_tensors(kept)
     moments = {n: t for n, t in tensors.items() if not n.startswith(("model.", "ema."))}
     check_numbers(_fractions(tensors), kept)
-    return Parent(model, moments, _with_prefix(tensors, "ema."))
+    return ParentState(model, moments, _with_prefix(tensors, "ema."))
 
 
 def load_state(path: Path, config: TrainConfig, device: torch.device) -> TrainState:

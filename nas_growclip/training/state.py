@@ -10,7 +10,7 @@ from nas_growclip.io.ranges import above, at_least, check_ranges, within
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.entries import Rollback
-from nas_growclip.training.optimizer import AgedAdamW
+from nas_growclip.training.optimizer import EntrywiseAdamW
 from nas_growclip.training.process_group import ALONE, ProcessGroup
 
 
@@ -88,7 +88,7 @@ class TrainState:
     """A model under training: what a checkpoint holds."""
 
     model: Clip
-    optimizer: AgedAdamW
+    optimizer: EntrywiseAdamW
     step: int = 0
     """Optimizer steps done in this stage."""
     curve: list[tuple[int, float]] = field(default_factory=list)
@@ -109,7 +109,7 @@ def start_training(model: Clip, config: TrainConfig) -> TrainState:
     return state
 
 
-def make_optimizer(model: Clip, config: TrainConfig) -> AgedAdamW:
+def make_optimizer(model: Clip, config: TrainConfig) -> EntrywiseAdamW:
     """AdamW with weight decay on matrices only."""
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
@@ -119,7 +119,7 @@ def make_optimizer(model: Clip, config: TrainConfig) -> AgedAdamW:
         {"params": decayed},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return AgedAdamW(
+    return EntrywiseAdamW(
         groups,
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
@@ -130,13 +130,13 @@ def make_optimizer(model: Clip, config: TrainConfig) -> AgedAdamW:
 
 
 def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
-    """AdamW's moments under their parameters' names, with their ages in optimizer steps."""
+    """AdamW's moments under their parameters' names, with their step counts."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in state.model.named_parameters():
         moments = state.optimizer.state.get(parameter)
         if moments:
             tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
-            tensors[f"age.{name}"] = moments.get("age", moments["step"])
+            tensors[f"step_count.{name}"] = moments.get("step_count", moments["step"])
     return tensors
 
 
@@ -151,28 +151,28 @@ def restore_optimizer(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
     parameters = dict(state.model.named_parameters())
     for key in tensors:
         kind, _, name = key.partition(".")
-        if kind in ("exp_avg", "exp_avg_sq", "age") and name not in parameters:
+        if kind in ("exp_avg", "exp_avg_sq", "step_count") and name not in parameters:
             raise ValueError(f"{key!r} must belong to a parameter of the model, which has none.")
     for name, parameter in parameters.items():
         if f"exp_avg.{name}" in tensors:
-            missing = [k for k in ("exp_avg_sq", "age") if f"{k}.{name}" not in tensors]
+            missing = [k for k in ("exp_avg_sq", "step_count") if f"{k}.{name}" not in tensors]
             if missing:
                 raise ValueError(f"{f'{missing[0]}.{name}'!r} must stand beside 'exp_avg.{name}'.")
-            moments = {k: tensors[f"{k}.{name}"] for k in ("exp_avg", "exp_avg_sq", "age")}
+            moments = {k: tensors[f"{k}.{name}"] for k in ("exp_avg", "exp_avg_sq", "step_count")}
             _check_shapes(name, parameter, moments)
-            age = moments.pop("age")
+            step_count = moments.pop("step_count")
             placed = {key: value.to(parameter.device) for key, value in moments.items()}
-            state.optimizer.set_age(parameter, age)
+            state.optimizer.set_step_count(parameter, step_count)
             state.optimizer.state[parameter] |= placed
 
 
 def _check_shapes(name: str, parameter: Tensor, moments: Mapping[str, Tensor]) -> None:
     for key, value in moments.items():
-        if value.shape != parameter.shape and not (key == "age" and value.ndim == 0):
+        if value.shape != parameter.shape and not (key == "step_count" and value.ndim == 0):
             raise ValueError(
                 f"{key + '.' + name!r} must have the shape of its parameter, "
                 f"{tuple(parameter.shape)}, but got {tuple(value.shape)}. "
                 "Grow moments with the model (growth.moments)."
             )
-        if key != "age" and not value.is_floating_point():
+        if key != "step_count" and not value.is_floating_point():
             raise ValueError(f"{key + '.' + name!r} must hold fractions, but is {value.dtype}.")

@@ -16,7 +16,7 @@ from nas_growclip.cli.main import COMMANDS, described, main, make_command
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import DEPTH_OPERATORS
 from nas_growclip.growth.operators import OPERATORS
-from nas_growclip.growth.pim import PIM
+from nas_growclip.growth.pim import PIM_VARIANTS
 from nas_growclip.interop.exporting import FORMATS as EXPORTS
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.checkpoint import load_model, save_model
@@ -104,7 +104,7 @@ def test_help_has_an_example_with_options_that_exist(name: str) -> None:
 def test_help_lists_the_names_of_every_table() -> None:
     assert tuple(OPERATORS) == choices.OPERATORS
     assert tuple(DEPTH_OPERATORS) == choices.DEPTH_OPERATORS
-    assert tuple(PIM) == choices.PIM_VARIANTS
+    assert tuple(PIM_VARIANTS) == choices.PIM_VARIANTS
     assert tuple(OBJECTIVES) == choices.OBJECTIVES
     assert tuple(SPACES) == choices.SPACE_FORMATS
     assert tuple(EXPORTS) == choices.EXPORT_FORMATS

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from nas_growclip.cli.main import COMMANDS
 from nas_growclip.experiment.config import load_config
+from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.operators import OPERATORS
 from nas_growclip.growth.verify import similarity_change
@@ -52,33 +54,39 @@ def test_the_experiment_loads(tmp_path: Path) -> None:
 EXTENDING_OPERATOR = run_block(blocks("docs/guide/extending.md", "python")[0])["random_copies"]
 
 
+@pytest.fixture
+def random_copies(monkeypatch: pytest.MonkeyPatch) -> GrowthConfig:
+    monkeypatch.setitem(OPERATORS, "random_copies", EXTENDING_OPERATOR)
+    return GrowthConfig(operator="random_copies")
+
+
 @pytest.mark.parametrize("dimension", NOT_DEPTH)
-def test_extending_operator_is_exact_where_it_claims(dimension: str, deep_parent: Clip) -> None:
+def test_extending_operator_is_exact_where_it_claims(
+    dimension: str, deep_parent: Clip, random_copies: GrowthConfig
+) -> None:
     operator = EXTENDING_OPERATOR
     assert set(operator.claims) == set(NOT_DEPTH)
     for ratio in (1.5, 2.0):
         sizes = child_sizes(deep_parent.arch, dimension, ratio=ratio)
         target = deep_parent.arch.with_sizes(sizes)
-        change = similarity_change(deep_parent, inherit(deep_parent, target, operator))
+        change = similarity_change(deep_parent, inherit(deep_parent, target, random_copies))
         holds = operator.claims[dimension].holds(deep_parent.arch, target)
         assert change < 1e-10 if holds else change > 1e-8
 
 
-def test_extending_operators_copies_part_within_two_steps(deep_parent: Clip) -> None:
-    child = inherit(deep_parent, wider(deep_parent.arch, 2.0), EXTENDING_OPERATOR)
+def test_extending_operators_copies_part_within_two_steps(
+    deep_parent: Clip, random_copies: GrowthConfig
+) -> None:
+    child = inherit(deep_parent, wider(deep_parent.arch, 2.0), random_copies)
     start = train_two_steps(child)
     assert rows_that_stand_still(child, start) == {}
     assert min(twin_distances(child).values()) > 1e-9
 
 
-def test_extending_operator_works_by_name(
-    deep_parent: Clip, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    named = dict(OPERATORS) | {"random_copies": EXTENDING_OPERATOR}
-    monkeypatch.setattr("nas_growclip.growth.operators.OPERATORS", named)
+def test_extending_operator_works_with_pim(deep_parent: Clip, random_copies: GrowthConfig) -> None:
     target = wider(deep_parent.arch, 2.0)
-    settings = {"pim": "null_space", "momentum": 0.0}
-    child = inherit(deep_parent, target, "random_copies", **settings)
+    config = replace(random_copies, pim="null_space", momentum=0.0)
+    child = inherit(deep_parent, target, config)
     assert similarity_change(deep_parent, child) < 1e-10
 
 

@@ -286,7 +286,7 @@ def test_moments_averages_gates_and_momenta_survive_a_kill(tmp_path: Path) -> No
     assert labels <= {1.0, 0.95}
     assert labels
     state = tmp_path / "whole" / "stage_00" / "state.safetensors"
-    assert {name.split(".")[0] for name in load_file(state)} >= {"exp_avg", "age", "ema"}
+    assert {name.split(".")[0] for name in load_file(state)} >= {"exp_avg", "step_count", "ema"}
     out = tmp_path / "killed"
     killed_at(load_config(path), out, "state_saved", 4)
     run_stages(load_config(path), out)

@@ -7,12 +7,12 @@ import torch
 
 from nas_growclip.growth.adam_moments import grow_moments
 from nas_growclip.growth.config import GrowthConfig
-from nas_growclip.growth.inherit import Evidence, inherit, plan_growth
-from nas_growclip.growth.operators import find_operator
+from nas_growclip.growth.inherit import inherit
+from nas_growclip.growth.plan import plan_growth
 from nas_growclip.growth.verify import probe
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.grow_state import Parent, grow_training
+from nas_growclip.training.grow_state import ParentState, grow_training
 from nas_growclip.training.state import (
     TrainConfig,
     optimizer_tensors,
@@ -42,19 +42,23 @@ def gradients(model: Clip, length: int) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-def as_moments(gradient: dict[str, torch.Tensor], age: int = 7) -> dict[str, torch.Tensor]:
+def as_moments(gradient: dict[str, torch.Tensor], num_steps: int = 7) -> dict[str, torch.Tensor]:
     return {
         f"{key}.{name}": value
         for name, g in gradient.items()
-        for key, value in (("exp_avg", g), ("exp_avg_sq", g**2), ("age", torch.tensor(age)))
+        for key, value in (
+            ("exp_avg", g),
+            ("exp_avg_sq", g**2),
+            ("step_count", torch.tensor(num_steps)),
+        )
     }
 
 
 def grown_by(parent: Clip, operator: str, sizes: dict[str, int]) -> tuple[Clip, dict]:
     target = parent.arch.with_sizes(sizes)
     config = replace(GROW, operator=operator)
-    child = inherit(parent, target, config=config)
-    plan = plan_growth(parent, target, find_operator(operator), config, 0, Evidence())
+    child = inherit(parent, target, config)
+    plan = plan_growth(parent, target, config)
     return child, grow_moments(plan, as_moments(gradients(parent, 8)))
 
 
@@ -75,13 +79,13 @@ def test_grown_moments_are_the_childs_gradients_where_entries_are_old(
     sizes = GROWN if operator == "exact" else GROWN | {"image.head_dim": 8}
     child, moments = grown_by(deep_parent, operator, sizes)
     if operator == "hypercloning":
-        child = inherit(deep_parent, child.arch, operator, snr_db=400.0)
+        child = inherit(deep_parent, child.arch, GrowthConfig(operator=operator, snr_db=400.0))
     actual = gradients(child, 8)
     num_checked = 0
     for name, gradient in actual.items():
         if f"exp_avg.{name}" not in moments:
             continue
-        is_old = moments[f"age.{name}"].expand(gradient.shape) == 7
+        is_old = moments[f"step_count.{name}"].expand(gradient.shape) == 7
         scale = gradient.abs().max() + 1e-12
         if operator == "exact" and writes_grown_stream(name):
             axis = gradient.shape.index(32)
@@ -95,22 +99,20 @@ def test_grown_moments_are_the_childs_gradients_where_entries_are_old(
     assert num_checked > 60
 
 
-def test_entries_that_are_new_have_age_zero(deep_parent: Clip) -> None:
+def test_entries_that_are_new_have_had_no_steps(deep_parent: Clip) -> None:
     _, moments = grown_by(deep_parent, "exact", GROWN)
-    age = moments["age.image.trunk.blocks.0.mlp.fc1.weight"]
-    assert (age[:20, :16] == 7).all()
-    assert (age[20:] == 0).all()
-    assert (age[:, 16:] == 0).all()
-    assert moments["age.shared.blocks.0.norm1.weight"].item() == 7
+    num_steps = moments["step_count.image.trunk.blocks.0.mlp.fc1.weight"]
+    assert (num_steps[:20, :16] == 7).all()
+    assert (num_steps[20:] == 0).all()
+    assert (num_steps[:, 16:] == 0).all()
+    assert moments["step_count.shared.blocks.0.norm1.weight"].item() == 7
     inserted = [name for name in moments if ".image.trunk.blocks.1." in name]
     assert inserted == []
 
 
 def test_only_unchanged_tensors_are_copied_if_asked(deep_parent: Clip) -> None:
     target = deep_parent.arch.with_size("image.mlp_width", 40)
-    plan = plan_growth(
-        deep_parent, target, find_operator("exact"), GrowthConfig(moments="copy"), 0, Evidence()
-    )
+    plan = plan_growth(deep_parent, target, GrowthConfig(moments="copy"))
     parents = as_moments(gradients(deep_parent, 8))
     copied = grow_moments(plan, parents)
     assert "exp_avg.image.trunk.blocks.0.mlp.fc1.weight" not in copied
@@ -127,9 +129,9 @@ def test_tensors_that_mix_entries_start_afresh(deep_parent: Clip) -> None:
 
 def test_resampled_positions_start_afresh_but_for_the_class_tokens(deep_parent: Clip) -> None:
     _, moments = grown_by(deep_parent, "exact", {"image.image_size": 16})
-    age = moments["age.image.trunk.pos_embed"]
-    assert (age[:, 0] == 7).all()
-    assert (age[:, 1:] == 0).all()
+    num_steps = moments["step_count.image.trunk.pos_embed"]
+    assert (num_steps[:, 0] == 7).all()
+    assert (num_steps[:, 1:] == 0).all()
     assert (moments["exp_avg_sq.image.trunk.pos_embed"][:, 1:] == 0).all()
 
 
@@ -138,7 +140,7 @@ def test_resampled_positions_start_afresh_but_for_the_class_tokens(deep_parent: 
 def test_a_grown_training_state_trains(operator: str, policy: str, deep_parent: Clip) -> None:
     config = TrainConfig(ema_decay=0.9)
     ema = {name: value.detach() * 1.1 for name, value in deep_parent.named_parameters()}
-    parent = Parent(deep_parent, as_moments(gradients(deep_parent, 8)), ema)
+    parent = ParentState(deep_parent, as_moments(gradients(deep_parent, 8)), ema)
     growth = GrowthConfig(operator=operator, moments=policy)
     state = grow_training(parent, deep_parent.arch.with_sizes(GROWN), growth, config, 0)
     held = optimizer_tensors(state)
@@ -149,8 +151,10 @@ def test_a_grown_training_state_trains(operator: str, policy: str, deep_parent: 
     gradients(state.model, 8)
     state.optimizer.step()
     assert all(torch.isfinite(p).all() for p in state.model.parameters())
-    ages = optimizer_tensors(state)
-    assert all((value >= 1).all() for key, value in ages.items() if key.startswith("age."))
+    tensors = optimizer_tensors(state)
+    assert all(
+        (value >= 1).all() for key, value in tensors.items() if key.startswith("step_count.")
+    )
 
 
 def test_moving_average_grows_by_the_same_maps(deep_parent: Clip) -> None:
@@ -158,17 +162,17 @@ def test_moving_average_grows_by_the_same_maps(deep_parent: Clip) -> None:
     averaged = Clip(deep_parent.arch).double()
     averaged.load_state_dict(ema)
     target = deep_parent.arch.with_sizes(GROWN)
-    parent = Parent(deep_parent, ema=ema)
+    parent = ParentState(deep_parent, ema=ema)
     growth = GrowthConfig(operator="net2net")
     state = grow_training(parent, target, growth, TrainConfig(ema_decay=0.9), 3)
-    expected = inherit(averaged, target, "net2net", seed=3)
+    expected = inherit(averaged, target, growth, seed=3)
     for name, value in expected.named_parameters():
         torch.testing.assert_close(state.ema[name], value.detach(), rtol=0, atol=0)
 
 
 def test_no_growth_keeps_moments_whole(deep_parent: Clip) -> None:
     moments = as_moments(gradients(deep_parent, 8))
-    parent = Parent(deep_parent, moments)
+    parent = ParentState(deep_parent, moments)
     state = grow_training(parent, deep_parent.arch, GROW, TrainConfig(), 0)
     for key, value in optimizer_tensors(state).items():
         torch.testing.assert_close(value, moments[key].to(value.dtype), rtol=0, atol=0)
@@ -179,8 +183,8 @@ def test_no_growth_keeps_moments_whole(deep_parent: Clip) -> None:
     [
         (lambda t: {"exp_avg.text.norm.weight": torch.zeros(3)}, r"must have the shape of its par"),
         (
-            lambda t: {"age.text.norm.weight": torch.zeros(3)},
-            r"'age\.text\.norm\.weight' must have",
+            lambda t: {"step_count.text.norm.weight": torch.zeros(3)},
+            r"'step_count\.text\.norm\.weight' must have",
         ),
         (lambda t: {"exp_avg.text.nose": torch.zeros(3)}, r"'exp_avg\.text\.nose' must belong to"),
     ],

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import (
     DEPTH_OPERATORS,
     DepthStep,
@@ -35,7 +36,7 @@ def test_depth_operator_is_exact_where_it_claims_and_nowhere_else(
     name: str, placement: str, deep_parent: Clip
 ) -> None:
     target = deep_parent.arch.with_sizes(DEEPER)
-    child = inherit(deep_parent, target, depth_operator=name, placement=placement)
+    child = inherit(deep_parent, target, GrowthConfig(depth_operator=name, placement=placement))
     change = similarity_change(deep_parent, child)
     assert change < 1e-10 if DEPTH_OPERATORS[name].is_exact else change > 1e-4
 
@@ -45,7 +46,7 @@ def test_exact_insertion_composes_with_every_width(name: str, deep_parent: Clip)
     wider = {"image.width": 40, "image.head_dim": 9, "text.mlp_width": 17, "embed_dim": 24}
     target = deep_parent.arch.with_sizes(DEEPER | wider)
     for operator in ("exact", "average"):
-        child = inherit(deep_parent, target, operator, depth_operator=name)
+        child = inherit(deep_parent, target, GrowthConfig(operator=operator, depth_operator=name))
         assert similarity_change(deep_parent, child) < 1e-10
 
 
@@ -54,7 +55,7 @@ def test_the_first_shared_blocks_can_be_inserted_by_every_operator(
     name: str, deep_arch: ClipArch
 ) -> None:
     parent = Clip(deep_arch.with_size("shared.depth", 0)).double()
-    child = inherit(parent, deep_arch, depth_operator=name)
+    child = inherit(parent, deep_arch, GrowthConfig(depth_operator=name))
     change = similarity_change(parent, child)
     assert change < 1e-10 if DEPTH_OPERATORS[name].is_exact else change > 1e-6
 
@@ -97,7 +98,7 @@ def test_orders_of_blocks_by_hand() -> None:
 
 def test_interpolation_mixes_neighbours_by_hand(deep_parent: Clip) -> None:
     target = deep_parent.arch.with_size("text.depth", 3)
-    child = inherit(deep_parent, target, depth_operator="interpolate")
+    child = inherit(deep_parent, target, GrowthConfig(depth_operator="interpolate"))
     for part in ("mlp.fc1.weight", "norm1.bias"):
         low, high = (deep_parent.text.blocks[i].get_parameter(part) for i in (0, 1))
         torch.testing.assert_close(child.text.blocks[1].get_parameter(part), (low + high) / 2)
@@ -107,7 +108,7 @@ def test_cancelled_blocks_learn_inside_at_once_and_part(deep_parent: Clip) -> No
     """Unlike silent blocks, whose inner gradients are zero at the first step."""
     target = deep_parent.arch.with_size("image.depth", 3)
     for name, learns in (("cancel", True), ("identity", False)):
-        child = inherit(deep_parent, target, depth_operator=name)
+        child = inherit(deep_parent, target, GrowthConfig(depth_operator=name))
         images, tokens = probe(child.arch)
         image, text, scale = child(images.double(), tokens)
         torch.nn.functional.cross_entropy(scale * image @ text.T, torch.arange(4)).backward()
@@ -119,7 +120,7 @@ def test_cancelled_blocks_learn_inside_at_once_and_part(deep_parent: Clip) -> No
 
 def gated(parent: Clip, steps: int) -> Clip:
     target = parent.arch.with_sizes(DEEPER)
-    return inherit(parent, target, depth_operator="gated", gate_steps=steps)
+    return inherit(parent, target, GrowthConfig(depth_operator="gated", gate_steps=steps))
 
 
 def test_gates_open_linearly_and_go(deep_parent: Clip) -> None:
@@ -131,14 +132,16 @@ def test_gates_open_linearly_and_go(deep_parent: Clip) -> None:
         opened.append([gate.alpha for gate in gates_of(child).values()])
     assert [row[0] for row in opened[:3]] == [0.25, 0.5, 0.75]
     assert opened[3] == []
-    ungated = inherit(deep_parent, child.arch, depth_operator="interleave")
+    ungated = inherit(deep_parent, child.arch, GrowthConfig(depth_operator="interleave"))
     assert similarity_change(ungated, child) < 1e-12
 
 
 def test_training_opens_gates_and_a_saved_model_needs_none(
     tiny_arch: ClipArch, tmp_path: Path
 ) -> None:
-    child = inherit(Clip(tiny_arch), tiny_arch.with_sizes(DEEPER), depth_operator="gated")
+    child = inherit(
+        Clip(tiny_arch), tiny_arch.with_sizes(DEEPER), GrowthConfig(depth_operator="gated")
+    )
     state = start_training(child, TrainConfig(batch_size=6))
     train(state, same_batch(child), TrainConfig(batch_size=6), total_steps=9, until_step=3)
     assert {gate.alpha for gate in gates_of(child).values()} == {0.03}

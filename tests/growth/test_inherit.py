@@ -54,9 +54,9 @@ def test_operator_is_exact_where_it_claims_and_nowhere_else(
     arch = deep_parent.arch.with_sizes(child_sizes(deep_parent.arch, dimension, ratio=ratio))
     if name == "hypercloning" and ratio == 1.5 and not _is_special(dimension):
         with pytest.raises(ValueError, match="must be a multiple of the old one"):
-            inherit(deep_parent, arch, name)
+            inherit(deep_parent, arch, GrowthConfig(operator=name))
         return
-    change = similarity_change(deep_parent, inherit(deep_parent, arch, name))
+    change = similarity_change(deep_parent, inherit(deep_parent, arch, GrowthConfig(operator=name)))
     if is_exact(deep_parent.arch, arch, GrowthConfig(operator=name)):
         assert change < EXACT[torch.float64]
     else:
@@ -75,7 +75,7 @@ def test_composed_growth_of_random_pairs_is_exact(dtype: torch.dtype) -> None:
         parent = perturbed(Clip(parent_arch, seed=seed).to(dtype), seed)
         config = GrowthConfig(operator="exact" if seed % 2 else "average")
         if is_exact(parent_arch, child_arch, config):
-            child = inherit(parent, child_arch, seed=seed, config=config)
+            child = inherit(parent, child_arch, config, seed=seed)
             assert similarity_change(parent, child) < EXACT[dtype], f"seed {seed}"
 
 
@@ -103,13 +103,16 @@ def uncentred(step: AxisStep) -> AxisMap:
 
 
 @pytest.mark.parametrize("axis", [unscaled, uncentred])
-def test_exact_growth_needs_each_of_its_parts(axis: operators.AxisOperator) -> None:
-    broken = GrowthOperator(axis, {})
+def test_exact_growth_needs_each_of_its_parts(
+    axis: operators.AxisOperator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OPERATORS, "broken", GrowthOperator(axis, {}))
     changes = []
     for seed in range(8):
         parent_arch, child_arch = random_pair(seed, ["image.width"])
         parent = perturbed(Clip(parent_arch, seed=seed).double(), seed)
-        changes.append(similarity_change(parent, inherit(parent, child_arch, broken, seed=seed)))
+        child = inherit(parent, child_arch, GrowthConfig(operator="broken"), seed=seed)
+        changes.append(similarity_change(parent, child))
     assert min(changes) > 1e-6
     assert max(changes) > 1e-3
 
@@ -117,7 +120,9 @@ def test_exact_growth_needs_each_of_its_parts(axis: operators.AxisOperator) -> N
 @pytest.mark.parametrize("name", DATA_FREE)
 def test_parent_is_never_changed(name: str, deep_parent: Clip) -> None:
     before = {key: value.clone() for key, value in deep_parent.state_dict().items()}
-    inherit(deep_parent, deep_parent.arch.with_sizes(GROWN), name, momentum=0.5)
+    inherit(
+        deep_parent, deep_parent.arch.with_sizes(GROWN), GrowthConfig(operator=name, momentum=0.5)
+    )
     for key, value in deep_parent.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
 
@@ -130,7 +135,7 @@ def test_no_growth_is_a_copy_under_every_operator_and_momentum(
     settings: dict[str, object], deep_parent: Clip
 ) -> None:
     """Or the control, which gives every gain its zero, would be another model than the parent."""
-    child = inherit(deep_parent, deep_parent.arch, **settings)
+    child = inherit(deep_parent, deep_parent.arch, GrowthConfig(**settings))
     assert all(map(torch.equal, child.parameters(), deep_parent.parameters()))
     assert child is not deep_parent
 
@@ -148,7 +153,9 @@ def test_child_shares_no_memory_with_its_parent(tiny_parent: Clip, tiny_arch: Cl
 @pytest.mark.parametrize("name", DATA_FREE)
 def test_same_seed_gives_the_same_child(name: str, deep_parent: Clip) -> None:
     target = deep_parent.arch.with_sizes(GROWN)
-    one, two, other = (inherit(deep_parent, target, name, seed=s) for s in (3, 3, 4))
+    one, two, other = (
+        inherit(deep_parent, target, GrowthConfig(operator=name), seed=s) for s in (3, 3, 4)
+    )
     assert all(map(torch.equal, one.parameters(), two.parameters()))
     assert not all(map(torch.equal, one.parameters(), other.parameters()))
 
@@ -157,8 +164,12 @@ def test_same_seed_gives_the_same_child(name: str, deep_parent: Clip) -> None:
 def test_two_steps_keep_the_function_as_one_does(name: str, deep_parent: Clip) -> None:
     target = deep_parent.arch.with_sizes(GROWN)
     half_way = deep_parent.arch.with_sizes({"image.width": 32, "text.mlp_width": 36})
-    twice = inherit(inherit(deep_parent, half_way, name), target, name)
-    once = inherit(deep_parent, target, name)
+    twice = inherit(
+        inherit(deep_parent, half_way, GrowthConfig(operator=name)),
+        target,
+        GrowthConfig(operator=name),
+    )
+    once = inherit(deep_parent, target, GrowthConfig(operator=name))
     if is_exact(deep_parent.arch, target, GrowthConfig(operator=name)):
         assert similarity_change(once, twice) < EXACT[torch.float64]
     else:
@@ -212,7 +223,11 @@ def test_width_growth_of_one_linear_agrees_with_growing_it_by_hand(tiny_parent: 
 
 
 def test_net2net_copies_units_and_splits_fan_out_by_hand(deep_parent: Clip) -> None:
-    child = inherit(deep_parent, deep_parent.arch.with_size("image.mlp_width", 30), "net2net")
+    child = inherit(
+        deep_parent,
+        deep_parent.arch.with_size("image.mlp_width", 30),
+        GrowthConfig(operator="net2net"),
+    )
     old, new = (m.image.trunk.blocks[0].mlp for m in (deep_parent, child))
     torch.testing.assert_close(new.fc1.weight[:20], old.fc1.weight, rtol=0, atol=0)
     sums = torch.zeros_like(old.fc2.weight)
@@ -225,8 +240,8 @@ def test_net2net_copies_units_and_splits_fan_out_by_hand(deep_parent: Clip) -> N
 
 def test_hypercloning_noise_has_the_asked_ratio_and_cancels(deep_parent: Clip) -> None:
     target = deep_parent.arch.with_size("image.mlp_width", 40)
-    quiet = inherit(deep_parent, target, "hypercloning", snr_db=300.0)
-    noisy = inherit(deep_parent, target, "hypercloning", snr_db=10.0)
+    quiet = inherit(deep_parent, target, GrowthConfig(operator="hypercloning", snr_db=300.0))
+    noisy = inherit(deep_parent, target, GrowthConfig(operator="hypercloning", snr_db=10.0))
     clean, with_noise = (m.image.trunk.blocks[1].mlp.fc2.weight for m in (quiet, noisy))
     noise = with_noise - clean
     ratio = 10 * torch.log10(clean.square().sum() / noise.square().sum())
@@ -235,7 +250,9 @@ def test_hypercloning_noise_has_the_asked_ratio_and_cancels(deep_parent: Clip) -
 
 
 def test_aki_takes_new_rows_from_the_block_above(deep_parent: Clip) -> None:
-    child = inherit(deep_parent, deep_parent.arch.with_size("image.mlp_width", 25), "aki")
+    child = inherit(
+        deep_parent, deep_parent.arch.with_size("image.mlp_width", 25), GrowthConfig(operator="aki")
+    )
     below, above = (deep_parent.image.trunk.blocks[i].mlp.fc1.weight for i in (0, 1))
     grown = child.image.trunk.blocks[0].mlp.fc1.weight
     torch.testing.assert_close(grown[:20], below, rtol=0, atol=0)
@@ -245,7 +262,7 @@ def test_aki_takes_new_rows_from_the_block_above(deep_parent: Clip) -> None:
 
 def test_random_is_a_fresh_model(deep_parent: Clip) -> None:
     target = deep_parent.arch.with_sizes(GROWN)
-    child = inherit(deep_parent, target, "random", seed=5)
+    child = inherit(deep_parent, target, GrowthConfig(operator="random"), seed=5)
     fresh = Clip(target, seed=5).double()
     assert all(map(torch.equal, child.parameters(), fresh.parameters()))
 
@@ -297,4 +314,4 @@ def test_bad_arguments_are_refused(
 ) -> None:
     target = tiny_arch.with_size("image.depth", 3)
     with pytest.raises(ValueError, match=message):
-        inherit(tiny_parent, target, **settings)
+        inherit(tiny_parent, target, GrowthConfig(**settings))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from open_clip.loss import ClipLoss
 
-from nas_growclip.data.batches import PairBatch
-from nas_growclip.growth.inherit import Evidence, inherit
+from nas_growclip.growth.config import GrowthConfig
+from nas_growclip.growth.inherit import inherit
+from nas_growclip.growth.inputs import GrowthInputs, ImagesAndTokens
 from nas_growclip.growth.verify import perturbed, probe, similarity_change
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
@@ -18,22 +19,22 @@ RESIZED = {"image.image_size": 16, "text.context_length": 11, "image.mlp_width":
 """The child takes other images and longer texts than its parent."""
 
 
-def batches(arch: ClipArch) -> Iterator[PairBatch]:
+def batches(arch: ClipArch) -> Iterator[ImagesAndTokens]:
     images, tokens = probe(arch, seed=5, count=8)
     while True:
-        yield PairBatch(images.double(), tokens, ())
+        yield images.double(), tokens
 
 
 def loss(model: Clip) -> float:
-    batch = next(batches(model.arch))
+    images, tokens = next(batches(model.arch))
     with torch.no_grad():
-        return ClipLoss()(*model(batch.images, batch.tokens)).item()
+        return ClipLoss()(*model(images, tokens)).item()
 
 
 def ligo(parent: Clip, sizes: dict[str, int], **settings: object) -> Clip:
-    evidence = Evidence(batches=lambda child: batches(child.arch))
+    inputs = GrowthInputs(batches=lambda child: batches(child.arch))
     target = parent.arch.with_sizes(sizes)
-    return inherit(parent, target, "ligo", evidence=evidence, **settings)
+    return inherit(parent, target, GrowthConfig(operator="ligo", **settings), inputs=inputs)
 
 
 @pytest.mark.parametrize("sizes", [{"image.width": 24}, {"image.depth": 3}, GROWN, RESIZED])
@@ -51,7 +52,9 @@ def test_learning_lowers_the_loss_and_leaves_the_parent(
 def test_it_starts_as_net2net(deep_parent: Clip) -> None:
     sizes = {"image.width": 32, "text.mlp_width": 24}
     child = ligo(deep_parent, sizes, learn_steps=0)
-    net2net = inherit(deep_parent, deep_parent.arch.with_sizes(sizes), "net2net")
+    net2net = inherit(
+        deep_parent, deep_parent.arch.with_sizes(sizes), GrowthConfig(operator="net2net")
+    )
     assert similarity_change(net2net, child) < 1e-12
 
 

@@ -1,12 +1,14 @@
-"""PIM in its readings: what each blends, what it leaves alone, and which keep the function."""
+"""PIM in its variants: what each blends, what it leaves alone, and which keep the function."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_growclip.growth.inherit import Evidence, inherit
-from nas_growclip.growth.pim import PIM, PIM_GROUPS
+from nas_growclip.growth.config import GrowthConfig
+from nas_growclip.growth.inherit import inherit
+from nas_growclip.growth.inputs import NO_INPUTS, GrowthInputs
+from nas_growclip.growth.pim import PIM_GROUPS, PIM_VARIANTS
 from nas_growclip.growth.verify import perturbed, random_pair, similarity_change
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import param_axes
@@ -15,9 +17,11 @@ from nas_growclip.models.clip import Clip
 GROWN = {"image.width": 32, "image.depth": 3, "text.mlp_width": 24, "shared.mlp_width": 24}
 
 
-def grown(parent: Clip, **settings: object) -> dict[str, torch.Tensor]:
-    target = parent.arch.with_sizes(GROWN)
-    return dict(inherit(parent, target, seed=2, **settings).named_parameters())
+def grown(
+    parent: Clip, inputs: GrowthInputs = NO_INPUTS, **settings: object
+) -> dict[str, torch.Tensor]:
+    target, config = parent.arch.with_sizes(GROWN), GrowthConfig(**settings)
+    return dict(inherit(parent, target, config, seed=2, inputs=inputs).named_parameters())
 
 
 def fresh_of(parent: Clip) -> dict[str, torch.Tensor]:
@@ -36,7 +40,9 @@ def test_convex_pim_is_the_straight_line_between_inherited_and_fresh(deep_parent
 
 @pytest.mark.parametrize("momentum", [0.5, 0.0])
 def test_convex_pim_below_one_changes_the_function(momentum: float, deep_parent: Clip) -> None:
-    child = inherit(deep_parent, deep_parent.arch.with_sizes(GROWN), momentum=momentum)
+    child = inherit(
+        deep_parent, deep_parent.arch.with_sizes(GROWN), GrowthConfig(momentum=momentum)
+    )
     assert similarity_change(deep_parent, child) > 1e-3
 
 
@@ -54,7 +60,7 @@ def test_null_space_pim_is_exact_at_every_momentum(
     parent_arch, child_arch = random_pair(seed, dimensions, integer_ratio=True)
     parent = perturbed(Clip(parent_arch, seed=seed).double(), seed)
     pim = {"pim": "null_space", "momentum": m, "depth_operator": depth_operator}
-    child = inherit(parent, child_arch, operator, seed=seed, **pim)
+    child = inherit(parent, child_arch, GrowthConfig(operator=operator, **pim), seed=seed)
     assert similarity_change(parent, child) < 1e-10
 
 
@@ -82,28 +88,32 @@ def test_budgeted_pim_finds_the_smallest_momentum_within_its_budget(deep_parent:
     def loss(model: Clip) -> float:
         return similarity_change(deep_parent, model)
 
-    evidence = Evidence(validation_loss=loss)
+    inputs = GrowthInputs(validation_loss=loss)
     for budget in (0.02, 0.2):
-        child = inherit(deep_parent, target, pim="budgeted", budget=budget, evidence=evidence)
+        child = inherit(
+            deep_parent, target, GrowthConfig(pim="budgeted", budget=budget), inputs=inputs
+        )
         momentum = momentum_of(child, deep_parent)
         assert loss(child) <= budget
-        below = inherit(deep_parent, target, momentum=momentum - 1 / 64)
+        below = inherit(deep_parent, target, GrowthConfig(momentum=momentum - 1 / 64))
         assert loss(below) > budget or momentum == pytest.approx(1 / 64)
-    whole = inherit(deep_parent, target, pim="budgeted", budget=0.0, evidence=evidence)
+    whole = inherit(deep_parent, target, GrowthConfig(pim="budgeted", budget=0.0), inputs=inputs)
     assert momentum_of(whole, deep_parent) == pytest.approx(1.0)
 
 
 def momentum_of(child: Clip, parent: Clip) -> float:
     name = "text.blocks.0.attn.qkv.weight"
-    whole, fresh = (inherit(parent, child.arch, momentum=m).state_dict()[name] for m in (1.0, 0.0))
+    whole, fresh = (
+        inherit(parent, child.arch, GrowthConfig(momentum=m)).state_dict()[name] for m in (1.0, 0.0)
+    )
     value = child.state_dict()[name]
     return float(((value - fresh) / (whole - fresh)).median())
 
 
-def test_ema_reading_inherits_the_moving_average(deep_parent: Clip) -> None:
+def test_ema_variant_inherits_the_moving_average(deep_parent: Clip) -> None:
     ema = {name: 2 * value.detach() for name, value in deep_parent.named_parameters()}
     target = deep_parent.arch.with_sizes(GROWN)
-    child = inherit(deep_parent, target, pim="ema", evidence=Evidence(ema=ema))
+    child = inherit(deep_parent, target, GrowthConfig(pim="ema"), inputs=GrowthInputs(ema=ema))
     doubled = Clip(deep_parent.arch).double()
     doubled.load_state_dict(ema)
     expected = inherit(doubled, target)
@@ -133,21 +143,21 @@ def test_excluded_groups_are_inherited_whole(group: str, pim: str, deep_parent: 
     assert not unequal & excluded
 
 
-def test_every_reading_but_shrinking_is_plain_inheriting_at_momentum_one(
+def test_every_variant_but_shrinking_is_plain_inheriting_at_momentum_one(
     deep_parent: Clip,
 ) -> None:
     whole = grown(deep_parent)
     ema = {name: value.detach() for name, value in deep_parent.named_parameters()}
-    evidence = Evidence(validation_loss=lambda model: 0.0, ema=ema)
-    for name in set(PIM) - {"shrink_perturb", "budgeted"}:
-        same = grown(deep_parent, pim=name, evidence=evidence)
+    inputs = GrowthInputs(validation_loss=lambda model: 0.0, ema=ema)
+    for name in set(PIM_VARIANTS) - {"shrink_perturb", "budgeted"}:
+        same = grown(deep_parent, pim=name, inputs=inputs)
         assert all(torch.equal(whole[n], same[n]) for n in whole), name
 
 
 def test_excluding_inserted_blocks_keeps_them_the_identity(tiny_arch: ClipArch) -> None:
     parent = perturbed(Clip(tiny_arch))
     target = tiny_arch.with_size("image.depth", 4)
-    child = inherit(parent, target, momentum=0.5, pim_exclude=("inserted",))
+    child = inherit(parent, target, GrowthConfig(momentum=0.5, pim_exclude=("inserted",)))
     assert child.image.trunk.blocks[1].mlp.fc2.weight.abs().max() == 0
-    blended = inherit(parent, target, momentum=0.5)
+    blended = inherit(parent, target, GrowthConfig(momentum=0.5))
     assert blended.image.trunk.blocks[1].mlp.fc2.weight.abs().max() > 0

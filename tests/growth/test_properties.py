@@ -1,4 +1,4 @@
-"""What holds for every architecture, ratio, operator, reading of PIM and order of composition."""
+"""What holds for every architecture, ratio, operator, PIM variant and order of composition."""
 
 import re
 from dataclasses import replace
@@ -33,7 +33,7 @@ def trained_like(arch: ClipArch, seed: int) -> Clip:
 def grown_or_refused(parent: Clip, child: ClipArch, config: GrowthConfig, seed: int) -> Clip | None:
     """A child, or None where the operator states that it cannot make one."""
     try:
-        return inherit(parent, child, seed=seed, config=config)
+        return inherit(parent, child, config, seed=seed)
     except ValueError as error:
         stated = (
             "must be a multiple of the old one|must grow by an integer ratio"
@@ -76,7 +76,7 @@ def test_null_space_momentum_never_changes_the_function(
     config = GrowthConfig(operator=operator, pim="null_space", momentum=momentum)
     assume(is_exact(grown.parent, grown.child, config))
     parent = trained_like(grown.parent, seed)
-    child = inherit(parent, grown.child, seed=seed, config=config)
+    child = inherit(parent, grown.child, config, seed=seed)
     assert similarity_change(parent, child, seed) < 1e-10
 
 
@@ -98,8 +98,8 @@ def test_orders_of_composition_give_one_function(
     parent = trained_like(grown.parent, seed)
     child = parent
     for arch in between[1:]:
-        child = inherit(child, arch, seed=seed, config=config)
-    once = inherit(parent, between[-1], seed=seed, config=config)
+        child = inherit(child, arch, config, seed=seed)
+    once = inherit(parent, between[-1], config, seed=seed)
     assert similarity_change(parent, child, seed) < 1e-10
     assert similarity_change(once, child, seed) < 1e-10
 
@@ -177,7 +177,7 @@ def test_copies_part_within_two_optimizer_steps(name: str, ratio: float, deep_pa
     """No twins among units, heads or coordinates of a stream, and none that stands still."""
     if name == "hypercloning" and ratio == 1.5:
         pytest.skip("hypercloning refuses ratios that are not whole")
-    child = inherit(deep_parent, wider(deep_parent.arch, ratio), name)
+    child = inherit(deep_parent, wider(deep_parent.arch, ratio), GrowthConfig(operator=name))
     start = train_two_steps(child)
     assert rows_that_stand_still(child, start) == {}
     assert min(twin_distances(child).values()) > 1e-9
@@ -185,7 +185,11 @@ def test_copies_part_within_two_optimizer_steps(name: str, ratio: float, deep_pa
 
 def test_even_copies_without_noise_never_part(deep_parent: Clip) -> None:
     """What the distances above are worth."""
-    child = inherit(deep_parent, wider(deep_parent.arch, 2.0), "hypercloning", snr_db=400.0)
+    child = inherit(
+        deep_parent,
+        wider(deep_parent.arch, 2.0),
+        GrowthConfig(operator="hypercloning", snr_db=400.0),
+    )
     train_two_steps(child)
     assert min(twin_distances(child).values()) < 1e-12
 
@@ -193,7 +197,7 @@ def test_even_copies_without_noise_never_part(deep_parent: Clip) -> None:
 @pytest.mark.parametrize("name", ["cancel", "interleave", "stack", "gated", "identity"])
 def test_inserted_blocks_part_from_the_ones_they_copy(name: str, deep_parent: Clip) -> None:
     target = deep_parent.arch.with_sizes({"image.depth": 4, "text.depth": 4, "shared.depth": 3})
-    child = inherit(deep_parent, target, depth_operator=name)
+    child = inherit(deep_parent, target, GrowthConfig(depth_operator=name))
     start = train_two_steps(child)
     assert rows_that_stand_still(child, start) == {}
     for blocks in (child.image.trunk.blocks, child.text.blocks, child.shared.blocks):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 
+from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.operators import OPERATORS, ones_keeping_isometry
 from nas_growclip.growth.verify import perturbed, probe, similarity, similarity_change
@@ -192,7 +193,9 @@ def test_norm_pre_parents_grow_exactly_at_integer_ratios(
     name: str, ratio: int, deep_arch: ClipArch
 ) -> None:
     parent = with_norm_pre(deep_arch)
-    child = inherit(parent, parent.arch.with_size("image.width", 16 * ratio), name)
+    child = inherit(
+        parent, parent.arch.with_size("image.width", 16 * ratio), GrowthConfig(operator=name)
+    )
     assert similarity_change(parent, child) < 1e-12
     deeper = inherit(parent, parent.arch.with_sizes({"image.depth": 4, "image.mlp_width": 31}))
     assert similarity_change(parent, deeper) < 1e-12
@@ -203,14 +206,16 @@ def test_norm_pre_parents_refuse_other_ratios_by_name(name: str, deep_arch: Clip
     parent = with_norm_pre(deep_arch)
     target = parent.arch.with_size("image.width", 24)
     with pytest.raises(ValueError, match=r"since the parent has norm_pre.* got 16 -> 24\. Choose"):
-        inherit(parent, target, name)
+        inherit(parent, target, GrowthConfig(operator=name))
 
 
 def test_norm_pre_approximation_is_near_and_named(deep_arch: ClipArch) -> None:
     parent = with_norm_pre(deep_arch)
     target = parent.arch.with_size("image.width", 24)
-    near = similarity_change(parent, inherit(parent, target, norm_pre="approximate"))
-    copies = similarity_change(parent, inherit(parent, target, "net2net", norm_pre="approximate"))
+    near = similarity_change(parent, inherit(parent, target, GrowthConfig(norm_pre="approximate")))
+    copies = similarity_change(
+        parent, inherit(parent, target, GrowthConfig(operator="net2net", norm_pre="approximate"))
+    )
     assert 1e-6 < near < copies
     assert near < 0.05
 
@@ -226,7 +231,7 @@ def test_sizes_of_images_and_texts_grow_under_every_operator(name: str, deep_par
     target = deep_parent.arch.with_sizes(
         {"image.image_size": 12, "text.context_length": 10, "image.head_dim": 10}
     )
-    child = inherit(deep_parent, target, name)
+    child = inherit(deep_parent, target, GrowthConfig(operator=name))
     assert torch.isfinite(similarity(child, *_double(probe(target)))).all()
 
 

@@ -85,7 +85,7 @@ def test_a_width_between_is_refused_with_norm_pre_unless_approximate(tmp_path: P
     child_arch = parent.arch.with_size("image.width", 96)
     with pytest.raises(ValueError, match="norm_pre"):
         inherit(parent, child_arch)
-    child = inherit(parent, child_arch, config=GrowthConfig(norm_pre="approximate")).eval()
+    child = inherit(parent, child_arch, GrowthConfig(norm_pre="approximate")).eval()
     assert largest_difference(child, stock, *inputs(parent)) > 1e-4
 
 

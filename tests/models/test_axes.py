@@ -71,12 +71,12 @@ def assert_roles(name: str, spec: AxisSpec, module: nn.Module) -> None:
     is_weight = name.endswith(".weight")
     if isinstance(module, nn.LayerNorm):
         writes = name.startswith("image.trunk.norm_pre")
-        expected = [("regain" if is_weight else "write") if writes else "gain"]
+        expected = [("stream_gain" if is_weight else "write") if writes else "gain"]
         expected = expected if is_weight or writes else ["shift"]
         assert roles(spec) == expected, name
         assert not spec.is_linear, name
     elif isinstance(module, nn.Linear | nn.Conv2d) and is_weight:
-        side = "dual" if name == "text.projection.weight" else "write"
+        side = "text_side" if name == "text.projection.weight" else "write"
         written = sum(axis.name != "qkv" for axis in spec.dims[0])
         read = len(roles(spec)) - written
         assert roles(spec) == [side] * written + ["read"] * read, name
@@ -127,10 +127,10 @@ def wrong_rows() -> Iterator[tuple[str, str]]:
     """Every row, wrong in every way of the list."""
     for key, row in PARAM_AXES.items():
         wrong = {
-            row.replace("gain(", "shift(") if "regain" not in row else row,
+            row.replace("gain(", "shift(") if "stream_gain" not in row else row,
             row.replace("shift(", "gain("),
-            row.replace("regain(", "gain("),
-            row.replace("dual(embed_dim)", "embed_dim"),
+            row.replace("stream_gain(", "gain("),
+            row.replace("text_side(embed_dim)", "embed_dim"),
             row.replace("<-", ""),
             row.replace("->", "<-"),
             row.replace("<-", "->"),

@@ -40,7 +40,7 @@ def config(**changes: Any) -> TrainConfig:
 
 
 def grown_state(group: ProcessGroup) -> TrainState:
-    """Weights, gates, moments with ages by entry and an average, the same in every process."""
+    """Weights, gates, moments with step counts by entry, an average: the same everywhere."""
     state = start_training(perturbed(Clip(ARCH, seed=1)), config())
     install_gates(state.model, ["image.trunk.blocks.1"], 5)
     generator = torch.Generator().manual_seed(2)
@@ -48,7 +48,7 @@ def grown_state(group: ProcessGroup) -> TrainState:
     for name, p in state.model.named_parameters():
         moments[f"exp_avg.{name}"] = 1e-3 * torch.randn(p.shape, generator=generator)
         moments[f"exp_avg_sq.{name}"] = 1e-6 * torch.rand(p.shape, generator=generator)
-        moments[f"age.{name}"] = torch.randint(0, 9, p.shape, generator=generator)
+        moments[f"step_count.{name}"] = torch.randint(0, 9, p.shape, generator=generator)
     restore_optimizer(state, moments)
     state.group = group
     return state

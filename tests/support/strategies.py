@@ -79,7 +79,7 @@ def growths(draw: st.DrawFn, dimensions: tuple[str, ...] = DIMENSIONS) -> Grown:
     chosen = draw(st.lists(st.sampled_from(able), min_size=1, max_size=5, unique=True))
     sizes = {d: draw(_larger(parent, d)) for d in chosen}
     if "image.patch_size" in sizes:  # at the same grid, or images would not be whole patches
-        sides = [d for d in ("image.image_size", "image.image_height") if parent.states(d)]
+        sides = [d for d in ("image.image_size", "image.image_height") if parent.is_explicit(d)]
         sizes |= {d: 2 * parent.size(d) for d in sides}
     return Grown(parent, sizes)
 

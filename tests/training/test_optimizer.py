@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nas_growclip.training.optimizer import AgedAdamW
+from nas_growclip.training.optimizer import EntrywiseAdamW
 
 SETTINGS = {"lr": 0.03, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.2}
 
@@ -25,10 +25,10 @@ def test_entries_of_two_ages_go_as_two_parameters_would() -> None:
     run(old_adam, old, slice(4), range(20))
     moments = old_adam.state[old]
     both = torch.nn.Parameter(torch.cat([old.detach(), new.detach()]))
-    optimizer = AgedAdamW([both], **SETTINGS)
+    optimizer = EntrywiseAdamW([both], **SETTINGS)
     for key in ("exp_avg", "exp_avg_sq"):
         optimizer.state[both][key] = torch.cat([moments[key], torch.zeros(2, 3).double()])
-    optimizer.set_age(both, torch.tensor([20] * 4 + [0] * 2)[:, None].expand(6, 3))
+    optimizer.set_step_count(both, torch.tensor([20] * 4 + [0] * 2)[:, None].expand(6, 3))
     run(old_adam, old, slice(4), range(20, 30))
     run(torch.optim.AdamW([new], **SETTINGS), new, slice(4, 6), range(20, 30))
     run(optimizer, both, slice(6), range(20, 30))
@@ -39,18 +39,18 @@ def test_entries_of_two_ages_go_as_two_parameters_would() -> None:
 def test_without_ages_it_is_pytorchs_adamw() -> None:
     one, two = (torch.nn.Parameter(gradient(99)) for _ in range(2))
     run(torch.optim.AdamW([one], **SETTINGS), one, slice(6), range(5))
-    run(AgedAdamW([two], **SETTINGS), two, slice(6), range(5))
+    run(EntrywiseAdamW([two], **SETTINGS), two, slice(6), range(5))
     assert torch.equal(one, two)
 
 
 def test_inheriting_the_old_count_would_make_first_steps_too_long() -> None:
-    """The fault that ages avoid: (1 - beta1) / sqrt(1 - beta2) times the rate, here 3.2 times."""
+    """The fault avoided by counts by entry: (1 - beta1) / sqrt(1 - beta2) rates, here 3.2."""
     rate, (beta1, beta2) = SETTINGS["lr"], SETTINGS["betas"]
     moved = {}
-    for name, age in (("old count", 10_000), ("fresh", 0)):
+    for name, num_steps in (("old count", 10_000), ("fresh", 0)):
         parameter = torch.nn.Parameter(torch.zeros(6, 3).double())
-        optimizer = AgedAdamW([parameter], **SETTINGS | {"weight_decay": 0.0})
-        optimizer.set_age(parameter, torch.tensor(age))
+        optimizer = EntrywiseAdamW([parameter], **SETTINGS | {"weight_decay": 0.0})
+        optimizer.set_step_count(parameter, torch.tensor(num_steps))
         for key in ("exp_avg", "exp_avg_sq"):
             optimizer.state[parameter][key] = torch.zeros(6, 3).double()
         run(optimizer, parameter, slice(6), range(1))

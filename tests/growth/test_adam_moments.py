@@ -121,13 +121,13 @@ def test_only_unchanged_tensors_are_copied_if_asked(deep_parent: Clip) -> None:
     assert copied[key] is not parents[key]
 
 
-def test_tensors_that_mix_entries_start_afresh(deep_parent: Clip) -> None:
+def test_tensors_that_mix_entries_start_from_zero(deep_parent: Clip) -> None:
     _, moments = grown_by(deep_parent, "exact", {"embed_dim": 24})
     assert "exp_avg.shared.blocks.0.attn.qkv.weight" not in moments
     assert "exp_avg.text.blocks.0.mlp.fc1.weight" in moments
 
 
-def test_resampled_positions_start_afresh_but_for_the_class_tokens(deep_parent: Clip) -> None:
+def test_resampled_positions_start_from_zero_but_for_the_class_tokens(deep_parent: Clip) -> None:
     _, moments = grown_by(deep_parent, "exact", {"image.image_size": 16})
     num_steps = moments["step_count.image.trunk.pos_embed"]
     assert (num_steps[:, 0] == 7).all()

@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -102,14 +102,22 @@ def encoding(request: pytest.FixtureRequest, candidates: tuple[Candidate, ...]) 
     return request.param(candidates)
 
 
-def random_candidates(
-    sizes: Sizes, together: int, num_momenta: int, share: float, seed: int
-) -> tuple[Candidate, ...]:
-    return made(sizes, together, (1.0, 0.9, 0.5)[:num_momenta], share, seed)
+class Space(NamedTuple):
+    """What random candidates are made of, outside the strategy: checking types draws numbers."""
+
+    sizes: Sizes
+    together: int
+    num_momenta: int
+    share: float
+    seed: int
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        momenta = (1.0, 0.9, 0.5)[: self.num_momenta]
+        return made(self.sizes, self.together, momenta, self.share, self.seed)
 
 
-SOME_CANDIDATES = st.builds(
-    random_candidates,
+RANDOM_SPACES = st.builds(
+    Space,
     sizes=st.dictionaries(
         st.sampled_from(["image.width", "text.depth", "shared.depth", "embed_dim"]),
         st.lists(st.integers(2, 9), min_size=1, max_size=3, unique=True).map(sorted).map(tuple),
@@ -153,10 +161,9 @@ def test_parameters_give_their_candidate_back(encoding: Any) -> None:
 
 
 @settings(max_examples=20)
-@given(SOME_CANDIDATES)
-def test_parameters_give_their_candidate_back_in_any_space(
-    candidates: tuple[Candidate, ...],
-) -> None:
+@given(RANDOM_SPACES)
+def test_parameters_give_their_candidate_back_in_any_space(space: Space) -> None:
+    candidates = space.candidates()
     for encode in ENCODINGS:
         encoding = encode(candidates)
         params = [encoding.params(candidate) for candidate in candidates]
@@ -186,8 +193,9 @@ def test_study_accepts_every_draw_and_every_draw_is_legal(encoding: Any) -> None
 
 
 @settings(max_examples=10)
-@given(SOME_CANDIDATES)
-def test_study_accepts_every_draw_in_any_space(candidates: tuple[Candidate, ...]) -> None:
+@given(RANDOM_SPACES)
+def test_study_accepts_every_draw_in_any_space(space: Space) -> None:
+    candidates = space.candidates()
     for encode in ENCODINGS:
         for candidate in drawn(encode(candidates), RandomSampler(seed=1), most=40):
             assert candidate in candidates
@@ -295,10 +303,11 @@ def nni_samples(space: Mapping[str, Any], candidates: Sequence[Candidate]) -> li
 
 
 @settings(max_examples=20)
-@given(SOME_CANDIDATES)
-def test_nni_space_allows_every_candidate_once(candidates: tuple[Candidate, ...]) -> None:
-    space = json.loads(json.dumps(nni_space(candidates)))
-    assert labels(nni_samples(space, candidates)) == labels(candidates)
+@given(RANDOM_SPACES)
+def test_nni_space_allows_every_candidate_once(space: Space) -> None:
+    candidates = space.candidates()
+    written = json.loads(json.dumps(nni_space(candidates)))
+    assert labels(nni_samples(written, candidates)) == labels(candidates)
     assert labels(nni_samples(nni_space(candidates[1:]), candidates)) == labels(candidates[1:])
 
 

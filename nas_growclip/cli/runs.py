@@ -179,11 +179,12 @@ def report(
     Example:
         growclip report runs/demo runs/other --out report
     """
+    from nas_growclip.records.folder import RunFolder
     from nas_growclip.records.frames import load_run
     from nas_growclip.report import print_summary, write_report
 
     loaded = [load_run(path) for path in runs]
-    page = write_report(loaded, out or runs[0] / "report")
+    page = write_report(loaded, out or RunFolder(runs[0]).report)
     for records in loaded:
         print_summary(records)
     print(f"Report: {page}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from nas_growclip.doctor.machine import Environment, Finding, run_python
 from nas_growclip.io.formatting import mebibytes
 from nas_growclip.io.mappings import read_mapping
+from nas_growclip.records.folder import find_config
 
 CHECKPOINTS_AHEAD = 10
 """Free space wanted, in largest checkpoints: a stage keeps a state for each of its trials."""
@@ -30,13 +31,14 @@ except ValueError as error:
 def check_run_config(run: Path, environment: Environment) -> Finding:
     """The run's settings can be read by this version."""
     try:
-        read_mapping(run / "config.yaml")
+        config = find_config(run)
+        read_mapping(config)
     except ValueError as error:
         return Finding(
             "problem", str(error), "Give the --out of `growclip run`, or restore the file."
         )
     package = str(Path(__file__).parents[2])
-    refused, end = run_python(environment, _LOAD_CONFIG, [str(run / "config.yaml"), package])
+    refused, end = run_python(environment, _LOAD_CONFIG, [str(config), package])
     if end:
         return Finding(
             "problem",
@@ -46,7 +48,7 @@ def check_run_config(run: Path, environment: Environment) -> Finding:
     if refused.strip():
         remedy = "Use the version of nas_growclip that made the run, or start a new one."
         return Finding("problem", refused, remedy)
-    return Finding("ok", f"{run / 'config.yaml'} reads")
+    return Finding("ok", f"{config} reads")
 
 
 def check_run_folder(run: Path, environment: Environment) -> Finding:

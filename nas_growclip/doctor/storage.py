@@ -16,6 +16,7 @@ from nas_growclip.doctor.machine import (
     without_passwords,
 )
 from nas_growclip.io.mappings import read_mapping
+from nas_growclip.records.folder import RunFolder
 
 NETWORK_DISKS = re.compile(
     r"(fuse\.)?(9p|afs|beegfs|ceph|ceph-fuse|cifs|davfs2?|gcsfuse|glusterfs|gpfs|juicefs|lustre|"
@@ -95,7 +96,7 @@ def check_storage(run: Path, environment: Environment) -> Finding:
 def storage_setting(run: Path) -> str:
     """The run's ``search.storage``: ``journal``, a URL, or nothing for SQLite in the folder."""
     with suppress(ValueError):
-        search = read_mapping(run / "config.yaml").get("search")
+        search = read_mapping(RunFolder(run).config).get("search")
         setting = search.get("storage") if isinstance(search, Mapping) else None
         return setting if isinstance(setting, str) else ""
     return ""
@@ -104,7 +105,7 @@ def storage_setting(run: Path) -> str:
 def storage_file(run: Path, setting: str) -> Path | None:
     """The file that holds Optuna's studies; None if a server does."""
     if setting in ("", "journal"):
-        return run / ("study.journal" if setting else "study.db")
+        return RunFolder(run).journal if setting else RunFolder(run).database
     sqlite = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", setting)
     return Path(sqlite[1]) if sqlite else None
 

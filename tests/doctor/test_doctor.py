@@ -23,7 +23,7 @@ from nas_growclip.doctor import checks, storage
 from nas_growclip.doctor.checks import CHECKS, describe, diagnose, run_check
 from nas_growclip.doctor.machine import Environment, Finding
 from nas_growclip.doctor.storage import filesystem
-from nas_growclip.records.folder import RunFolder
+from nas_growclip.records.folder import RunFolder, write_format
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,6 +123,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def set_storage(run: Path, setting: str | None) -> None:
+    write_format(run)
     (run / "config.yaml").write_text(yaml.safe_dump({"search": {"storage": setting}}))
 
 

@@ -15,6 +15,7 @@ from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_experiment, run_stages
 from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
+from nas_growclip.records.folder import write_format
 from tests.support.models import stock_model, write_config
 from tests.support.runs import ROOT, SMOKE
 
@@ -90,6 +91,7 @@ def test_another_parent_under_the_same_name_is_told(tmp_path: Path, checkpoint: 
     config = load_config(experiment(tmp_path, str(checkpoint)))
     other = config.parent_arch.with_size("text.depth", 5)
     save_model(Clip(other), tmp_path / "run" / "parent")
+    write_format(tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text(config.to_yaml())
     with pytest.raises(ValueError, match="must have the architecture that the configuration names"):
         run_experiment(config, tmp_path / "run")

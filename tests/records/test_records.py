@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.models.arch import DIMENSIONS, ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
-from nas_growclip.records.folder import RunFolder, append_timing, read_stages, read_trials
+from nas_growclip.records.folder import (
+    RunFolder,
+    append_timing,
+    read_stages,
+    read_trials,
+    write_format,
+)
 from nas_growclip.records.frames import load_run
 from nas_growclip.records.lines import append_line, drop_torn_line
 
@@ -63,6 +69,7 @@ def make_stage(stage: int = 1) -> StageResult:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    write_format(tmp_path)
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     for number in (0, 1):
         append_line(RunFolder(tmp_path).trials, to_line(make_trial(number)))
@@ -155,6 +162,7 @@ def test_folder_without_a_config_is_no_run(tmp_path: Path) -> None:
 
 
 def test_run_without_records_is_empty(tmp_path: Path) -> None:
+    write_format(tmp_path)
     (tmp_path / "config.yaml").write_text("seed: 3\n")
     run = load_run(tmp_path)
     assert (run.trials, run.stages, run.config) == ((), (), {"seed": 3})

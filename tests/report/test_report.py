@@ -19,7 +19,7 @@ from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.io.formatting import DASH, number, percent, si
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
-from nas_growclip.records.folder import RunFolder
+from nas_growclip.records.folder import RunFolder, write_format
 from nas_growclip.records.frames import Run, load_run
 from nas_growclip.records.lines import append_line
 from nas_growclip.report import print_summary, write_report
@@ -141,6 +141,7 @@ def make_stage(stage: int, parent: ClipArch, trials: list[Trial], spent: int) ->
 def write_run(folder: Path, num_stages: int = 3, speed: float = 1.0, trials_after: int = 0) -> Run:
     folder.mkdir(parents=True)
     config = {"seed": 0, "name": "a <i>run</i>", "stages": [{"pairs": 10_000}]}
+    write_format(folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     parent, spent = ClipArch.preset("tiny"), 0
     earlier: list[Trial] = []

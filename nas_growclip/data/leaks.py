@@ -16,7 +16,7 @@ class IdentifiedPairs(Protocol):
     """Pairs that are known by their content, as those of files are."""
 
     def identities(self) -> Iterator[bytes]:
-        """What each pair is known by, as ``pair_identity`` gives it."""
+        """What the pairs are known by, as ``pair_identity`` gives it, any number at a time."""
         ...
 
 

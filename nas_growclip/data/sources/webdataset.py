@@ -70,11 +70,8 @@ class ShardPairs:
         )
 
     def identities(self) -> Iterator[bytes]:
-        """What each pair is known by, as ``pair_identity`` gives it."""
-        for part in self.parts:
-            known = part.scan.identities
-            for start in range(0, part.num_pairs * IDENTITY_SIZE, IDENTITY_SIZE):
-                yield known[start : start + IDENTITY_SIZE]
+        """What the pairs of each shard are known by, one after the other."""
+        return (part.scan.identities[: part.num_pairs * IDENTITY_SIZE] for part in self.parts)
 
     def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
         """Every wanted pair once: shards shuffled by the seed, then pairs in a buffer."""

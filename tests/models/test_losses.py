@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from nas_growclip.models.losses import ContrastiveLoss, chance_loss
 from nas_growclip.training.backpropagation import Backpropagation
 from nas_growclip.training.loop import train
 from nas_growclip.training.state import TrainConfig, start_training
+from tests.support import masked_losses
 from tests.support.masked_losses import SCALES, loss_and_gradients, whole_batch
-from tests.support.runs import ROOT, by_two_processes, environment
+from tests.support.processes import in_two_processes
 from tests.training.test_loop import same_batch
 
 BATCH = 7
@@ -159,18 +159,10 @@ def test_without_repeats_the_loss_is_open_clips_to_the_bit(kind: str) -> None:
     assert not torch.equal(loss_fn(images, texts, *scales, image_ids=torch.zeros(8).long()), plain)
 
 
-@pytest.mark.slow
 def test_two_processes_mask_what_one_masks(tmp_path: Path) -> None:
     """Repeats are in one half and across the halves; losses and gradients are the whole batch's."""
-    ended = subprocess.run(
-        by_two_processes("tests.support.masked_losses", str(tmp_path)),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    codes = in_two_processes(lambda: masked_losses.main(tmp_path), tmp_path)
+    assert codes == [0, 0], (tmp_path / "0.log").read_text()
     halves = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for kind in SCALES:
         whole = loss_and_gradients(kind, 0, 1)

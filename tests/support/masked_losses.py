@@ -1,7 +1,6 @@
 """One process of two that share a batch in which images repeat, within a half and across."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -33,14 +32,10 @@ def loss_and_gradients(kind: str, rank: int, size: int) -> dict[str, list[float]
     return {"loss": loss.item(), "gradients": torch.cat(gradients, dim=1).flatten().tolist()}
 
 
-def main() -> None:
+def main(out: Path) -> None:
     group = join_group("cpu")
     results = {kind: loss_and_gradients(kind, group.rank, group.size) for kind in SCALES}
-    Path(sys.argv[1], f"{group.rank}.json").write_text(json.dumps(results))
+    (out / f"{group.rank}.json").write_text(json.dumps(results))
     if not group.is_leader:
         group.receive()
     group.leave()
-
-
-if __name__ == "__main__":
-    main()

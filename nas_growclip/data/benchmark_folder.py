@@ -36,6 +36,12 @@ def is_retrieval_folder(path: Path) -> bool:
     return kind == RETRIEVAL
 
 
+def retrieval_folder(path: Path) -> Path | None:
+    """The retrieval set at a path, which may be its test split; None if there is none."""
+    places = (path, path.parent) if path.name == "test" else (path,)
+    return next((place for place in places if is_retrieval_folder(place)), None)
+
+
 def set_name(path: Path) -> str:
     """What results call a set: its folder's name without CLIP_benchmark's prefix."""
     return path.resolve().name.removeprefix("wds_")

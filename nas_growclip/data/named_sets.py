@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
-from nas_growclip.data.benchmark_folder import is_benchmark_folder, is_retrieval_folder
+from nas_growclip.data.benchmark_folder import (
+    is_benchmark_folder,
+    is_retrieval_folder,
+    retrieval_folder,
+)
 from nas_growclip.data.class_folders import is_class_folders, open_task
 from nas_growclip.data.config import MAX_BAD_SHARE
 from nas_growclip.data.retrieval_set import RetrievalSet, folder_retrieval_set
@@ -15,8 +19,8 @@ def find_named_sets(path: Path) -> tuple[Path, ...]:
     """Folders of the sets at a place: itself, the set whose test split it is, or those in it."""
     if is_benchmark_folder(path) or is_class_folders(path):
         return (path,)
-    if path.name == "test" and is_retrieval_folder(path.parent):
-        return (path.parent,)
+    if place := retrieval_folder(path):
+        return (place,)
     return tuple(child for child in sorted(path.iterdir()) if is_benchmark_folder(child))
 
 

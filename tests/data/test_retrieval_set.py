@@ -1,14 +1,16 @@
 """CLIP_benchmark's retrieval sets: an image and a file with a caption a line."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import webdataset as wds
 from PIL import Image
 
+from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.named_sets import find_named_sets, open_named_set
 from nas_growclip.data.retrieval_set import RetrievalSet, folder_retrieval_set
+from nas_growclip.data.sources.table import open_split
 from tests.data.test_zero_shot import write_shard
 
 
@@ -44,12 +46,21 @@ def test_each_line_is_a_caption_of_the_image(folder: Path) -> None:
     assert [pair.caption for pair in wanted] == ["b", "d"]
 
 
-def test_captions_are_those_that_webdataset_and_splitlines_give(folder: Path) -> None:
-    """As CLIP_benchmark reads them: ``to_tuple(..., "txt")`` and ``str.splitlines``."""
-    shards = [str(folder / "test" / f"{n}.tar") for n in (0, 1)]
-    theirs = wds.WebDataset(shards, shardshuffle=False).decode().to_tuple("txt")
-    expected = [line.strip() for (text,) in theirs for line in text.splitlines() if line.strip()]
-    assert [pair.caption for pair in open_named_set(folder).pairs.epoch(None)] == expected
+def test_captions_are_those_that_splitlines_gives(folder: Path) -> None:
+    """As CLIP_benchmark reads them: ``str.splitlines`` of a sample's text."""
+    text = "one\r\ntwo\x0bthree\u2028four\n"
+    write_shard(folder / "test/1.tar", [("s1.txt", text.encode()), ("s1.png", picture(200))])
+    found = [pair.caption for pair in open_named_set(folder).pairs.epoch(None)]
+    assert found[3:] == text.splitlines() == ["one", "two", "three", "four"]
+
+
+def test_a_held_out_split_may_be_a_retrieval_set(folder: Path) -> None:
+    for files in ("wds_flickr", "wds_flickr/test"):
+        config = WebdatasetConfig(stages=(1,), test=files, test_pairs=2)
+        pairs = open_split(config, folder.parent, "test")
+        assert [pair.caption for pair in pairs.epoch(None)] == ["a", "b"]
+        everything = open_split(replace(config, test_pairs=0), folder.parent, "test")
+        assert everything.num_pairs == 4
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _invoke(sys.argv[1:] if arguments is None else arguments)
     except typer.TyperException as error:
-        return _refuse(f"{error.format_message()} See growclip COMMAND --help.")
+        return _refuse(_usage_message(error))
     except (ValueError, OSError) as error:
         return _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
@@ -64,6 +64,13 @@ def _invoke(arguments: Sequence[str]) -> int:
     except typer.Exit as end:
         return end.exit_code
     return code or 0
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    """What is wrong with a command line, and which help says more."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "growclip"
+    return f"{error.format_message().rstrip('.')}. See {command} --help."
 
 
 def _refuse(message: str) -> int:

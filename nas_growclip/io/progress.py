@@ -91,6 +91,7 @@ class _PlainLines:
     total: int
     started: float
     printed: float | None = None
+    printed_done: int = -1
 
     def update(self, done: int) -> None:
         now = time.monotonic()
@@ -99,14 +100,14 @@ class _PlainLines:
             self._print(done, now)
 
     def finish(self, done: int) -> None:
-        if self.printed is not None:
+        if self.printed is not None and done != self.printed_done:
             self._print(done, time.monotonic())
 
     def _print(self, done: int, now: float) -> None:
         rate = done / max(now - self.started, 1e-9)
         left = f", {_duration((self.total - done) / rate)} left" if done < self.total else ""
         _log.info(f"{self.label}: {done}/{self.total}, {rate:.3g} it/s{left}")
-        self.printed = now
+        self.printed, self.printed_done = now, done
 
 
 def _track_plain(iterable: Iterable[T], total: int, label: str, *, shown: bool) -> Iterator[T]:

@@ -301,6 +301,25 @@ def test_space_needs_no_torch() -> None:
         ),
         (["space", "tiny", "--pairs", "9", "--format", "nni"], "--space must be given unless"),
         (["space", "{model}", "--pairs", "9", "--format", "nni"], "--space must be given unless"),
+        (["flops", "tiny", "--jsno"], "(Possible options: --json). See growclip flops --help."),
+        (["flops"], "Missing argument 'ARCH_OR_CHECKPOINT'"),
+        (["flop", "tiny"], "No such command 'flop'. Did you mean 'flops'?"),
+        (["run", "a.yaml", "--out", "r", "--seed", "x"], "Invalid value for '--seed'"),
+        (
+            ["grow", "{model}", "--set", "text.depth=2", "--operator", "exakt", "--out", "{tmp}/c"],
+            "--operator: must be one of exact, average",
+        ),
+        (
+            ["grow", "{model}", "--set", "text.depth=2", "--placement", "x", "--out", "{tmp}/c"],
+            "'x' is not one of 'spread', 'end'",
+        ),
+        (["export", "{model}", "--format", "h", "--out", "{tmp}/c"], "Did you mean 'hf'?"),
+        (["compare", "a.yaml", "--out", "c", "--workers", "0"], "--workers: must be 1 or more"),
+        (["continue", "r", "--data", "d", "--flops", "0"], "--flops: must be above 0, but got 0.0"),
+        (
+            ["eval", "{model}", "--data", "digits", "--device", "cuda:9"],
+            "device 'cuda:9' cannot be",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(

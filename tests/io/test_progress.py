@@ -63,6 +63,13 @@ def test_plain_lines_come_every_ten_seconds(
     assert lines[-1] == "stage 1: train: 40/40, 1 it/s"
 
 
+def test_the_last_line_is_not_said_twice(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    list(track(ticking(clock, 1, 4.0), total=1, label="one"))
+    assert capsys.readouterr().err == "one: 1/1, 0.25 it/s\n"
+
+
 def test_plain_line_gives_rate_and_time_left(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ from nas_growclip.records.folder import read_stages
 
 COMPARISON_FILE = "comparison.yaml"
 EARLIER_FILE = "study.yaml"
-"""Its name in folders of 0.1.0's first months."""
+"""Its name in folders of 0.1.0."""
 ARMS_FILE = "arms.json"
 """What each arm changes, of all arms that were ever run in the folder."""
 FAILURE_FILE = "failure.json"

@@ -116,7 +116,7 @@ def training_batches(
         encoder: How they become tensors.
         batch_size: Pairs in a whole batch.
         seed: Fixes the order of every epoch.
-        start: Batches to leave out, so that an interrupted training goes on where it was.
+        start: Batches to leave out, so that an interrupted training resumes where it was.
         shard: The part of each batch to give; only that is decoded.
 
     Raises:

@@ -2,7 +2,7 @@
 
 A source yields ``Pair``s (a decoded image, a caption) one epoch at a time, in an order that
 depends on the epoch's seed alone. Everything after that is the same for all sources: resize,
-tokenize, stack. So training can be taken up again at any step, and candidates of a search see
+tokenize, stack. So training can resume at any step, and candidates of a search see
 the same batches.
 """
 

@@ -1,8 +1,8 @@
-"""A finished run goes on when more data arrives: ``growclip continue`` adds one stage to it.
+"""A finished run resumes when more data arrives: ``growclip continue`` adds one stage to it.
 
 The run folder stays the state. The shards of the new stage are written into its settings before
 anything is trained, so what arrives in their folder afterwards belongs to the next stage, and the
-same command goes on after a kill. What the run has already is left out by ``data.shards``.
+same command resumes after a kill. What the run has already is left out by ``data.shards``.
 """
 
 import itertools
@@ -71,7 +71,7 @@ def continue_stages(
 ) -> Continued:
     """Add one stage to a finished run, with those pairs of a folder that the run has not seen.
 
-    Given again it goes on where it was, and does nothing where the stage is finished.
+    Given again it resumes where it was, and does nothing where the stage is finished.
 
     Args:
         run: The run folder.
@@ -171,7 +171,7 @@ def _go_on(
             f"--flops must stay what stage {finished} began with, but got {flops:g}. Leave it out."
         )
     stages = open_stages(config.data, folder)
-    return _Plan(config, stages, f"stage {finished} goes on: {_describe(stages)}")
+    return _Plan(config, stages, f"stage {finished} resumes: {_describe(stages)}")
 
 
 def _plan_stage(

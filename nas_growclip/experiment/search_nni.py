@@ -63,7 +63,7 @@ def proposed_by_nni(stage: StageContext) -> tuple[Candidate, ...]:
         return tuple(by_label[label] for label in json.loads(kept.read_text(encoding="utf-8")))
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise ValueError(
-            f"{kept}: must list candidates of the stage, but: {error}. Delete it to search anew."
+            f"{kept}: must list candidates of the stage, but: {error}. Delete it to search again."
         ) from None
 
 

@@ -136,7 +136,7 @@ def describe_choice(
 
 
 def choose_trial(stage: StageContext, trials: Sequence[Trial]) -> tuple[Trial, str]:
-    """The trial that the stage goes on with, and why.
+    """The trial that the stage continues, and why.
 
     Without any score nothing can be compared: the stage keeps its parent, or grows as scheduled.
     """

@@ -1,6 +1,6 @@
-"""One growth stage, as a straight line: search, choose, go on with the winner, measure.
+"""One growth stage, as a straight line: search, choose, continue the winner, measure.
 
-All state is in the run folder; calling again goes on where it was.
+All state is in the run folder; calling again resumes.
 """
 
 import logging
@@ -21,10 +21,7 @@ from nas_growclip.io.mappings import to_mapping
 from nas_growclip.models.clip import Clip, placed
 from nas_growclip.models.flops import flops_by_encoder
 from nas_growclip.records.entries import Measure, Rollback, StageResult, Trial
-from nas_growclip.records.folder import (
-    append_timing,
-    write_outcomes,
-)
+from nas_growclip.records.folder import append_timing, write_outcomes
 from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.events import Event
 from nas_growclip.training.loop import LR_DECAY, DivergedError, count_rollbacks
@@ -61,7 +58,7 @@ def continue_training(stage: StageContext, best: Trial) -> TrainState:
     """Train the chosen trial on to the end of the stage's budget.
 
     Where it diverges it goes back to the last saved state with half the rate, as often as
-    ``train.divergence_retries`` says; rollbacks are saved before it goes on.
+    ``train.divergence_retries`` says; rollbacks are saved before it resumes.
 
     Raises:
         StageFailedError: If it diverges once more, or does not fit memory.

@@ -3,7 +3,7 @@
 A trial is the beginning of its candidate's stage training, so the chosen one's trained state is
 continued and nothing of it is thrown away. Its record and its training state are files that are
 named after the candidate, in a folder that all workers of the stage share: what is recorded is
-not trained again, and what was interrupted goes on.
+not trained again, and what was interrupted resumes.
 """
 
 import time

@@ -1,7 +1,7 @@
 """A worker: takes part in a run's searches beside ``growclip run``, on this machine or another.
 
-It needs the run folder (on a disk that all machines see) and Optuna's storage. It never goes on
-to the next stage by itself: that is the run's own process's part.
+It needs the run folder (on a disk that all machines see) and Optuna's storage. It never starts
+the next stage by itself: that is the run's own process's part.
 """
 
 import logging

@@ -224,7 +224,7 @@ def find_config(run: Path) -> Path:
             "`growclip run`."
         )
     if not folder.format.is_file():
-        found, writer = 1, "0.1.0 or before"
+        found, writer = 1, "0.1.0"
     else:
         noted = from_mapping(_Format, read_mapping(folder.format), str(folder.format))
         found, writer = noted.format, noted.written_by

@@ -1,7 +1,7 @@
 """What a search backend is: who proposes the next candidate, by ask and tell.
 
 Every backend begins with *no growth*, the control, never hands out a candidate twice, and depends
-on its seed and on what it was told, nothing else: so a search that was interrupted goes on as if
+on its seed and on what it was told, nothing else: so a search that was interrupted resumes as if
 it had not been.
 """
 

@@ -157,7 +157,7 @@ def test_help_needs_no_torch() -> None:
 def test_module_and_script_are_the_same() -> None:
     command = [sys.executable, "-m", "nas_growclip", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0.1.0"
+    assert done.stdout.strip() == "0.2.0"
 
 
 def test_flops_prints_encoders_and_convention(

@@ -246,7 +246,7 @@ def test_killed_continuation_is_resumed_by_the_same_command(
 def test_shards_that_arrive_during_a_stage_are_the_next_ones(place: Path) -> None:
     plan_only(place, shard(place / "may", 0, contents(500)).parent)
     shard(place / "may", 1, contents(600))
-    assert "stage 2 goes on: 24 new pairs in 1 files" in go_on(place, place / "may").what
+    assert "stage 2 resumes: 24 new pairs in 1 files" in go_on(place, place / "may").what
     assert "stage 3 added: 24 new pairs in 1 files" in go_on(place, place / "may").what
 
 

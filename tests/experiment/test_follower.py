@@ -1,4 +1,4 @@
-"""Several processes under torchrun give what one process gives, and either goes on after a kill."""
+"""Several processes under torchrun give what one process gives, and either resumes after a kill."""
 
 import signal
 import subprocess

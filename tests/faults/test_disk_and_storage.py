@@ -237,7 +237,7 @@ def test_sqlite_that_goes_away_is_waited_for(
 
 
 def unpooled(make: Callable[[object], object]) -> Callable[[object], object]:
-    """Connections are opened anew, as after a network disk was away."""
+    """Connections are opened again, as after a network disk was away."""
 
     def made(storage: object) -> object:
         def close(connection: Connection) -> None:

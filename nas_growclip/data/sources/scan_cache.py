@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from nas_growclip.io.files import locked, make_folder, write_arrays
 
 RULES = 2
-"""Raised whenever other pairs become usable than before: kept scans are then made anew."""
+"""Raised whenever other pairs become usable than before: kept scans are then made again."""
 
 MAX_THREADS = 8
 

@@ -1,6 +1,6 @@
 """The processes of an NNI experiment, and that none of them outlives the run.
 
-NNI's manager, a server, starts the tuner and the trials, and goes on when the process that started
+NNI's manager, a server, starts the tuner and the trials, and runs on when the process that started
 it dies. So every one of them inherits a mark, an environment variable with the experiment's
 folder, by which they are found even where their parents are gone. A watchdog, this file run as a
 program, waits for its owner's end, however it comes, and then kills whatever bears the mark.

@@ -4,7 +4,7 @@ A study's choices cannot change, so each stage has a study of its own. Three rul
 to share. *Turns*: a worker chooses a candidate only when every running trial with a lower number
 in the study has chosen, so no two choose the same, and each candidate has the number that its
 record gets: how many were chosen before it. *Nothing is
-remembered outside the study*: the sampler is made anew for each proposal, on a copy of the study
+remembered outside the study*: the sampler is made again for each proposal, on a copy of the study
 in memory, seeded by how many candidates were handed out; a process that died leaves no trace in
 what comes after it, and candidates that a sampler proposes again do not clutter the study.
 *Heartbeats*: a running trial names its worker; where that is gone, the trial is failed and its

@@ -97,7 +97,7 @@ def median(points: int) -> BasePruner:
 
 
 def successive_halving(points: int) -> BasePruner:
-    """At points 1, 2, 4, ... only the better half goes on."""
+    """At points 1, 2, 4, ... only the better half continues."""
     return SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
 
 

@@ -51,7 +51,7 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
 
 
 def count_rollbacks(rollbacks: Sequence[Rollback], config: TrainConfig) -> int:
-    """How often the training went back under the configured rate; another rate begins again from none."""
+    """How often training rolled back under the configured rate; another rate starts from none."""
     return sum(rollback.learning_rate == config.learning_rate for rollback in rollbacks)
 
 

@@ -27,7 +27,7 @@ from nas_growclip.records.frames import Run, load_run
 from nas_growclip.search.backends import BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.trigger import TriggerConfig
-from nas_growclip.training.events import Moment
+from nas_growclip.training.events import Event, Moment
 from tests.support.faults import die_at, fail_at, in_step, nth_time, poison_batch, refuse_to_work
 from tests.support.processes import ending, forked
 from tests.support.runs import ROOT, one_stage, records_of, small_config, smoke_config

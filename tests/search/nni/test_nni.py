@@ -436,7 +436,7 @@ def processes(folder: Path) -> list[str]:
 
 def watchdogs(folder: Path) -> list[str]:
     lines = [guard().command_line(process) for process in guard().psutil.process_iter()]
-    return [line for line in lines if "nni_processes.py" in line and str(folder) in line]
+    return [line for line in lines if "nni/processes.py" in line and str(folder) in line]
 
 
 def wait_until(holds: Callable[[], bool], seconds: float) -> None:

@@ -10,8 +10,8 @@ from nas_growclip.data.config import (
     DataConfig,
     WebdatasetConfig,
 )
+from nas_growclip.data.shard_splits import new_shards
 from nas_growclip.data.sources.csv_added import new_tables
-from nas_growclip.data.sources.webdataset import new_shards
 
 GrowingConfig = WebdatasetConfig | CsvConfig
 """Settings of the sources that a finished run can be continued with."""

@@ -27,6 +27,7 @@ from nas_growclip.data.sources.decoding import (
     decode_image,
     image_digest,
 )
+from nas_growclip.data.sources.dedup import IDENTITY_SIZE, pair_identity
 from nas_growclip.data.sources.members import DUPLICATE_KEY, Sample, read_samples
 from nas_growclip.data.sources.scan_cache import scan_in_order
 from nas_growclip.data.sources.webdataset import changed
@@ -57,6 +58,8 @@ class CaptionedShard(NamedTuple):
     """Positions of the samples to leave out."""
     sha256: str
     skipped: Counter[str]
+    identities: bytes
+    """Of its pairs, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class CaptionedImages:
             ManifestEntry(shard.path.name, shard.num_pairs, shard.sha256, dict(shard.skipped))
             for shard in self.shards
         )
+
+    def identities(self) -> Iterator[bytes]:
+        """What the pairs of each shard are known by, one after the other."""
+        return (shard.identities for shard in self.shards)
 
     def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
         """Every wanted pair once, in stored order whatever the seed; an image is decoded once."""
@@ -125,7 +132,7 @@ def folder_retrieval_set(path: Path, max_bad_share: float = MAX_BAD_SHARE) -> Re
 
 def _check_shard(path: Path) -> CaptionedShard:
     skipped, unusable, keys = Counter[str](), set[int](), set[str]()
-    num_pairs = 0
+    identities = bytearray()
     for position, sample in enumerate(read_samples(path, faults=skipped)):
         captions = _usable_captions(sample)
         if not isinstance(captions, str) and sample.key in keys:
@@ -135,10 +142,12 @@ def _check_shard(path: Path) -> CaptionedShard:
             unusable.add(position)
         else:
             keys.add(sample.key)
-            num_pairs += len(captions)
+            image_id = image_digest(sample.image or b"")
+            identities += b"".join(pair_identity(image_id, caption) for caption in captions)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return CaptionedShard(path, num_pairs, frozenset(unusable), sha256, skipped)
+    num_pairs = len(identities) // IDENTITY_SIZE
+    return CaptionedShard(path, num_pairs, frozenset(unusable), sha256, skipped, bytes(identities))
 
 
 def _usable_captions(sample: Sample) -> list[str] | str:

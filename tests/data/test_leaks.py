@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from nas_growclip.data.added import with_new_stage
 from nas_growclip.data.config import CsvConfig, FilesConfig, ScenesConfig, WebdatasetConfig
+from nas_growclip.data.sources.table import open_split
 from nas_growclip.data.stages import open_stages, stage_manifest
 from tests.data.sources.test_webdataset import png, write_tar
 
@@ -97,3 +99,31 @@ def test_rendered_scenes_are_not_compared() -> None:
     (stage,) = open_stages(config, None)
     assert stage.leaks == {}
     assert "leaks" not in stage_manifest(stage, config)
+
+
+def write_retrieval_set(folder: Path, numbers: Iterable[int]) -> None:
+    members = []
+    for number in numbers:
+        members += [(f"{number}.png", png((number, 0, 0))), (f"{number}.txt", b"one\ntwo\n")]
+    write_tar(folder / "test/0.tar", members)
+    (folder / "test/nshards.txt").write_text("1")
+    (folder / "dataset_type.txt").write_text("retrieval")
+
+
+@pytest.mark.parametrize(("limit", "leaked"), [(0, 4), (2, 2)])
+def test_retrieval_sets_are_compared_too(limit: int, leaked: int, tmp_path: Path) -> None:
+    config = write_shards(tmp_path, {"train": range(8), "validation": range(20, 24)})
+    write_retrieval_set(tmp_path / "test", [7, 6, 30, 31])
+    changes = {"test_pairs": limit, "max_leaked_share": 1.0}
+    (stage,) = open_stages(WebdatasetConfig(**(vars(config) | changes)), tmp_path)
+    assert stage.leaks == {"validation": 0, "test": leaked}
+
+
+def test_pictures_of_a_retrieval_set_stay_held_out_of_what_arrives(tmp_path: Path) -> None:
+    config = write_shards(tmp_path, {"train": range(8), "validation": range(20, 24)})
+    write_retrieval_set(tmp_path / "test", [30, 31])
+    write_tar(tmp_path / "may/0.tar", [("0.png", png((31, 0, 0))), ("0.txt", b"another caption")])
+    grown = with_new_stage(config, tmp_path, tmp_path / "may")
+    assert grown is not None
+    pairs = open_split(grown, tmp_path, "train", 2)
+    assert [entry.skipped for entry in pairs.manifest] == [{}, {"held-out pair": 1}]

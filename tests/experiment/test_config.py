@@ -52,7 +52,7 @@ def test_parent_is_a_preset_or_an_architecture(tmp_path: Path) -> None:
         ({"passes": 0}, r"a\.yaml: passes: must be above 0, but got 0"),
         (
             {"metrics": ["lost"]},
-            r"metrics: must be one of loss, retrieval, zero_shot, but got 'lost'. Did you mean",
+            r"metrics: must be one of loss, .*, zero_shot, but got 'lost'\. Did you mean",
         ),
         ({"search": {"backend": "grid"}}, r"search\.backend: must be one of"),
         (
@@ -73,7 +73,7 @@ def test_parent_is_a_preset_or_an_architecture(tmp_path: Path) -> None:
         ({"data": {"source": "csv", "stages": [5], "tarin": "a"}}, r"data: tarin: .*'train'"),
         (
             {"data": {"stages": [5]}},
-            r"data: source: missing key\. Add one of \['csv', 'files', 'sc",
+            r"data: source: missing key\. Add one of scenes, webdataset, csv, files\.",
         ),
         ({"data": {"source": "scenes", "stages": []}}, r"stages: must list one size or more"),
     ],

@@ -21,7 +21,7 @@ from nas_growclip.data.config import (
     WebdatasetConfig,
 )
 from nas_growclip.data.in_memory import CachedPairs
-from nas_growclip.data.sources.webdataset import shard_pairs
+from nas_growclip.data.sources.table import open_split
 from nas_growclip.data.stages import open_stages
 from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.experiment.extend import Continued, continue_run, continue_stages
@@ -423,12 +423,8 @@ def test_tables_go_on_like_shards(tmp_path: Path) -> None:
     for split, first in (("train", 0), ("validation", 100), ("test", 120), ("may/new", 40)):
         write_table(tmp_path / "data" / f"{split}.csv", range(first, first + 24))
     data = CsvConfig(stages=(24,), train="train.csv", validation="validation.csv", test="test.csv")
-    run_stages(
-        replace(small_config(), data=data),
-        tmp_path / "run",
-        data_folder=tmp_path / "data",
-        with_report=False,
-    )
+    config = replace(small_config(), data=data)
+    run_stages(config, tmp_path / "run", data_folder=tmp_path / "data")
     continued = go_on(tmp_path, tmp_path / "data/may/new.csv")
     assert "stage 1 added: 24 new pairs in 1 files, left out: none" in continued.what
     assert continued.records.stages[1].num_pairs == 48
@@ -454,7 +450,7 @@ def test_added_shard_that_is_gone_is_told(tmp_path: Path) -> None:
     added = (AddedShards(folder="may", shards=("00000.tar",)),)
     config = small_config({"added": added, "stages": (1, 2)}).data
     with pytest.raises(ValueError, match=r"no such file: '.*may/00000\.tar'\. Put it back"):
-        shard_pairs(config, tmp_path, "train", 2)
+        open_split(config, tmp_path, "train", 2)
 
 
 def test_added_stage_without_a_held_out_set_is_measured_on_the_earlier_ones(

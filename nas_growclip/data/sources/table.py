@@ -9,17 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nas_growclip.data.benchmark_folder import retrieval_folder
-from nas_growclip.data.config import DataConfig, WebdatasetConfig
-from nas_growclip.data.pairs import FirstPairs, ImageTextPairs
-from nas_growclip.data.retrieval_set import folder_retrieval_set
+from nas_growclip.data.config import DataConfig
+from nas_growclip.data.pairs import ImageTextPairs
+from nas_growclip.data.shard_splits import shard_split
 from nas_growclip.data.sources.csv_added import TABLE_SUFFIXES
 from nas_growclip.data.sources.csv_pairs import csv_pairs, open_table
 from nas_growclip.data.sources.files import file_pairs, has_pairs, open_files
 from nas_growclip.data.sources.scenes import sized_scenes
 from nas_growclip.data.sources.shard_names import SHARD_SUFFIXES
-from nas_growclip.data.sources.split import Split, SplitFiles, split_files
-from nas_growclip.data.sources.webdataset import open_shards, shard_pairs
+from nas_growclip.data.sources.split import Split, SplitFiles
+from nas_growclip.data.sources.webdataset import open_shards
 
 Source = Callable[[Any, Path | None, Split, int | None], ImageTextPairs]
 """Takes the settings of its own source, which are a member of ``DataConfig``."""
@@ -71,27 +70,9 @@ def open_folder(folder: Path) -> ImageTextPairs:
     return open_files(wanted) if not is_shards and has_pairs(folder) else open_shards(wanted)
 
 
-def shard_or_retrieval_pairs(
-    config: WebdatasetConfig, folder: Path | None, split: Split, size: int | None = None
-) -> ImageTextPairs:
-    """Open a split's shards; one that is measured on may be a retrieval set instead.
-
-    Raises:
-        ValueError: As ``shard_pairs`` and ``folder_retrieval_set``.
-    """
-    if split == "train":
-        return shard_pairs(config, folder, split, size)
-    wanted = split_files(config, folder, split, size)
-    place = retrieval_folder(wanted.folder / wanted.files)
-    if place is None:
-        return shard_pairs(config, folder, split, size)
-    pairs = folder_retrieval_set(place, wanted.max_bad_share).pairs
-    return pairs if wanted.limit is None else FirstPairs(pairs, wanted.limit)
-
-
 SOURCES: Mapping[str, Source] = {
     "scenes": sized_scenes,
-    "webdataset": shard_or_retrieval_pairs,
+    "webdataset": shard_split,
     "csv": csv_pairs,
     "files": file_pairs,
 }

@@ -3,8 +3,6 @@
 Every shard is scanned once a machine: each image is decoded, and what is unusable is remembered by
 its position. So the number of pairs is known before training, and an epoch yields exactly as many.
 An epoch is a stream: memory holds the shuffle buffer, of bytes that are not decoded yet.
-
-Pairs of stages that were added to a finished run are left out where the run has them already.
 """
 
 import itertools
@@ -18,14 +16,14 @@ from typing import NamedTuple
 
 import webdataset as wds
 
-from nas_growclip.data.config import AddedShards, WebdatasetConfig
+from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.sources.bad_share import SkipCounts, require_pairs
 from nas_growclip.data.sources.captions import PLAIN_CAPTIONS, CaptionFormat
-from nas_growclip.data.sources.dedup import IDENTITY_SIZE, Deduplicator
+from nas_growclip.data.sources.dedup import IDENTITY_SIZE
 from nas_growclip.data.sources.members import Sample, read_samples
 from nas_growclip.data.sources.scan_cache import ShardScan, scan_in_order
-from nas_growclip.data.sources.shard_names import SHARD_SUFFIXES, shard_paths
+from nas_growclip.data.sources.shard_names import shard_paths
 from nas_growclip.data.sources.shard_scan import pair_of, scan_shard
 from nas_growclip.data.sources.split import Split, SplitFiles, file_name, split_files
 from nas_growclip.io.progress import track
@@ -34,7 +32,7 @@ DEFAULT_SHUFFLE_BUFFER = 2000
 """Pairs kept to shuffle a stream of shards, where no setting says how many."""
 
 
-class _Part(NamedTuple):
+class ShardPart(NamedTuple):
     """The first ``num_pairs`` usable pairs of a shard."""
 
     path: Path
@@ -46,7 +44,7 @@ class _Part(NamedTuple):
 class ShardPairs:
     """Pairs of several shards, streamed."""
 
-    parts: tuple[_Part, ...]
+    parts: tuple[ShardPart, ...]
     folder: Path
     shuffle_buffer: int
     captions: CaptionFormat = PLAIN_CAPTIONS
@@ -104,11 +102,7 @@ def shard_pairs(
     """
     wanted = split_files(config, folder, split, size)
     captions = CaptionFormat(config.caption_suffix, config.caption_json_key)
-    if split != "train" or not config.added:
-        return open_shards(wanted, config.shuffle_buffer, captions)
-    paths = _first_shards(train_paths(config, wanted.folder), wanted)
-    parts = _new_pairs(_parts(paths, wanted, captions), config, wanted.folder)
-    return _checked(parts, wanted, config.shuffle_buffer, captions)
+    return open_shards(wanted, config.shuffle_buffer, captions)
 
 
 def open_shards(
@@ -126,11 +120,16 @@ def open_shards(
     Raises:
         ValueError: If there are fewer shards, or too few usable pairs in them.
     """
-    paths = _first_shards(shard_paths(wanted.folder, wanted.files, wanted.where), wanted)
-    return _checked(_parts(paths, wanted, captions), wanted, shuffle_buffer, captions)
+    paths = first_shards(shard_paths(wanted.folder, wanted.files, wanted.where), wanted)
+    return checked_pairs(shard_parts(paths, wanted, captions), wanted, shuffle_buffer, captions)
 
 
-def _first_shards(paths: tuple[Path, ...], wanted: SplitFiles) -> tuple[Path, ...]:
+def first_shards(paths: tuple[Path, ...], wanted: SplitFiles) -> tuple[Path, ...]:
+    """The first shards of those that a setting names, as many as are wanted.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
     if wanted.size is not None and wanted.size > len(paths):
         raise ValueError(
             f"data.stages must ask for at most the shards there are, but got {wanted.size} and "
@@ -139,9 +138,14 @@ def _first_shards(paths: tuple[Path, ...], wanted: SplitFiles) -> tuple[Path, ..
     return paths[: wanted.size]
 
 
-def _checked(
-    found: Iterable[_Part], wanted: SplitFiles, shuffle_buffer: int, captions: CaptionFormat
+def checked_pairs(
+    found: Iterable[ShardPart], wanted: SplitFiles, shuffle_buffer: int, captions: CaptionFormat
 ) -> ShardPairs:
+    """Pairs of shards that were scanned.
+
+    Raises:
+        ValueError: If too few are usable.
+    """
     parts = tuple(found)
     scans = [part.scan for part in parts]
     skipped = sum((Counter(scan.skipped) for scan in scans), Counter())
@@ -152,111 +156,23 @@ def _checked(
     return ShardPairs(parts, wanted.folder, shuffle_buffer, captions)
 
 
-def new_shards(config: WebdatasetConfig, folder: Path, shards: Path) -> AddedShards | None:
-    """The shards of a folder that a run neither trains nor measures on; None if there is none.
-
-    Args:
-        config: The run's data.
-        folder: Where its relative paths start.
-        shards: The folder to look at.
-
-    Raises:
-        ValueError: If it is no folder, or has no shard at all.
-    """
-    if not shards.is_dir():
-        raise ValueError(f"--data must be a folder, but got {str(shards)!r}. Check the path.")
-    found = sorted(file for file in shards.iterdir() if file.name.endswith(SHARD_SUFFIXES))
-    if not found:
-        raise ValueError(
-            f"--data must hold shards ({', '.join(SHARD_SUFFIXES)}), but {str(shards)!r} has none. "
-            "Give the folder that img2dataset wrote into."
-        )
-    used = (*train_paths(config, folder)[: config.stages[-1]], *held_out_paths(config, folder))
-    known = {path.resolve() for path in used}
-    names = tuple(path.name for path in found if path.resolve() not in known)
-    place = file_name(shards.resolve(), folder.resolve())
-    return AddedShards(folder=place, shards=names) if names else None
-
-
-def train_paths(config: WebdatasetConfig, folder: Path) -> tuple[Path, ...]:
-    """Shards to train on: those that ``train`` names, then those that were added since.
-
-    Raises:
-        ValueError: If one of them is not there.
-    """
-    own = shard_paths(folder, config.train, "data.train")
-    if not config.added:
-        return own
-    added = [folder / part.folder / name for part in config.added for name in part.shards]
-    missing = [path for path in added if not path.is_file()]
-    if missing:
-        raise ValueError(
-            f"data.added must name tar files, but there is no such file: {str(missing[0])!r}. "
-            "Put it back: earlier stages were trained on it."
-        )
-    return (*own[: config.stages[config.num_planned_stages - 1]], *added)
-
-
-def held_out_paths(config: WebdatasetConfig, folder: Path) -> tuple[Path, ...]:
-    """Shards that are measured on, never trained on.
-
-    Raises:
-        ValueError: If a pattern is malformed or names none.
-    """
-    return tuple(
-        path
-        for split in _held_out_splits(config)
-        for path in shard_paths(folder, config.files_by_split[split], f"data.{split}")
-    )
-
-
-def _held_out_splits(config: WebdatasetConfig) -> Iterator[Split]:
-    return (split for split in config.files_by_split if split != "train")
-
-
-def _parts(paths: tuple[Path, ...], wanted: SplitFiles, captions: CaptionFormat) -> Iterator[_Part]:
+def shard_parts(
+    paths: tuple[Path, ...], wanted: SplitFiles, captions: CaptionFormat
+) -> Iterator[ShardPart]:
+    """Scan shards, as far as their pairs are wanted."""
     left = wanted.limit
     scans = scan_in_order(paths, partial(scan_shard, captions=captions))
     label = f"checking shards of {wanted.where}"
     for path, scan in zip(paths, track(scans, total=len(paths), label=label), strict=False):
         num_pairs = scan.num_pairs if left is None else min(left, scan.num_pairs)
-        yield _Part(path, num_pairs, scan)
+        yield ShardPart(path, num_pairs, scan)
         if left is not None:
             left -= num_pairs
             if left == 0:
                 return
 
 
-def _new_pairs(parts: Iterable[_Part], config: WebdatasetConfig, folder: Path) -> Iterator[_Part]:
-    """The parts, those of added stages without the pairs that came before them."""
-    seen = Deduplicator()
-    for split in _held_out_splits(config):
-        for part in shard_pairs(config, folder, split).parts:
-            seen.hold_out(part.scan.identities)
-    num_planned = config.stages[config.num_planned_stages - 1]
-    for number, part in enumerate(parts):
-        if number < num_planned:
-            seen.add(part.scan.identities)
-            yield part
-        else:
-            scan = _without_seen(part.scan, seen)
-            yield _Part(part.path, scan.num_pairs, scan)
-
-
-def _without_seen(scan: ShardScan, seen: Deduplicator) -> ShardScan:
-    usable = (p for p in itertools.count() if p not in scan.unusable)
-    found = list(zip(seen.take(scan.identities), usable, strict=False))
-    dropped = {position: reason for reason, position in found if reason}
-    known = (scan.identities[i : i + IDENTITY_SIZE] for i in itertools.count(0, IDENTITY_SIZE))
-    return scan._replace(
-        num_pairs=scan.num_pairs - len(dropped),
-        unusable=scan.unusable.union(dropped),
-        skipped=dict(Counter(scan.skipped) + Counter(dropped.values())),
-        identities=b"".join(k for (reason, _), k in zip(found, known, strict=False) if not reason),
-    )
-
-
-def _usable_samples(parts: Iterable[_Part], captions: CaptionFormat) -> Iterator[Sample]:
+def _usable_samples(parts: Iterable[ShardPart], captions: CaptionFormat) -> Iterator[Sample]:
     for part in parts:
         samples = enumerate(read_samples(part.path, captions.suffix))
         usable = (sample for index, sample in samples if index not in part.scan.unusable)

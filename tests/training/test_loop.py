@@ -142,7 +142,8 @@ from nas_growclip.models.arch import ClipArch
 from nas_growclip.data.batches import PairBatch
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.models.clip import Clip
-from nas_growclip.training.loop import TrainConfig, start_training, train
+from nas_growclip.training.loop import train
+from nas_growclip.training.state import TrainConfig, start_training
 
 arch = ClipArch.preset("tiny").with_sizes({"image.depth": 1, "text.depth": 1, "shared.depth": 0})
 

@@ -93,6 +93,9 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
+MEASURED = {"value": 1.5, "chance": 4.2}
+
+
 def state(folder: Path) -> bytes:
     save_state(start_training(Clip(TINY, seed=1), TrainConfig()), folder / "state.safetensors")
     return (folder / "state.safetensors").read_bytes()
@@ -124,7 +127,11 @@ def stages(folder: Path) -> bytes:
     stage = {"stage": 0, "num_pairs": 100, "skipped": {"empty caption": 1}, "chosen": {}}
     stage |= {"parent": TINY.to_dict(), "arch": TINY.to_dict(), "chosen_trial": 0, "reason": "it"}
     stage |= {"flops": 10**9, "flops_by_encoder": {"image": 10**9}, "params": 10**6}
-    stage |= {"metrics": {"loss": 1.5}, "validation": {"loss": 1.5}, "curve": [[128, 3.5]]}
+    stage |= {
+        "metrics": {"loss": MEASURED},
+        "validation": {"loss": MEASURED},
+        "curve": [[128, 3.5]],
+    }
     stage |= {"pairs_seen": 200, "search_flops": 0, "train_flops": 10**12}
     return f"{json.dumps(stage | {'cumulative_flops': 10**12})}\n".encode()
 

@@ -138,6 +138,7 @@ def test_public_names_are_frozen() -> None:
         "load_config",
         "load_model",
         "load_run",
+        "preprocess",
         "run_experiment",
         "save_model",
     }

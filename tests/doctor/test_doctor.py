@@ -370,7 +370,7 @@ def test_without_a_run_its_checks_are_skipped(name: str, make_environment: MakeE
 def test_a_run_folder_without_settings_is_a_problem(
     make_environment: MakeEnvironment, run: Path
 ) -> None:
-    assert "config.yaml: no such file" in look("run config", make_environment(run=run)).found
+    assert "not a run folder: it has no config.yaml" in look("run config", make_environment(run=run)).found
 
 
 def test_settings_that_are_refused_are_a_problem(
@@ -669,6 +669,7 @@ def test_a_missing_run_folder_is_bad_input(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.slow
 def test_on_this_machine_no_check_fails_and_torch_stays_out(run: Path, database: Path) -> None:
+    write_format(run)
     shutil.copy(ROOT / "experiments" / "smoke.yaml", run / "config.yaml")
     code = (
         "import sys\n"

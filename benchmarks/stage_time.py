@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from nas_growclip.experiment import run as experiment
-from nas_growclip.experiment import stage, trial
+from nas_growclip.experiment import stage, stage_training, trial
 from nas_growclip.experiment.config import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -120,14 +120,14 @@ def stage_shares(passes: float) -> str:
     torch.set_num_threads(1)
     clock = Clock()
     clock.watch("growing", trial, "grow_training")
-    clock.watch("training steps", trial, "train")
-    clock.watch("validation loss at curve points", trial, "validation_loss")
-    clock.watch("saving training states", trial, "save_state")
+    clock.watch("training steps", stage_training, "train")
+    clock.watch("validation loss at curve points", stage_training, "validation_loss")
+    clock.watch("saving training states", stage_training, "save_state")
     clock.watch("reading training states", trial, "load_state")
     clock.watch("reading training states", stage, "load_state")
     clock.watch("test sets at the stage's end", stage, "evaluate")
     clock.watch(SEARCH, stage, "run_search")
-    clock.watch("the rest: data, records, models on disk", experiment, "run_experiment")
+    clock.watch("the rest: data, records, models on disk", experiment, "run_stages")
     config = replace(load_config(EXPERIMENT), passes=passes)
     with tempfile.TemporaryDirectory() as folder:
         records = experiment.run_stages(config, Path(folder) / "run")

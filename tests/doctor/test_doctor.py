@@ -370,7 +370,10 @@ def test_without_a_run_its_checks_are_skipped(name: str, make_environment: MakeE
 def test_a_run_folder_without_settings_is_a_problem(
     make_environment: MakeEnvironment, run: Path
 ) -> None:
-    assert "not a run folder: it has no config.yaml" in look("run config", make_environment(run=run)).found
+    assert (
+        "not a run folder: it has no config.yaml"
+        in look("run config", make_environment(run=run)).found
+    )
 
 
 def test_settings_that_are_refused_are_a_problem(

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from jinja2 import UndefinedError
+from markupsafe import escape
 
 import nas_growclip.report
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep

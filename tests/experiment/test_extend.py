@@ -184,6 +184,7 @@ def test_pairs_of_another_folder_are_told_apart_by_content_alone(place: Path) ->
 
 
 @slow
+@pytest.mark.long("seven commands, four of which train")
 def test_months_follow_one_another_and_the_commands_work(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

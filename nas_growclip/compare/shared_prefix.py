@@ -42,7 +42,8 @@ def _shared_prefix(config: ExperimentConfig, num_stages: int) -> dict[str, Any]:
         (mapping["data"], "stages"),
         (mapping["data"], "test_by_stage"),
     ):
-        part[name] = part[name][:num_stages]
+        if name in part:
+            part[name] = part[name][:num_stages]
     if num_stages == 1:
         del mapping["restart"]
     if not any(mapping["schedule"]):

@@ -50,11 +50,6 @@ class StagePlan:
         """Whether the stage grows as scheduled, without a search."""
         return self.decision is None
 
-    @property
-    def num_trials(self) -> int:
-        """Trials of the stage, the control included."""
-        return min(self.search.num_trials, len(self.candidates))
-
     def train_flops(self, arch: ClipArch, steps: int) -> int:
         """Training FLOPs of so many steps."""
         return TRAIN_FLOPS_PER_FORWARD * count_flops(arch) * steps * self.batch_size

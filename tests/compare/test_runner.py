@@ -14,7 +14,7 @@ from nas_growclip.compare.config import CompareConfig, load_comparison
 from nas_growclip.compare.folder import COMPARISON_FILE, FAILURE_FILE, CompareFolder
 from nas_growclip.compare.results import load_arms, write_results
 from nas_growclip.compare.runner import run_comparison
-from nas_growclip.records.folder import read_outcomes, read_stages
+from nas_growclip.records.folder import RunFolder, read_outcomes, read_stages
 from nas_growclip.records.frames import load_run
 from tests.compare.test_compare_config import SMALL
 from tests.support.processes import started
@@ -77,7 +77,7 @@ def test_table_agrees_with_the_records(done: Path) -> None:
 def test_outcomes_are_the_metrics_item_by_item(done: Path) -> None:
     for arm_run in CompareFolder(load_comparison(SMALL), done).runs("growclip"):
         for stage in load_run(done / arm_run.path).stages:
-            outcomes = read_outcomes(done / arm_run.path / f"stage_{stage.stage:02d}")
+            outcomes = read_outcomes(RunFolder(done / arm_run.path).stage(stage.stage))
             assert outcomes["zero_shot_top1/digits"].shape == (1797,)
             for name, right in outcomes.items():
                 assert right.mean() == pytest.approx(stage.metrics[name].value)

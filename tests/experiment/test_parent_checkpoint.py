@@ -57,7 +57,7 @@ def test_run_starts_from_the_imported_weights_and_keeps_them(
     shutil.rmtree(checkpoint)  # the run folder is all the state there is
     held = load_config(run.path / "config.yaml")
     assert run_stages(held, run.path).stages == run.stages
-    for kept in ("config.yaml", "parent"):
+    for kept in ("config.yaml", "format.json", "parent"):
         (tmp_path / "again").mkdir(exist_ok=True)
         (run.path / kept).rename(tmp_path / "again" / kept)
     again = run_stages(held, tmp_path / "again")

@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from nas_growclip.io.files import locked
 from nas_growclip.records.folder import RunFolder
@@ -105,7 +105,13 @@ def _patiently(call: Callable[..., Any], name: str, patience_s: float) -> Callab
 def _is_away(error: BaseException) -> bool:
     """Whether an error of Optuna's says that the storage cannot be reached, read or written now."""
     causes = (error, error.__cause__)
-    return any(isinstance(each, (OperationalError, InterfaceError, OSError)) for each in causes)
+    lost = (OperationalError, InterfaceError, OSError)
+    return any(isinstance(each, lost) or _is_disconnected(each) for each in causes)
+
+
+def _is_disconnected(error: BaseException | None) -> bool:
+    """Whether a transaction cannot go on because its connection was lost in its middle."""
+    return isinstance(error, PendingRollbackError) and error.code == "8s2b"
 
 
 def _in_short(error: BaseException) -> str:

@@ -22,8 +22,9 @@ import yaml
 from PIL import Image
 
 from nas_growclip.cli.main import main
-from nas_growclip.data.batches import PairEncoder, fixed_batches, training_batches
+from nas_growclip.data.batches import fixed_batches, training_batches
 from nas_growclip.data.config import CsvConfig, WebdatasetConfig
+from nas_growclip.data.encoding import PairEncoder
 from nas_growclip.data.pairs import Pair
 from nas_growclip.data.preprocess import normalise
 from nas_growclip.data.sources.csv_pairs import csv_pairs

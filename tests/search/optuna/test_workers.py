@@ -382,7 +382,7 @@ def test_worker_needs_a_backend_that_is_shared(
     assert main(["worker", str(tmp_path)]) == BAD_INPUT
     said = capsys.readouterr().err
     assert f"search.backend must be 'optuna' for workers to join, but is '{backend}'" in said
-    assert list(tmp_path.iterdir()) == [tmp_path / "config.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "format.json"}
 
 
 def test_worker_leaves_when_its_patience_ends(

@@ -18,7 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.training_speed import MODELS, made_batches, our_loader, our_shards
-from nas_growclip.data.batches import PairBatch
+from nas_growclip.data.encoding import PairBatch
 from nas_growclip.models.clip import Clip
 from nas_growclip.training import loop as training
 from nas_growclip.training.backpropagation import Backpropagation

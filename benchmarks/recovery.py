@@ -46,7 +46,7 @@ from benchmarks.recovery_arms import (
     start_arm,
     validation_loss,
 )
-from nas_growclip.data.batches import PairBatch
+from nas_growclip.data.encoding import PairBatch
 from nas_growclip.io.logs import logger
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_growclip.data.batches import PairBatch, PairEncoder, epoch_seed, fixed_batches
+from nas_growclip.data.batches import epoch_seed, fixed_batches
 from nas_growclip.data.config import DataConfig, ScenesConfig, WebdatasetConfig
+from nas_growclip.data.encoding import PairBatch, PairEncoder
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.sources.table import open_split
 from nas_growclip.evaluation.embeddings import one_caption_each

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nas_growclip.data.batches import PairEncoder, training_batches
+from nas_growclip.data.batches import training_batches
+from nas_growclip.data.encoding import PairEncoder
 from nas_growclip.data.pairs import IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.sources.scene_drawing import draw
 from nas_growclip.data.sources.scenes import caption, described_scene, scene_pairs

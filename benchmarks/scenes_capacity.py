@@ -13,8 +13,9 @@ import subprocess
 import torch
 
 from nas_growclip import Clip, ClipArch, count_flops
-from nas_growclip.data.batches import PairEncoder, training_batches
+from nas_growclip.data.batches import training_batches
 from nas_growclip.data.config import ScenesConfig
+from nas_growclip.data.encoding import PairEncoder
 from nas_growclip.data.stages import open_stages
 from nas_growclip.evaluation.metrics import evaluate
 from nas_growclip.io.progress import track

@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from nas_growclip.data.batches import PairEncoder, training_batches
+from nas_growclip.data.batches import training_batches
 from nas_growclip.data.config import ScenesConfig
+from nas_growclip.data.encoding import PairEncoder
 from nas_growclip.data.pairs import FirstPairs, ImageTextPairs
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.evaluation.embeddings import embed_pairs

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
-from nas_growclip.data.batches import PairBatch
+from nas_growclip.data.encoding import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip, tokenized
 from nas_growclip.training.events import at

@@ -30,14 +30,9 @@ from open_clip_train import data as open_clip_data
 from open_clip_train.scheduler import cosine_lr
 from open_clip_train.train import train_one_epoch
 
-from nas_growclip.data.batches import (
-    BATCHES_AHEAD,
-    BatchOrder,
-    PairBatch,
-    PairEncoder,
-    load_batches,
-)
+from nas_growclip.data.batches import BATCHES_AHEAD, BatchOrder, load_batches
 from nas_growclip.data.config import WebdatasetConfig
+from nas_growclip.data.encoding import PairBatch, PairEncoder
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.interop.exporting import export_open_clip

@@ -1,48 +1,31 @@
 """Pairs as batches of tensors, in an order that a seed fixes, made here or ahead by processes."""
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from nas_growclip.data.augment import AugmentConfig, vary
+from nas_growclip.data.encoding import PairBatch, PairEncoder
+from nas_growclip.data.held import HeldPairs
 from nas_growclip.data.pairs import ImageTextPairs, Pair
-from nas_growclip.data.preprocess import normalise, resize
-from nas_growclip.models.arch import ImageArch
-
-Tokenize = Callable[[list[str]], Tensor]
 
 
-@dataclass(frozen=True)
-class PairBatch:
-    """Images, normalised as CLIP expects, and tokens of their captions."""
+@runtime_checkable
+class IndexedPairs(ImageTextPairs, Protocol):
+    """Pairs in memory, of which any can be had by its number."""
 
-    images: Float[Tensor, "batch 3 height width"]
-    tokens: Int[Tensor, "batch context"]
-    captions: tuple[str, ...]
-    image_ids: Int[Tensor, " batch"] | None = None
-    """Equal for equal pictures, always on the CPU; None: no picture repeats."""
+    @property
+    def held(self) -> HeldPairs:
+        """The pairs, and more where sets share them: this set's come first."""
+        ...
 
-    def to(self, device: torch.device) -> "PairBatch":
-        """The same batch on another device."""
-        return PairBatch(
-            self.images.to(device, non_blocking=True),
-            self.tokens.to(device, non_blocking=True),
-            self.captions,
-            self.image_ids,
-        )
-
-    def pin_memory(self) -> "PairBatch":
-        """The same batch in memory that a GPU can copy from on its own."""
-        images, tokens = self.images.pin_memory(), self.tokens.pin_memory()
-        return PairBatch(images, tokens, self.captions, self.image_ids)
+    def order(self, seed: int | None) -> NDArray[np.int64]:
+        """Numbers of an epoch's pairs, in the order of ``epoch``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,41 +46,6 @@ class BatchShard:
 
 
 WHOLE = BatchShard()
-
-
-class PairEncoder(NamedTuple):
-    """How pairs become tensors for one architecture."""
-
-    image: ImageArch
-    """The image tower: its size, and how images are scaled and normalised."""
-    tokenize: Tokenize
-    augment: AugmentConfig = AugmentConfig()
-    """How training images vary; evaluation takes them as they are."""
-
-    def batch(self, pairs: Iterable[Pair], seeds: Sequence[int] = ()) -> PairBatch:
-        """Resize, stack and tokenize pairs; with a seed for each, vary the images first.
-
-        Pairs are taken one by one, so that no two whole images need memory at a time.
-        """
-        scaled, captions, ids = list[NDArray[np.uint8]](), list[str](), list[bytes]()
-        shape, preprocessing = self.image.image_shape, self.image.preprocessing
-        for seed, pair in zip(seeds or itertools.repeat(None), pairs, strict=False):
-            image = pair.image
-            if seed is not None:
-                (image,) = vary([image], shape, self.augment, [seed])
-            is_last_again = seed is None and pair.image_id and ids[-1:] == [pair.image_id]
-            scaled.append(scaled[-1] if is_last_again else resize(image, shape, preprocessing))
-            captions.append(pair.caption)
-            ids.append(pair.image_id)
-        images = normalise(np.stack(scaled), preprocessing)
-        return PairBatch(images, self.tokenize(captions), tuple(captions), _as_numbers(ids))
-
-
-def _as_numbers(image_ids: Sequence[bytes]) -> Int[Tensor, " batch"] | None:
-    """64 bits of each digest: of a million pictures two agree by chance once in 10^7 sets."""
-    if not all(image_ids):
-        return None
-    return torch.tensor([int.from_bytes(digest[:8], signed=True) for digest in image_ids])
 
 
 def training_batches(
@@ -133,6 +81,13 @@ def training_batches(
     for epoch in itertools.count(first_epoch):
         turn = (start + shard.turn - epoch * steps_per_epoch) % shard.turns
         numbers = [n for n in range(skip, steps_per_epoch) if n % shard.turns == turn]
+        skip = 0
+        if isinstance(pairs, IndexedPairs) and not encoder.augment.changes_images:
+            order, encoded = pairs.order(epoch_seed(seed, epoch)), pairs.held.encoded(encoder)
+            for number in numbers:
+                first = number * batch_size
+                yield encoded.batch(order[first + places.start : first + places.stop])
+            continue
 
         def wanted(place: int, numbers: frozenset[int] = frozenset(numbers)) -> bool:
             number, within = divmod(place, batch_size)
@@ -143,13 +98,17 @@ def training_batches(
             first = (epoch * steps_per_epoch + number) * batch_size
             varied = places if encoder.augment.changes_images else ()
             yield encoder.batch(batch, [epoch_seed(seed, first + place) for place in varied])
-        skip = 0
 
 
 def fixed_batches(
     pairs: ImageTextPairs, encoder: PairEncoder, batch_size: int
 ) -> Iterator[PairBatch]:
     """Every pair once, in stored order; the last batch may be smaller."""
+    if isinstance(pairs, IndexedPairs):
+        order, encoded = pairs.order(None), pairs.held.encoded(encoder)
+        for first in range(0, pairs.num_pairs, batch_size):
+            yield encoded.batch(order[first : first + batch_size])
+        return
     for batch in _batched(pairs.epoch(seed=None), batch_size):
         yield encoder.batch(batch)
 

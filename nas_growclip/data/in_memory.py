@@ -1,10 +1,13 @@
 """Pairs cached in memory, decoded once: for data that is small beside its training."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nas_growclip.data.held import HeldPairs, shuffled
 from nas_growclip.data.pairs import ImageTextPairs, IsWanted, ManifestEntry, Pair, every_pair
 
 
@@ -19,6 +22,11 @@ class DecodedPairs:
         if not self.pairs:
             self.pairs.extend(self.source.epoch(None))
         return self.pairs[index]
+
+    @functools.cached_property
+    def held(self) -> HeldPairs:
+        """The pairs with their tensors."""
+        return HeldPairs(self.source.num_pairs, self.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,17 @@ class CachedPairs:
 
     def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
         """Every wanted pair once; in stored order for None, else shuffled by the seed."""
-        order = np.arange(self.num_pairs)
-        if seed is not None:
-            order = np.random.default_rng(seed).permutation(order)
-        return (self.decoded[index] for place, index in enumerate(order.tolist()) if wanted(place))
+        order = self.order(seed).tolist()
+        return (self.decoded[index] for place, index in enumerate(order) if wanted(place))
+
+    @property
+    def held(self) -> HeldPairs:
+        """The decoded pairs with their tensors."""
+        return self.decoded.held
+
+    def order(self, seed: int | None) -> NDArray[np.int64]:
+        """Numbers of an epoch's pairs."""
+        return shuffled(self.num_pairs, seed)
 
 
 def cache_in_memory(pairs: ImageTextPairs, within: "CachedPairs | None" = None) -> CachedPairs:

@@ -24,6 +24,7 @@ from nas_growclip.data.benchmark_folder import (
     text_lines,
 )
 from nas_growclip.data.config import MAX_BAD_SHARE
+from nas_growclip.data.held import HeldImages
 from nas_growclip.data.sources.bad_share import SkipCounts, check_bad_share
 from nas_growclip.data.sources.decoding import decode_image
 from nas_growclip.data.sources.members import DUPLICATE_KEY, Sample, read_samples
@@ -84,7 +85,7 @@ def digits_task() -> ZeroShotTask:
         name="digits",
         class_names=DIGIT_NAMES,
         templates=DIGIT_TEMPLATES,
-        images=tuple(image.resize(size, Image.Resampling.BICUBIC) for image in images),
+        images=HeldImages(image.resize(size, Image.Resampling.BICUBIC) for image in images),
         labels=tuple(int(label) for label in digits.target),
     )
 

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nas_growclip.data.batches import PairBatch, PairEncoder, fixed_batches
+from nas_growclip.data.batches import fixed_batches
+from nas_growclip.data.encoding import PairBatch, PairEncoder
 from nas_growclip.data.pairs import ImageTextPairs
 from nas_growclip.io.progress import track
 from nas_growclip.models.clip import Clip
@@ -47,12 +48,15 @@ def one_caption_each(
 def embed_pairs(
     model: Clip, pairs: ImageTextPairs, batch_size: int, label: str | None = None
 ) -> EmbeddedPairs:
-    """Embed every caption, in stored order, and every image once; show progress under a label."""
+    """Embed every image and every wording once; show progress under a label.
+
+    Captions keep their stored order.
+    """
     encoder = PairEncoder(model.arch.image, model.tokenize)
     device = model.logit_scale.device
     images, texts = list[Tensor](), list[Tensor]()
     captions, image_of_text = list[str](), list[int]()
-    rows: dict[int, int] = {}
+    rows, text_rows = dict[int, int](), dict[str, int]()
     batches = fixed_batches(pairs, encoder, batch_size)
     if label is not None:
         batches = track(batches, total=-(-pairs.num_pairs // batch_size), label=label)
@@ -62,13 +66,16 @@ def embed_pairs(
             if places:
                 pixels = batch.images if len(places) == len(of_text) else batch.images[places]
                 images.append(model.encode_image(pixels.to(device)).float().cpu())
-            texts.append(model.encode_text(batch.tokens.to(device)).float().cpu())
+            new = _new_captions(batch.captions, text_rows)
+            if new:
+                tokens = batch.tokens if len(new) == len(of_text) else batch.tokens[new]
+                texts.append(model.encode_text(tokens.to(device)).float().cpu())
             captions.extend(batch.captions)
             image_of_text.extend(of_text)
     scale_and_bias = tuple(value.item() for value in model.scale_and_bias())
     return EmbeddedPairs(
         torch.cat(images),
-        torch.cat(texts),
+        torch.cat(texts)[[text_rows[caption] for caption in captions]],
         tuple(captions),
         torch.tensor(image_of_text),
         scale_and_bias,
@@ -89,6 +96,16 @@ def _new_images(batch: PairBatch, rows: dict[int, int]) -> tuple[list[int], list
             new.append(place)
         of_text.append(rows[image_id])
     return new, of_text
+
+
+def _new_captions(captions: Sequence[str], rows: dict[str, int]) -> list[int]:
+    """Places of wordings that have no row yet, which they get."""
+    new = list[int]()
+    for place, caption in enumerate(captions):
+        if caption not in rows:
+            rows[caption] = len(rows)
+            new.append(place)
+    return new
 
 
 @contextmanager

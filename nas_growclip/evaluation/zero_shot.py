@@ -11,26 +11,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from nas_growclip.data.preprocess import preprocess
-from nas_growclip.data.zero_shot import ZeroShotTask
+from nas_growclip.data.held import HeldImages
+from nas_growclip.data.preprocess import normalise, preprocess
+from nas_growclip.data.zero_shot import ImageSource, ZeroShotTask
 from nas_growclip.evaluation.embeddings import evaluation_mode, require_finite
 from nas_growclip.io.progress import track
+from nas_growclip.models.arch import ImageArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.entries import Measure
 
 
 @torch.no_grad()
 def class_embeddings(
-    model: Clip, class_names: Sequence[str], templates: Sequence[str]
+    model: Clip, class_names: Sequence[str], templates: Sequence[str], batch_size: int
 ) -> Float[Tensor, "classes embed_dim"]:
-    """One unit-length embedding a class: the mean over its prompts' embeddings."""
+    """One unit-length embedding a class: the mean over its prompts' embeddings.
+
+    Prompts are embedded ``batch_size`` at once, whatever classes they are of.
+    """
     device = model.logit_scale.device
-    rows = []
-    for class_name in class_names:
-        prompts = [template.replace("{c}", class_name) for template in templates]
-        texts = model.encode_text(model.tokenize(prompts).to(device))
-        rows.append(functional.normalize(texts.mean(dim=0), dim=-1))
-    return torch.stack(rows)
+    prompts = [template.replace("{c}", name) for name in class_names for template in templates]
+    classes = torch.arange(len(class_names), device=device).repeat_interleave(len(templates))
+    sums: Tensor | None = None
+    for first in range(0, len(prompts), batch_size):
+        batch = slice(first, first + batch_size)
+        texts = model.encode_text(model.tokenize(prompts[batch]).to(device))
+        sums = texts.new_zeros(len(class_names), texts.shape[1]) if sums is None else sums
+        sums.index_add_(0, classes[batch], texts)
+    assert sums is not None
+    return functional.normalize(sums, dim=-1)
 
 
 class Predictions(NamedTuple):
@@ -77,16 +86,28 @@ def class_scores(
     """
     device, arch = model.logit_scale.device, model.arch.image
     with evaluation_mode(model):
-        classes = class_embeddings(model, task.class_names, task.templates)
+        classes = class_embeddings(model, task.class_names, task.templates, batch_size)
         require_finite(classes, f"Class embeddings of {task.name!r}")
-        stream = iter(task.images)
-        for first in stream:
-            batch = itertools.chain((first,), itertools.islice(stream, batch_size - 1))
-            images = preprocess(batch, arch).to(device)
+        for images in image_batches(task.images, arch, batch_size):
             with torch.no_grad():
-                scores = (model.encode_image(images) @ classes.T).float().cpu()
+                scores = (model.encode_image(images.to(device)) @ classes.T).float().cpu()
             require_finite(scores, f"Image embeddings of {task.name!r}")
             yield scores
+
+
+def image_batches(
+    images: ImageSource, arch: ImageArch, batch_size: int
+) -> Iterator[Float[Tensor, "batch 3 height width"]]:
+    """Images as a model takes them; those that are held in memory are scaled only once."""
+    if isinstance(images, HeldImages):
+        scaled = images.scaled(arch.image_shape, arch.preprocessing)
+        for first in range(0, len(scaled), batch_size):
+            yield normalise(scaled[first : first + batch_size], arch.preprocessing)
+        return
+    stream = iter(images)
+    for first_image in stream:
+        batch = itertools.chain((first_image,), itertools.islice(stream, batch_size - 1))
+        yield preprocess(batch, arch)
 
 
 def zero_shot(

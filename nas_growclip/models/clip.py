@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -83,9 +84,10 @@ class Clip(nn.Module):
         """The parameters that are one number: the temperature and, where there is one, the bias."""
         return [p for p in (self.logit_scale, self.logit_bias) if p is not None]
 
-    def tokenize(self, texts: list[str]) -> Int[Tensor, "batch context"]:
-        """CLIP's byte-pair tokens, cut or padded to the context length."""
-        return tokenized(texts, self.arch.text.context_length)
+    @property
+    def tokenize(self) -> "Tokenizer":
+        """Makes CLIP's byte-pair tokens of texts, cut or padded to the context length."""
+        return Tokenizer(self.arch.text.context_length)
 
     @property
     def num_params(self) -> int:
@@ -102,6 +104,17 @@ def placed(model: Clip, device: str | None) -> Iterator[None]:
         yield
     finally:
         model.to(home)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """CLIP's tokens of one context length; two of the same length are equal."""
+
+    context_length: int
+
+    def __call__(self, texts: list[str]) -> Int[Tensor, "batch context"]:
+        """Byte-pair tokens, cut or padded."""
+        return tokenized(texts, self.context_length)
 
 
 def tokenized(texts: list[str], context_length: int) -> Int[Tensor, "batch context"]:

@@ -83,7 +83,7 @@ class ContrastiveLoss(nn.Module):
 
 def has_repeats(image_ids: Int[Tensor, " pairs"]) -> bool:
     """Whether two pairs are of one image."""
-    return len(set(image_ids.tolist())) < len(image_ids)
+    return len(torch.unique(image_ids)) < len(image_ids)
 
 
 def same_image(

@@ -8,14 +8,9 @@ import torch
 from PIL import Image
 
 from nas_growclip.data.augment import AugmentConfig, vary
-from nas_growclip.data.batches import (
-    BatchShard,
-    PairBatch,
-    PairEncoder,
-    fixed_batches,
-    training_batches,
-)
+from nas_growclip.data.batches import BatchShard, fixed_batches, training_batches
 from nas_growclip.data.config import ScenesConfig
+from nas_growclip.data.encoding import PairBatch, PairEncoder
 from nas_growclip.data.stages import open_stages
 from nas_growclip.models.arch import ClipArch
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from nas_growclip.data.augment import AugmentConfig
-from nas_growclip.data.batches import BatchOrder, BatchShard, PairEncoder, load_batches
+from nas_growclip.data.batches import BatchOrder, BatchShard, load_batches
 from nas_growclip.data.config import ScenesConfig
+from nas_growclip.data.encoding import PairEncoder
 from nas_growclip.data.pairs import ImageTextPairs, IsWanted, Pair, every_pair
 from nas_growclip.data.stages import open_stages
 from nas_growclip.models.arch import ClipArch

@@ -14,8 +14,9 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
 from nas_growclip.cli.main import main
-from nas_growclip.data.batches import PairEncoder, training_batches
+from nas_growclip.data.batches import training_batches
 from nas_growclip.data.config import WebdatasetConfig
+from nas_growclip.data.encoding import PairEncoder
 from nas_growclip.data.stages import open_stages
 from nas_growclip.data.zero_shot import ZeroShotTask, folder_task
 from nas_growclip.evaluation.benchmark import classification_metrics

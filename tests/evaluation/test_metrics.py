@@ -105,7 +105,7 @@ def test_classifier_agrees_with_open_clip(tiny_parent: Clip) -> None:
         [lambda name, t=t: t.replace("{c}", name) for t in templates],
         num_classes_per_batch=None,
     )
-    ours = class_embeddings(tiny_parent, ["cat", "dog", "tree"], templates)
+    ours = class_embeddings(tiny_parent, ["cat", "dog", "tree"], templates, 4)
     torch.testing.assert_close(ours, theirs.T)
 
 

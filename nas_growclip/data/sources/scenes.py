@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nas_growclip.data.config import ScenesConfig
+from nas_growclip.data.held import HeldImages, HeldPairs, shuffled
 from nas_growclip.data.pairs import ImageTextPairs, IsWanted, ManifestEntry, Pair, every_pair
 from nas_growclip.data.sources.scene_drawing import (
     ANYTHING,
@@ -152,12 +153,21 @@ class _RenderedPairs:
 
     def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
         """Every wanted pair once; in stored order for None, else shuffled by the seed."""
-        order = np.arange(self.num_pairs)
-        if seed is not None:
-            order = np.random.default_rng(seed).permutation(order)
-        for index in (index for place, index in enumerate(order.tolist()) if wanted(place)):
-            images, captions = self._chunks[index // CHUNK]
-            yield Pair(Image.fromarray(images[index % CHUNK]), captions[index % CHUNK])
+        order = self.order(seed).tolist()
+        return (self._pair(index) for place, index in enumerate(order) if wanted(place))
+
+    def order(self, seed: int | None) -> NDArray[np.int64]:
+        """Numbers of an epoch's pairs."""
+        return shuffled(self.num_pairs, seed)
+
+    @functools.cached_property
+    def held(self) -> HeldPairs:
+        """The pairs with their tensors."""
+        return HeldPairs(self.num_pairs, self._pair)
+
+    def _pair(self, index: int) -> Pair:
+        images, captions = self._chunks[index // CHUNK]
+        return Pair(Image.fromarray(images[index % CHUNK]), captions[index % CHUNK])
 
     @functools.cached_property
     def _chunks(self) -> tuple[tuple[NDArray[np.uint8], tuple[str, ...]], ...]:
@@ -307,7 +317,7 @@ def _task(name: str, plan: _TaskPlan, seed: int, image_size: int) -> ZeroShotTas
         scene = plan.make(rng, {plan.attribute: plan.classes[label]})
         images.append(Image.fromarray(draw(scene, image_size)))
     return ZeroShotTask(
-        f"scenes/{name}", plan.class_names, plan.templates, tuple(images), tuple(labels)
+        f"scenes/{name}", plan.class_names, plan.templates, HeldImages(images), tuple(labels)
     )
 
 

@@ -26,6 +26,7 @@ from nas_growclip.search.nni.experiment import ASSESSORS, TUNERS
 from nas_growclip.search.objective import OBJECTIVES, ObjectiveConfig
 from nas_growclip.search.optuna.samplers import PRUNERS, SAMPLERS
 from nas_growclip.search.trigger import TRIGGERS, TriggerConfig
+from nas_growclip.training.rates import base_sizes
 from nas_growclip.training.state import TrainConfig
 
 MAX_COUNT = 2**32 - 1
@@ -87,7 +88,20 @@ class ExperimentConfig:
         _check_names("trigger.name", (self.trigger.name,), TRIGGERS)
         _check_names("objective.name", (self.objective.name,), OBJECTIVES)
         _check_names("metrics", self.metrics, METRICS)
-        self.parent_arch  # noqa: B018  an unknown preset is an error of the configuration
+        parent_arch = self.parent_arch
+        if self.train.rate_rule == "width":
+            base = base_sizes(parent_arch, self.train.rate_base)
+            object.__setattr__(self, "train", replace(self.train, rate_base=base))
+        if self.train.schedule == "trunk" and self.search.trial_share > self._trunk_share:
+            raise ValueError(
+                f"search.trial_share: must be at most {self._trunk_share:g}, the share of a stage "
+                "that train.schedule 'trunk' leaves before its cool-down, but got "
+                f"{self.search.trial_share:g}."
+            )
+
+    @property
+    def _trunk_share(self) -> float:
+        return 1 - self.train.cooldown_share
 
     def _check_stages(self) -> None:
         num_stages = len(self.data.stages)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from nas_growclip.data.batches import PairBatch
+from nas_growclip.data.encoding import PairBatch
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.stage_training import sharded_batches
@@ -81,6 +81,6 @@ class Follower:
         source = Path("the leader's training state")
         tensors, metadata = self.group.receive_tensors(device), command["metadata"]
         state = unpack_state(tensors, metadata, config, source, device)
-        state.group = self.group
+        state.group, state.rewarm = self.group, self.config.growth.rewarm
         self.state = shard_state(state, config)
         self.batches = sharded_batches(self.config, self.stages[command["stage"]], self.state)

@@ -217,12 +217,12 @@ def _search_words(stage: StageContext) -> str:
 def finish_stage(stage: StageContext, model: Clip, result: StageResult) -> None:
     """Write the model and the manifest, then the record that makes the stage finished.
 
-    The training state stays where the next growth makes use of it.
+    The training state stays where the next growth makes use of it; that of a trunk is there.
     """
     files = stage.files
     save_model(model, files.path)
     stage.observe(Event(moment="model_saved"))
-    if keeps_state(stage.config):
+    if keeps_state(stage.config) and stage.config.train.schedule != "trunk":
         trained = files.training
         source = trained if trained.exists() else stage.trials.state(result.chosen.label)
         if source.exists():

@@ -87,10 +87,18 @@ def _last_state(stage: StageContext, best: Trial) -> TrainState:
 
 
 def _try_training(stage: StageContext, best: Trial, state: TrainState) -> DivergedError | None:
-    """Train to the end; what is raised where the training diverges is returned."""
+    """Train to the end; what is raised where the training diverges is returned.
+
+    The trunk that the next stage goes on from is saved where this stage's model branches off it.
+    """
     file = TrainingFile(stage.files.training, "training")
+    points, trunk = stage.plan.stage_points(best.arch), stage.plan.trunk_steps(best.arch)
     try:
-        train_through(stage, state, stage.plan.stage_points(best.arch), file)
+        if trunk is not None and state.step <= trunk:
+            train_through(stage, state, [point for point in points if point <= trunk], file)
+            save_state(state, stage.files.state)
+            stage.observe(Event(moment="trunk_saved", state=state), "training")
+        train_through(stage, state, points, file)
     except DivergedError as error:
         return error.with_traceback(None)
     except (MemoryError, RuntimeError) as error:

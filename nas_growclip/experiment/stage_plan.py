@@ -17,6 +17,8 @@ from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.objective import OBJECTIVES, DataSize, Objective, ObjectiveConfig
 from nas_growclip.search.refit import finished_stages, refit
 from nas_growclip.search.trigger import TRIGGERS, Decision, TriggerInput
+from nas_growclip.training.schedule import trunk_steps
+from nas_growclip.training.state import TrainConfig
 
 STAGE_CURVE_POINTS = 12
 """Points of the learning curve after a stage's trial."""
@@ -44,6 +46,7 @@ class StagePlan:
     data_size: DataSize
     """The data's size now and at the run's start."""
     search: SearchConfig
+    train: TrainConfig
 
     @property
     def is_scheduled(self) -> bool:
@@ -60,7 +63,9 @@ class StagePlan:
 
     def trial_steps(self, arch: ClipArch) -> int:
         """Steps of a trial: the same share of the budget for every architecture."""
-        return max(1, round(self.search.trial_share * self.stage_steps(arch)))
+        steps = max(1, round(self.search.trial_share * self.stage_steps(arch)))
+        trunk = self.trunk_steps(arch)
+        return steps if trunk is None else min(steps, trunk)
 
     def trial_points(self, arch: ClipArch) -> tuple[int, ...]:
         """Steps at which a trial's loss is measured."""
@@ -69,7 +74,15 @@ class StagePlan:
     def stage_points(self, arch: ClipArch) -> tuple[int, ...]:
         """Steps at which the loss of the stage's model is measured, its trial's included."""
         trial, end = self.trial_steps(arch), self.stage_steps(arch)
-        return (*self.trial_points(arch), *curve_steps(trial, end, STAGE_CURVE_POINTS))
+        points = {*self.trial_points(arch), *curve_steps(trial, end, STAGE_CURVE_POINTS)}
+        trunk = self.trunk_steps(arch)
+        return tuple(sorted(points if trunk is None else {*points, trunk}))
+
+    def trunk_steps(self, arch: ClipArch) -> int | None:
+        """Steps after which the stage's model branches off; None where there is no trunk."""
+        if self.train.schedule != "trunk":
+            return None
+        return max(1, trunk_steps(self.stage_steps(arch), self.train))
 
 
 def plan_stage(
@@ -125,6 +138,7 @@ def plan_stage(
             count_flops(first.parent if first else parent_arch),
         ),
         search=config.search,
+        train=config.train,
     )
 
 

@@ -23,7 +23,7 @@ from nas_growclip.records.folder import (
     read_stages,
     read_trials,
 )
-from nas_growclip.training.checkpoint import load_parent
+from nas_growclip.training.checkpoint import load_parent, load_trunk
 from nas_growclip.training.grow_state import ParentState
 from nas_growclip.training.process_group import current_group
 from nas_growclip.training.state import start_training
@@ -111,7 +111,10 @@ def load_stage_parent(
         ValueError: If a checkpoint is damaged or is not what the configuration says.
     """
     if finished and not config.restart:
-        return load_parent(RunFolder(run).stage(finished[-1].stage).path, device)
+        folder = RunFolder(run).stage(finished[-1].stage)
+        if config.train.schedule == "trunk":
+            return load_trunk(folder, config.train, device)
+        return load_parent(folder.path, device)
     if config.parent_checkpoint and not finished:
         model = _first_parent(config, run).to(device)
     else:

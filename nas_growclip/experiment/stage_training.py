@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from nas_growclip.data.batches import BatchOrder, PairBatch, PairEncoder, load_batches
+from nas_growclip.data.batches import BatchOrder, load_batches
+from nas_growclip.data.encoding import PairBatch, PairEncoder
 from nas_growclip.data.pairs import FirstPairs, ImageTextPairs
 from nas_growclip.data.stages import DataStage
 from nas_growclip.evaluation.embeddings import embed_pairs
@@ -17,7 +18,7 @@ from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.stage_context import StageContext
 from nas_growclip.experiment.stage_plan import stage_seed
 from nas_growclip.io.progress import track
-from nas_growclip.models.clip import Clip, placed, tokenized
+from nas_growclip.models.clip import Clip, placed
 from nas_growclip.search.loop import Report
 from nas_growclip.training.checkpoint import pack_state, save_state
 from nas_growclip.training.events import Event
@@ -44,8 +45,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def training_encoder(config: ExperimentConfig, model: Clip) -> PairEncoder:
     """How training pairs become a model's batches."""
-    tokenize = partial(tokenized, context_length=model.arch.text.context_length)
-    return PairEncoder(model.arch.image, tokenize, config.data.augment)
+    return PairEncoder(model.arch.image, model.tokenize, config.data.augment)
 
 
 class TrainingFile(NamedTuple):
@@ -72,7 +72,7 @@ def train_through(
     points = [point for point in points if point > state.step]
     if not points:
         return state
-    state.group = stage.group
+    state.group, state.rewarm = stage.group, stage.config.growth.rewarm
     start_followers(stage, state)
     config = stage.config.train
     shares = shard_state(state, config)

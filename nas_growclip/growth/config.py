@@ -7,6 +7,31 @@ from nas_growclip.io.ranges import above, at_least, check_ranges, within
 
 
 @dataclass(frozen=True, kw_only=True)
+class RewarmConfig:
+    """A learning rate of their own for entries that growth added, while they are young.
+
+    It rises linearly from 0 to ``peak`` times the rate over the first half of ``steps``, and falls
+    to the rate over the second half; older entries train as before. As SPARKLING (Yu et al., 2026,
+    arXiv 2602.02472) does to break the symmetry of copies.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    steps: int = 0
+    """Optimizer steps of an entry's youth; 0: new entries train at the rate of the others."""
+    peak: float = 1.3
+    """Largest rate of a new entry, in rates of the others."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, steps=at_least(0), peak=above(0))
+
+
+NO_REWARM = RewarmConfig()
+"""New entries train at the rate of the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GrowthConfig:
     """Operators, PIM and training state; names are looked up in their tables when they are used.
 
@@ -42,6 +67,8 @@ class GrowthConfig:
     """What to do with a ``norm_pre`` parent whose width grows by no integer ratio."""
     moments: Literal["grow", "copy", "reset"] = "reset"
     """AdamW's moments: through the same maps; only where a tensor is unchanged; or reset."""
+    rewarm: RewarmConfig = NO_REWARM
+    """The rate of new entries, where moments are kept."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -53,6 +80,11 @@ class GrowthConfig:
             learn_steps=at_least(0),
             learn_rate=above(0),
         )
+        if self.rewarm.steps and self.moments == "reset":
+            raise ValueError(
+                "rewarm.steps: must be 0 where growth.moments is 'reset', since no entry is then "
+                f"older than another, but got {self.rewarm.steps}. Set growth.moments to 'grow'."
+            )
 
 
 DEFAULT_GROWTH = GrowthConfig()

@@ -78,6 +78,16 @@ def load_parent(folder: Path, device: str | torch.device = "cpu") -> ParentState
     return ParentState(model, moments, _with_prefix(tensors, "ema."))
 
 
+def load_trunk(folder: StageFolder, config: TrainConfig, device: torch.device) -> ParentState:
+    """Read the trunk that a stage's model branched off, with its moments and its average.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    state = load_state(folder.state, config, device)
+    return ParentState(state.model, optimizer_tensors(state), state.ema)
+
+
 def load_state(path: Path, config: TrainConfig, device: torch.device) -> TrainState:
     """Read a training state that ``save_state`` wrote.
 

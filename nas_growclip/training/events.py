@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from nas_growclip.data.batches import PairBatch
+from nas_growclip.data.encoding import PairBatch
 from nas_growclip.training.state import TrainState
 
 Moment = Literal[
@@ -17,6 +17,7 @@ Moment = Literal[
     "gradients",  # gradients are there, not yet clipped or applied
     "step",  # an optimizer step is done and found finite, where that is looked at
     "state_saved",  # a training state was written
+    "trunk_saved",  # the trunk that the next stage goes on from was written
     "trial_measured",  # a trial has ended; its record is not written
     "trial_recorded",  # a trial's own record is written; the search does not know it
     "trial_listed",  # a scored trial is in the run's records
@@ -36,7 +37,7 @@ class Event:
     where: str = ""
     """What was under way, as in ``stage 0, training`` or ``stage 0, trial of image.width=64``."""
     state: TrainState | None = None
-    """The training state at ``batch``, ``gradients``, ``step`` and ``state_saved``."""
+    """The training state at ``batch``, ``gradients``, ``step`` and when one was saved."""
     batch: PairBatch | None = None
     """The batch at ``batch``; its tensors may be changed in place."""
 

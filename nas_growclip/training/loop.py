@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from nas_growclip.data.batches import PairBatch
+from nas_growclip.data.encoding import PairBatch
 from nas_growclip.models.clip import MAX_LOGIT_SCALE
 from nas_growclip.models.gates import set_gates
 from nas_growclip.records.entries import Rollback
 from nas_growclip.training.events import Event, Observer, no_observer
+from nas_growclip.training.schedule import learning_rate
 from nas_growclip.training.state import TrainConfig, TrainState
 
 CHECK_STEPS = 20
@@ -37,17 +38,6 @@ class DivergedError(ArithmeticError):
     def __init__(self, message: str, step: int = 0) -> None:
         super().__init__(message)
         self.step = step
-
-
-def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """Rate of one step (counted from 0) in a stage of ``total_steps``."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "cosine":
-        share = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-    cooldown = max(1, round(config.cooldown_share * total_steps))
-    return config.learning_rate * max(0.0, min(1.0, (total_steps - step) / cooldown))
 
 
 def count_rollbacks(rollbacks: Sequence[Rollback], config: TrainConfig) -> int:
@@ -86,11 +76,13 @@ def train(
     if config.compile and state.model._compiled_call_impl is None:
         state.model.compile(dynamic=False)
     lowered = LR_DECAY ** count_rollbacks(state.rollbacks, config)
+    is_continued = state.optimizer.begin(state.rewarm) > state.step
     while state.step < until_step:
         batch = next(batches).to(device)
         observer(Event(moment="batch", state=state, batch=batch))
+        rate = lowered * learning_rate(state.step, total_steps, config, is_continued=is_continued)
         for group in state.optimizer.param_groups:
-            group["lr"] = lowered * learning_rate(state.step, total_steps, config)
+            group["lr"] = rate * group["rate_multiplier"]
         set_gates(state.model, state.step)
         state.optimizer.zero_grad(set_to_none=True)
         image_ids = batch.image_ids if config.repeated_images == "mask" else None

@@ -7,6 +7,7 @@ see the whole state, which the leader keeps on the CPU and which the shares are 
 
 import copy
 import gc
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def shard_state(state: TrainState, config: TrainConfig) -> TrainState:
     model = _sharded(copy.deepcopy(state.model), group)
     parts = dict(model.named_parameters())
     optimizer = make_optimizer(model, config)
-    shares = TrainState(model, optimizer, state.step, rollbacks=state.rollbacks, group=group)
+    shares = replace(state, model=model, optimizer=optimizer, curve=[], ema={})
     for name, whole in state.model.named_parameters():
         if moments := state.optimizer.state.get(whole):
             shares.optimizer.state[parts[name]] = {

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from nas_growclip.io.ranges import above, at_least, check_ranges, within
+from nas_growclip.growth.config import NO_REWARM, RewarmConfig
+from nas_growclip.io.ranges import above, at_least, check_ranges, require_in_range, within
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.entries import Rollback
 from nas_growclip.training.optimizer import EntrywiseAdamW
 from nas_growclip.training.process_group import ALONE, ProcessGroup
+from nas_growclip.training.rates import rate_multiplier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,12 @@ class TrainConfig:
     negatives like all others, as OpenCLIP has them."""
     learning_rate: float = 1.0e-3
     """Peak rate of AdamW."""
+    rate_rule: Literal["none", "width"] = "none"
+    """How each parameter's rate follows from its size: all alike, or by 1 / fan-in (``rates.py``),
+    so that a rate found at one width fits the others."""
+    rate_base: Mapping[str, int] = field(default_factory=dict)
+    """Sizes by dimension at which ``rate_rule`` changes nothing; those that are not given are the
+    experiment's first parent's."""
     weight_decay: float = 0.1
     """On matrices only; norms, biases, positions and the temperature have none."""
     beta1: float = 0.9
@@ -44,8 +52,10 @@ class TrainConfig:
     """AdamW's epsilon."""
     warmup_steps: int = 50
     """Steps of linear warm-up at the start of each stage, since growth resets the optimizer."""
-    schedule: Literal["cosine", "constant_with_cooldown"] = "constant_with_cooldown"
-    """How the learning rate falls within a stage, after its warm-up."""
+    schedule: Literal["cosine", "const-cooldown", "trunk"] = "const-cooldown"
+    """How the learning rate falls within a stage, after its warm-up: by a cosine; or constant with
+    a cool-down, as OpenCLIP's ``const-cooldown``. Of a ``trunk`` the cool-down is a branch: the
+    stage's model is its end, and the next stage goes on from before it, at the constant rate."""
     cooldown_share: float = 0.2
     """Share of a stage's steps over which a constant rate falls linearly to zero."""
     max_grad_norm: float = 1.0
@@ -79,6 +89,10 @@ class TrainConfig:
             warmup_steps=at_least(0),
             divergence_retries=at_least(0),
         )
+        if self.rate_base and self.rate_rule == "none":
+            raise ValueError("rate_base: must be given with rate_rule: width, but it is none.")
+        for dimension, size in self.rate_base.items():
+            require_in_range(f"rate_base.{dimension}", size, at_least(1))
         if self.shard and self.compile:
             raise ValueError("shard: must be false where train.compile is true, but got True.")
 
@@ -97,6 +111,8 @@ class TrainState:
     """Moving average of the weights by parameter name; empty if none is kept."""
     rollbacks: tuple[Rollback, ...] = ()
     """Where this stage's training diverged so far."""
+    rewarm: RewarmConfig = NO_REWARM
+    """The rate of entries that growth added."""
     group: ProcessGroup = ALONE
     """The processes that train it together, each with its own copy of this state or its share."""
 
@@ -110,17 +126,26 @@ def start_training(model: Clip, config: TrainConfig) -> TrainState:
 
 
 def make_optimizer(model: Clip, config: TrainConfig) -> EntrywiseAdamW:
-    """AdamW with weight decay on matrices only."""
-    decayed: list[Tensor] = []
-    plain: list[Tensor] = []
+    """AdamW with weight decay on matrices only.
+
+    A group of parameters has its ``rate_multiplier``. Where that lowers the rate it raises the
+    decay, as in mup: what a step takes off a weight is the rate times the decay at every width.
+    """
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
-        (decayed if param_axes(name).is_linear else plain).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+        multiplier = 1.0
+        if config.rate_rule == "width":
+            multiplier = rate_multiplier(name, model.arch, config.rate_base)
+        groups.setdefault((param_axes(name).is_linear, multiplier), []).append(parameter)
     return EntrywiseAdamW(
-        groups,
+        [
+            {
+                "params": parameters,
+                "rate_multiplier": multiplier,
+                "weight_decay": config.weight_decay / multiplier if is_decayed else 0.0,
+            }
+            for (is_decayed, multiplier), parameters in groups.items()
+        ],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,

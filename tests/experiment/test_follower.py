@@ -31,12 +31,19 @@ GROWN: dict[str, Any] = {
     "data": {"augment": {"crop_scale": 0.5}},
 }
 ONE_STAGE: dict[str, Any] = {"schedule": [{"text.depth": 2}], "data": {"stages": [64]}}
+TRUNK: dict[str, Any] = {
+    "growth": {"moments": "grow", "rewarm": {"steps": 6}},
+    "schedule": [{}, {"text.depth": 2, "image.width": 64}],
+    "train": {"schedule": "trunk", "rate_rule": "width"},
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "searched": {"search": {"backend": "optuna"}},
     "everything": GROWN | {"train": {"ema_decay": 0.9}},
     "siglip": ONE_STAGE | {"parent": {"logit_bias": True}, "train": {"micro_batch_size": 12}},
     "in_parts": ONE_STAGE | {"train": {"micro_batch_size": 10}},
     "sharded": GROWN | {"train": {"ema_decay": 0.9, "shard": True}},
+    "trunk": TRUNK,
+    "sharded_trunk": TRUNK | {"train": TRUNK["train"] | {"shard": True}},
     "sharded_siglip": ONE_STAGE
     | {
         "parent": {"logit_bias": True},

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from nas_growclip.data.batches import PairBatch
+from nas_growclip.data.encoding import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nas_growclip.data.batches import PairBatch
+from nas_growclip.data.encoding import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import MAX_LOGIT_SCALE, Clip
 from nas_growclip.models.losses import ContrastiveLoss
 from nas_growclip.training import loop as training
 from nas_growclip.training.events import Event
-from nas_growclip.training.loop import DivergedError, learning_rate, train
+from nas_growclip.training.loop import DivergedError, train
 from nas_growclip.training.state import TrainConfig, make_optimizer, start_training
 from tests.support.profiled import values_read
 
@@ -28,25 +28,6 @@ def same_batch(model: Clip) -> Iterator[PairBatch]:
     images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     while True:
         yield PairBatch(images, model.tokenize(list(captions)), captions)
-
-
-def test_constant_rate_warms_up_and_cools_down() -> None:
-    config = TrainConfig(learning_rate=1.0, warmup_steps=10, cooldown_share=0.2)
-    rates = [learning_rate(step, 100, config) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[10:81] == [1.0] * 71
-    assert rates[90] == pytest.approx(0.5)
-    assert rates[99] == pytest.approx(0.05)
-
-
-def test_cosine_rate_follows_its_formula() -> None:
-    config = TrainConfig(learning_rate=2.0, warmup_steps=10, schedule="cosine")
-    assert learning_rate(10, 110, config) == 2.0
-    assert learning_rate(60, 110, config) == pytest.approx(1.0)
-    assert learning_rate(110, 110, config) == pytest.approx(0.0)
-    for step in range(10, 110):
-        by_hand = 1 + math.cos(math.pi * (step - 10) / 100)
-        assert learning_rate(step, 110, config) == pytest.approx(by_hand)
 
 
 def test_only_matrices_decay(tiny_arch: ClipArch) -> None:

@@ -13,6 +13,7 @@ from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.frames import Run
+from nas_growclip.search.optuna import dashboard
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -35,6 +36,13 @@ def cpu_seconds() -> float:
     """CPU time of this process and of its children that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no learning curves for Optuna's dashboard, but where they are what is tested."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr(dashboard, "upload_curve", lambda *given: None)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -38,7 +38,8 @@ class EntrywiseAdamW(torch.optim.AdamW):
         self.rewarm = rewarm
         self.ages = {}  # of young parameters whose entries are all of one age
         parameters = [p for group in self.param_groups for p in group["params"]]
-        steps = [self.state.get(p, {}).get("step", p.new_zeros(())) for p in parameters]
+        unseen = torch.zeros((), device=parameters[0].device)
+        steps = [self.state.get(p, {}).get("step", unseen) for p in parameters]
         ages = torch.stack([s.float() for s in steps]).int().tolist()
         self.oldest = max(ages)
         for parameter, age in zip(parameters, ages, strict=True):

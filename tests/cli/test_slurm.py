@@ -10,7 +10,8 @@ from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.cli.slurm import GrowclipJob, make_executor, queue_jobs
 from nas_growclip.experiment.run import is_complete, prepare_folder
 from nas_growclip.records.folder import read_trials
-from tests.support.runs import ROOT, SMOKE, smoke_config
+from nas_growclip.search.config import SearchConfig
+from tests.support.runs import ROOT, SMOKE, small_config
 
 pytest.importorskip("submitit")
 
@@ -22,13 +23,15 @@ echo "Submitted batch job $(wc -l < {log})"
 
 @pytest.mark.slow
 def test_run_and_worker_as_local_jobs_end_the_run(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    prepare_folder(smoke_config(), out)
-    run = GrowclipJob(("run", str(SMOKE), "--out", str(out)))
+    out, experiment = tmp_path / "run", tmp_path / "small.yaml"
+    config = small_config(search=SearchConfig(num_trials=2, trial_share=0.3, curve_points=2))
+    experiment.write_text(config.to_yaml())
+    prepare_folder(config, out)
+    run = GrowclipJob(("run", str(experiment), "--out", str(out)))
     workers = [GrowclipJob(("worker", str(out)))]
     jobs = queue_jobs(make_executor((), "local", out / "jobs"), run, workers)
     assert [job.result() for job in jobs] == [None, None], jobs[0].stderr()
-    assert is_complete(smoke_config(), out)
+    assert is_complete(config, out)
     assert "the run in" in (jobs[1].stderr() or "")
     labels = [(trial.stage, trial.label) for trial in read_trials(out)]
     assert len(labels) == len(set(labels))

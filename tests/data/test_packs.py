@@ -61,10 +61,10 @@ def test_comparison_on_a_pack_runs_cut_down(name: str, tmp_path: Path) -> None:
         "validation_pairs": 64,
         "test_pairs": 200,
     }
-    data["zero_shot"] = data["zero_shot"][:2]
+    data["zero_shot"] = data["zero_shot"][1:2]
     small = replace(
         comparison,
-        experiment={**comparison.experiment, "data": data, "stage_flops": [1.0e9, 2.0e9]},
+        experiment={**comparison.experiment, "data": data, "stage_flops": [2.0e8, 4.0e8]},
         arms={
             "fixed": {"schedule": [{}, {}]},
             "wider": {"schedule": [{}, {"image.width": 24}]},
@@ -78,7 +78,7 @@ def test_comparison_on_a_pack_runs_cut_down(name: str, tmp_path: Path) -> None:
     frame = arms_frame(folder, load_arms(folder)).set_index("arm")
     assert (frame["failed or missing"] == 0).all()
     assert (frame["zero_shot_top1"] > 0).all()
-    assert frame["zero_shot_top1.chance"]["fixed"] == pytest.approx((1 / 100 + 1 / 10) / 2)
+    assert frame["zero_shot_top1.chance"]["fixed"] == pytest.approx(1 / 10)
 
 
 @needs_packs
@@ -87,7 +87,7 @@ def test_forgetting_on_the_pack(tmp_path: Path) -> None:
     """Held-out sets by stage are measured after their own stage and every later one."""
     config = load_config(ROOT / "experiments" / "forgetting.yaml")
     data = replace(config.data, test_pairs=100, validation_pairs=64, zero_shot=())
-    config = replace(config, data=data, stage_flops=(1e9, 1e9, 1e9))
+    config = replace(config, data=data, stage_flops=(1e8, 1e8, 1e8))
     run = run_stages(config, tmp_path / "run", data_folder=PACKS)
     measured = [
         {name.split("/")[0] for name in stage.metrics if name.startswith("stage_")}

@@ -1,8 +1,10 @@
 """CLIP_benchmark's records: its fields, its metrics, read by what its ``build`` does."""
 
 import csv
+import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,12 @@ def open_clip_top1(folder: Path, task: ZeroShotTask) -> float:
     return float((predicted == torch.tensor(task.labels)).double().mean())
 
 
+def first_images(task: ZeroShotTask) -> ZeroShotTask:
+    """The task's first thousand images."""
+    images, labels = tuple(itertools.islice(task.images, 1000)), task.labels[:1000]
+    return replace(task, images=images, labels=labels)
+
+
 @needs_packs
 @pytest.mark.slow
 def test_exported_model_scores_the_same_through_open_clip(tmp_path: Path) -> None:
@@ -139,11 +147,11 @@ def test_exported_model_scores_the_same_through_open_clip(tmp_path: Path) -> Non
     encoder = PairEncoder(plain.image, state.model.tokenize)
     pairs = open_stages(config, PACKS)[0].train
     batches = training_batches(pairs, encoder, 64, seed=0)
-    train(state, batches, settings, total_steps=150, until_step=150)
+    train(state, batches, settings, total_steps=60, until_step=60)
     model = state.model.eval()
     export_open_clip(model, tmp_path / "out")
     for name in ("cifar100", "popular_animals"):
-        task = folder_task(PACKS / "research_only" / "zeroshot" / f"wds_{name}")
+        task = first_images(folder_task(PACKS / "research_only" / "zeroshot" / f"wds_{name}"))
         ours = float(predict(model, task, 128).right.mean())
         assert ours > 1.5 * task.chance
         assert open_clip_top1(tmp_path / "out", task) == pytest.approx(ours, abs=1e-9)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def experiment(folder: Path, parent: str) -> Path:
     data = yaml.safe_load(SMOKE.read_text())
     data |= {"parent": parent, "passes": 1.0}
-    data["data"] |= {"stages": [64, 128], "test_pairs": 32}
+    data["data"] |= {"stages": [64, 128], "test_pairs": 32, "zero_shot": []}
     data["space"] = {
         "dimensions": {"image.mlp_width": {"ratios": [1.5]}, "text.depth": {"add": [1]}}
     }

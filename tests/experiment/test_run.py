@@ -183,7 +183,7 @@ def test_run_without_new_data_is_not_searched_but_trained_on(tmp_path: Path) -> 
 def test_gap_between_training_and_validation_triggers(
     max_gap: float, num_trials: int, tmp_path: Path
 ) -> None:
-    config = small_config(trigger=TriggerConfig(name="gap", max_gap=max_gap), passes=30.0)
+    config = small_config(trigger=TriggerConfig(name="gap", max_gap=max_gap), passes=8.0)
     config = replace(config, data=replace(config.data, stages=(64, 65)))
     run = run_stages(config, tmp_path / "run")
     assert len([t for t in run.trials if t.stage == 1]) == num_trials

@@ -51,7 +51,7 @@ def only_grows(parent: ClipArch, child: ClipArch) -> bool:
 
 
 @given(growths(PLAIN), ways_to_grow(), SEEDS)
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_a_child_is_exact_wherever_that_is_claimed(
     grown: Grown, way: dict[str, object], seed: int
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_child_is_exact_wherever_that_is_claimed(
 
 
 @given(growths(PLAIN), SEEDS, st.sampled_from(["exact", "average"]), st.sampled_from([0.0, 0.7]))
-@settings(max_examples=30)
+@settings(max_examples=14)
 def test_null_space_momentum_never_changes_the_function(
     grown: Grown, seed: int, operator: str, momentum: float
 ) -> None:
@@ -81,7 +81,7 @@ def test_null_space_momentum_never_changes_the_function(
 
 
 @given(growths(), SEEDS, st.sampled_from(["exact", "average", "net2net"]), st.data())
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_orders_of_composition_give_one_function(
     grown: Grown, seed: int, operator: str, data: st.DataObject
 ) -> None:
@@ -107,7 +107,7 @@ def test_orders_of_composition_give_one_function(
 
 
 @given(growths(("image.width", "text.width", "embed_dim", "image.mlp_width")), SEEDS, st.data())
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_two_exact_steps_leave_what_one_leaves_of_the_parents_weights(
     grown: Grown, seed: int, data: st.DataObject
 ) -> None:
@@ -133,7 +133,7 @@ def test_two_exact_steps_leave_what_one_leaves_of_the_parents_weights(
 
 
 @given(growths(), ways_to_grow(), SEEDS)
-@settings(max_examples=12)
+@settings(max_examples=7)
 def test_growing_never_touches_the_parent(grown: Grown, way: dict[str, object], seed: int) -> None:
     parent = trained_like(grown.parent, seed)
     before = {name: value.clone() for name, value in parent.state_dict().items()}
@@ -143,7 +143,7 @@ def test_growing_never_touches_the_parent(grown: Grown, way: dict[str, object], 
 
 
 @given(growths(), ways_to_grow(), SEEDS)
-@settings(max_examples=12)
+@settings(max_examples=7)
 def test_momentum_one_is_plain_inheriting_and_excluded_groups_stay(
     grown: Grown, way: dict[str, object], seed: int
 ) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_growclip.growth.candidates import NO_GROWTH, SHRINKABLE
@@ -34,6 +34,7 @@ def space(**dimensions: SizeChoices) -> GrowthSpace:
     st.integers(1, 3),
     st.integers(0, 30),
 )
+@settings(max_examples=30)
 def test_every_candidate_is_legal_and_unique(
     dimensions: dict[str, dict[str, Any]], together: int, num_pairs: int
 ) -> None:

@@ -121,7 +121,7 @@ def test_same_seed_asks_the_same_and_another_seed_does_not(config: SearchConfig)
         assert any(other != labels(run_search(made)) for other in others)
 
 
-@pytest.mark.parametrize("done", range(5))
+@pytest.mark.parametrize("done", [1, 4])
 @pytest.mark.usefixtures("all_are_gone")
 def test_interrupted_search_goes_on_as_if_it_had_not_been(
     config: SearchConfig, done: int, tmp_path: Path

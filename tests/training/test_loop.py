@@ -74,15 +74,16 @@ def test_an_observer_sees_every_batch_its_gradients_and_its_step(tiny_arch: Clip
 def test_the_loop_reads_no_value_from_the_device_in_most_steps(
     tiny_arch: ClipArch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading one would make a GPU wait; the loss and the state are looked at every 20 steps."""
+    """Reading one would make a GPU wait; the loss and the state are looked at now and then."""
     config = TrainConfig(ema_decay=0.9, micro_batch_size=4)
     state = start_training(Clip(tiny_arch), config)
     train(state, same_batch(state.model), config, total_steps=99, until_step=2)
     looks, look = [], training._check_finite
     monkeypatch.setattr(training, "_check_finite", lambda *a: (looks.append(a), look(*a)))
+    monkeypatch.setattr(training, "CHECK_STEPS", 5)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        train(state, same_batch(state.model), config, total_steps=99, until_step=49)
-    assert len(looks) == 3  # after 20 and 40 steps, and at the end
+        train(state, same_batch(state.model), config, total_steps=99, until_step=12)
+    assert len(looks) == 3  # after 5 and 10 steps, and at the end
     assert values_read(profiled) == 0
 
 

@@ -34,6 +34,8 @@ from nas_growclip.search.optuna.dashboard import (
 )
 from nas_growclip.search.protocol import Proposal, SearchTask
 
+pytestmark = pytest.mark.pictures
+
 Capture = pytest.CaptureFixture[str]
 CONTROL_LOSS = 3.0 - 0.3 * 5**0.5
 """In stage 0; 0.2 less in each stage after."""

@@ -131,8 +131,8 @@ def test_watch_counts_from_the_last_change_of_a_sign(monkeypatch: pytest.MonkeyP
 # Many processes ask at the same time.
 
 ASKING = 4
-ROUNDS = 2
-SIZES = range(65, 104)
+ROUNDS = 1
+SIZES = range(65, 90)
 CANDIDATES = (
     NO_GROWTH,
     *(grown("image.mlp_width", 64, size) for size in SIZES),
@@ -157,7 +157,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 
 def many_candidates(storage: str | None, run: Path, stage: int) -> SearchTask:
-    """Forty candidates; the first half of them waits in the study's queue."""
+    """Twenty-six candidates; the first half of them waits in the study's queue."""
     return SearchTask(
         candidates=CANDIDATES,
         seed=7,

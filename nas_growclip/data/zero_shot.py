@@ -5,6 +5,7 @@ the handwritten digits that scikit-learn bundles. Images of a folder are checked
 opened and decoded again whenever it is measured, so that a task of any size takes little memory.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ class ZeroShotTask:
         return 1 / len(self.class_names)
 
 
+@functools.cache
 def digits_task() -> ZeroShotTask:
     """The 1,797 handwritten digits that scikit-learn bundles, white on black."""
     digits = load_digits()

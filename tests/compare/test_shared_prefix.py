@@ -39,7 +39,7 @@ def test_stages_are_alike_up_to_the_first_difference(fixed: ExperimentConfig) ->
     assert num_shared_stages(fixed, fixed) == 2
     assert num_shared_stages(fixed, wider) == 1
     assert num_shared_stages(fixed, replace(fixed, schedule=(WIDER, {}))) == 0
-    assert num_shared_stages(fixed, replace(fixed, stage_flops=(1.0e9, 3.0e9))) == 1
+    assert num_shared_stages(fixed, replace(fixed, stage_flops=(3.0e8, 9.0e8))) == 1
     assert num_shared_stages(fixed, replace(fixed, stage_flops=(2.0e9, 2.0e9))) == 0
     assert num_shared_stages(fixed, with_stages(fixed, (128, 512))) == 1
     assert num_shared_stages(fixed, with_stages(fixed, (192, 256))) == 0

@@ -299,6 +299,7 @@ class _TaskPlan(NamedTuple):
     make: Callable[[Random, Wanted], Scene] = single
 
 
+@functools.lru_cache(maxsize=2)
 def scene_tasks(*, seed: int = 0, image_size: int = DEFAULT_IMAGE_SIZE) -> tuple[ZeroShotTask, ...]:
     """Zero-shot tasks about one attribute each, balanced over its classes.
 

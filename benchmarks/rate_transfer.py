@@ -1,0 +1,151 @@
+"""Which learning rate is best at which width, with all parameters alike and by the width rule?
+
+Models of several widths and depths train on rendered scenes for the same number of steps, at every
+rate of a grid of factors of two and with several seeds; the best rate is that of the lowest mean
+loss on validation pairs. With ``train.rate_rule: width`` the base is the narrowest model, for which
+both rules are the same. Every finished run is a line in a file, so that the command resumes.
+
+Command: python -m benchmarks.rate_transfer --out FILE [--widths 16 32 64] [--depths 1] [--seeds 3]
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from nas_growclip.data.batches import training_batches
+from nas_growclip.data.config import ScenesConfig
+from nas_growclip.data.encoding import PairEncoder
+from nas_growclip.data.stages import DataStage, open_stages
+from nas_growclip.evaluation.metrics import evaluate
+from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.clip import Clip
+from nas_growclip.models.flops import count_flops
+from nas_growclip.training.loop import DivergedError, train
+from nas_growclip.training.rates import base_sizes
+from nas_growclip.training.state import TrainConfig, start_training
+
+RATES = tuple(2e-3 * 2**k for k in range(-1, 5))
+BATCH, WARMUP = 128, 50
+NUM_PAIRS, NUM_VALIDATION = 16_000, 1024
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training."""
+
+    rule: str
+    depth: int
+    width: int
+    rate: float
+    seed: int
+    steps: int
+
+
+def arch_of(width: int, depth: int) -> ClipArch:
+    """All widths alike, MLPs four times as wide, heads of 16."""
+    sizes = {"width": width, "depth": depth, "mlp_width": 4 * width, "head_dim": 16}
+    return ClipArch(
+        image=ImageArch(patch_size=8, image_size=32, **sizes),
+        text=TextArch(context_length=32, **sizes),
+        shared=SharedArch(depth=1, mlp_width=4 * width, head_dim=16),
+        embed_dim=width,
+    )
+
+
+def run(task: Task, data: DataStage, base_width: int) -> float:
+    """The loss on validation pairs, in nats, after the last step; infinite if it diverged."""
+    arch = arch_of(task.width, task.depth)
+    base = base_sizes(arch_of(base_width, task.depth), {}) if task.rule == "width" else {}
+    config = TrainConfig(
+        batch_size=BATCH,
+        warmup_steps=WARMUP,
+        learning_rate=task.rate,
+        rate_rule="width" if base else "none",
+        rate_base=base,
+    )
+    state = start_training(Clip(arch, seed=task.seed), config)
+    encoder = PairEncoder(arch.image, state.model.tokenize)
+    batches = training_batches(data.train, encoder, BATCH, seed=task.seed)
+    try:
+        train(state, batches, config, total_steps=task.steps, until_step=task.steps)
+    except DivergedError:
+        return float("inf")
+    return evaluate(state.model, data.validation, (), ("loss",), BATCH)["loss"].value
+
+
+def tasks(options: argparse.Namespace) -> Iterator[Task]:
+    """Narrow ones first; the narrowest is the same by both rules."""
+    for depth, width in itertools.product(options.depths, options.widths):
+        rules = ("none", "width") if width > min(options.widths) else ("none",)
+        for seed, rule, rate in itertools.product(range(options.seeds), rules, RATES):
+            yield Task(rule, depth, width, rate, seed, options.steps)
+
+
+def table(found: dict[Task, float], options: argparse.Namespace) -> str:
+    """Mean losses over the seeds that are there; the best of a row in bold."""
+    lines = [
+        f"| depth | width | FLOPs a pair | rule | {' | '.join(f'{rate:g}' for rate in RATES)} |",
+        "|---" * (4 + len(RATES)) + "|",
+    ]
+    for depth, width in itertools.product(options.depths, options.widths):
+        for rule in ("none", "width"):
+            means = [_mean(found, (rule, depth, width, rate)) for rate in RATES]
+            known = [mean for mean in means if mean is not None]
+            if not known:
+                continue
+            cells = [_cell(mean, mean == min(known)) for mean in means]
+            name = "both" if width == min(options.widths) else rule
+            flops = f"{count_flops(arch_of(width, depth)) / 1e6:.2f} M"
+            lines.append(f"| {depth} | {width} | {flops} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(found: dict[Task, float], key: tuple[str, int, int, float]) -> float | None:
+    losses = [loss for t, loss in found.items() if (t.rule, t.depth, t.width, t.rate) == key]
+    return statistics.mean(losses) if losses else None
+
+
+def _cell(mean: float | None, is_best: bool) -> str:
+    shown = "" if mean is None else f"{mean:.3f}"
+    return f"**{shown}**" if is_best else shown
+
+
+def read(path: Path) -> dict[Task, float]:
+    """Finished runs."""
+    lines: Sequence[str] = path.read_text().splitlines() if path.exists() else ()
+    records = [json.loads(line) for line in lines]
+    return {Task(**record["task"]): float(record["loss"]) for record in records}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--depths", type=int, nargs="+", default=[1])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=300)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    config = ScenesConfig(
+        stages=(NUM_PAIRS,), validation_pairs=NUM_VALIDATION, test_pairs=8, zero_shot=()
+    )
+    (data,) = open_stages(config, None)
+    found = read(options.out)
+    for task in tasks(options):
+        if task not in found:
+            found[task] = run(task, data, min(options.widths))
+            with options.out.open("a") as file:
+                file.write(json.dumps({"task": asdict(task), "loss": found[task]}) + "\n")
+    print(f"{options.steps} steps of {BATCH} pairs, loss on validation pairs in nats\n")
+    print(table(found, options))
+    print("\nFLOPs are fvcore FLOPs: one multiply-add is one; one pair, forward.")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,10 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
 
 from nas_growclip.data.encoding import PairBatch
 from nas_growclip.models.clip import MAX_LOGIT_SCALE
-from nas_growclip.models.gates import set_gates
+from nas_growclip.models.gates import gates_of, set_gates
 from nas_growclip.records.entries import Rollback
 from nas_growclip.training.events import Event, Observer, no_observer
 from nas_growclip.training.schedule import learning_rate
@@ -77,19 +78,21 @@ def train(
         state.model.compile(dynamic=False)
     lowered = LR_DECAY ** count_rollbacks(state.rollbacks, config)
     is_continued = state.optimizer.begin(state.rewarm) > state.step
+    parameters, is_gated = list(state.model.parameters()), bool(gates_of(state.model))
     while state.step < until_step:
         batch = next(batches).to(device)
         observer(Event(moment="batch", state=state, batch=batch))
         rate = lowered * learning_rate(state.step, total_steps, config, is_continued=is_continued)
         for group in state.optimizer.param_groups:
             group["lr"] = rate * group["rate_multiplier"]
-        set_gates(state.model, state.step)
+        if is_gated:
+            set_gates(state.model, state.step)
         state.optimizer.zero_grad(set_to_none=True)
         image_ids = batch.image_ids if config.repeated_images == "mask" else None
         loss = backpropagate(batch.images, batch.tokens, image_ids)
         observer(Event(moment="gradients", state=state))
-        _optimizer_step(state, config.max_grad_norm)
-        _average_weights(state, config.ema_decay)
+        _optimizer_step(state, parameters, config.max_grad_norm)
+        _average_weights(state, parameters, config.ema_decay)
         state.step += 1
         if _is_looked_at(state.step, config) or state.step == until_step:
             _check_finite(state, loss)
@@ -104,17 +107,19 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _optimizer_step(state: TrainState, max_grad_norm: float) -> None:
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), max_grad_norm)
+def _optimizer_step(
+    state: TrainState, parameters: Sequence[Parameter], max_grad_norm: float
+) -> None:
+    torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     state.optimizer.step()
     with torch.no_grad():
         state.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
 
 @torch.no_grad()
-def _average_weights(state: TrainState, decay: float) -> None:
+def _average_weights(state: TrainState, parameters: Sequence[Parameter], decay: float) -> None:
     if state.ema:
-        weights = [p.detach() for p in state.model.parameters()]
+        weights = [p.detach() for p in parameters]
         torch._foreach_lerp_(list(state.ema.values()), weights, 1 - decay)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -80,7 +81,24 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     from nas_growclip.experiment.run import run_experiment  # noqa: PLC0415 (slow)
     from tests.support.runs import smoke_config  # noqa: PLC0415 (slow)
 
-    return run_experiment(smoke_config(), tmp_path_factory.mktemp("smoke") / "run")
+    with threads(1):
+        return run_experiment(smoke_config(), tmp_path_factory.mktemp("smoke") / "run")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Have PyTorch use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For modules that compare records to the last digit: a forked process has one thread."""
+    with threads(1):
+        yield
 
 
 @pytest.fixture

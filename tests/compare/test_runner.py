@@ -19,7 +19,7 @@ from nas_growclip.records.frames import load_run
 from tests.compare.test_compare_config import SMALL
 from tests.support.processes import started
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 TABLES = ("arms.csv", "runs.csv", "choices.csv")
 

@@ -41,6 +41,8 @@ from tests.support.faults import die_at, fail_at, refuse_to_work
 from tests.support.processes import ending, forked
 from tests.support.runs import records_of, smoke_config
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 slow = pytest.mark.slow
 
 PER_SHARD = 24

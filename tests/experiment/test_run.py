@@ -32,7 +32,7 @@ from tests.support.faults import die_at, fail_at, in_step, nth_time, poison_batc
 from tests.support.processes import ending, forked
 from tests.support.runs import ROOT, one_stage, records_of, small_config, smoke_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def killed_at(config: ExperimentConfig, out: Path, moment: Moment, call: int) -> None:
@@ -154,7 +154,8 @@ def test_a_killed_command_resumes(undisturbed: Run, tmp_path: Path) -> None:
     experiment, out = tmp_path / "searched.yaml", tmp_path / "run"
     experiment.write_text(searched_config().to_yaml())
     command = [sys.executable, "-m", "nas_growclip", "run", str(experiment), "--out", str(out)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as run:
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=one_thread) as run:
         while not RunFolder(out).trials.exists() and run.poll() is None:
             time.sleep(0.01)
         run.kill()

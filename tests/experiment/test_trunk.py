@@ -21,7 +21,7 @@ from tests.support.faults import die_at, in_step, poison_batch, times
 from tests.support.processes import ending, forked
 from tests.support.runs import records_of, small_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 GROWTH = GrowthConfig(moments="grow", rewarm=RewarmConfig(steps=4))
 

@@ -32,6 +32,8 @@ from tests.support.postgres import missing_postgres, postgres_programs, postgres
 from tests.support.processes import ending, forked
 from tests.support.runs import ROOT, records_of, smoke_config
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def small(storage: str | None = None, stages: tuple[int, ...] = (64, 96)) -> ExperimentConfig:
     config = smoke_config(

@@ -46,6 +46,8 @@ from tests.support.faults import (
 from tests.support.processes import ending, forked
 from tests.support.runs import ROOT, by_two_processes, records_of, smoke_config
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RATE = 1e-3
 
 

@@ -20,6 +20,8 @@ from tests.support.killing import (
 )
 from tests.support.processes import ending, forked, session_members
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def small() -> ExperimentConfig:
     config = experiment()

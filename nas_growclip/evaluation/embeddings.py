@@ -73,13 +73,23 @@ def embed_pairs(
             captions.extend(batch.captions)
             image_of_text.extend(of_text)
     scale_and_bias = tuple(value.item() for value in model.scale_and_bias())
+    all_images, all_texts = _joined(images), _joined(texts)
+    if len(text_rows) < len(captions):
+        all_texts = all_texts[[text_rows[caption] for caption in captions]]
     return EmbeddedPairs(
-        torch.cat(images),
-        torch.cat(texts)[[text_rows[caption] for caption in captions]],
+        all_images,
+        all_texts,
         tuple(captions),
         torch.tensor(image_of_text),
         scale_and_bias,
     )
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The parts one below the other; the list is emptied, so that memory holds them once."""
+    joined = torch.cat(parts)
+    parts.clear()
+    return joined
 
 
 def _new_images(batch: PairBatch, rows: dict[int, int]) -> tuple[list[int], list[int]]:

@@ -29,7 +29,7 @@ from nas_growclip.models.clip import Clip
 NUM_IMAGES, NUM_CLASSES, NUM_DISTINCT = 50_000, 1000, 16
 PER_SHARD = 10_000
 SIZE = (500, 375)
-NUM_PAIRS, CAPTIONS_OF_IMAGE, WIDTH = 100_000, 5, 512
+NUM_PAIRS, WIDTH = 100_000, 512
 
 
 def write_set(folder: Path) -> None:
@@ -93,40 +93,38 @@ def images(out: Path) -> None:
     print(f"{seconds:.0f} s ({1e3 * seconds / NUM_IMAGES:.2f} ms an image, checked and measured)")
 
 
-def pairs() -> None:
+def pairs(captions_of_image: int) -> None:
     """Rank random embeddings and print what it took."""
     rng = torch.Generator().manual_seed(0)
-    of_text = torch.arange(NUM_PAIRS) // CAPTIONS_OF_IMAGE
-    for name, rows in (("five captions an image", of_text), ("one", torch.arange(NUM_PAIRS))):
-        sides = (int(rows.max()) + 1, NUM_PAIRS)
-        images, texts = (
-            torch.nn.functional.normalize(torch.randn(n, WIDTH, generator=rng), dim=1)
-            for n in sides
-        )
-        captions = tuple(f"caption {i}" for i in range(NUM_PAIRS))
-        embedded = EmbeddedPairs(images, texts, captions, rows, (1.0,))
-        started, cpu = time.monotonic(), time.process_time()
-        rankings = rank(embedded)
-        seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-        measures = {**recalls(rankings), **benchmark_recalls(rankings)}
-        measures["loss"] = contrastive_loss(embedded, 1024)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{name}: {sides[0]:,} images, {sides[1]:,} texts, {WIDTH} wide: ", end="")
-        print(f"{peak:.2f} GiB so far, {seconds:.0f} s ({cpu:.0f} s CPU) to rank both ways")
-        for key, measure in measures.items():
-            print(f"  {key:<28} {measure.value:.5f} (chance {measure.chance:.5f})", flush=True)
+    rows = torch.arange(NUM_PAIRS) // captions_of_image
+    sides = [torch.randn(n, WIDTH, generator=rng) for n in (int(rows.max()) + 1, NUM_PAIRS)]
+    for side in sides:
+        side.div_(side.norm(dim=1, keepdim=True))
+    captions = tuple(f"caption {i}" for i in range(NUM_PAIRS))
+    embedded = EmbeddedPairs(sides[0], sides[1], captions, rows, (1.0,))
+    started, cpu = time.monotonic(), time.process_time()
+    rankings = rank(embedded)
+    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+    measures = {**recalls(rankings), **benchmark_recalls(rankings)}
+    measures["loss"] = contrastive_loss(embedded, 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(f"{len(sides[0]):,} images, {NUM_PAIRS:,} texts, {WIDTH} wide: {peak:.2f} GB, ", end="")
+    print(f"{seconds:.0f} s ({cpu:.0f} s CPU) to rank both ways")
+    for key, measure in measures.items():
+        print(f"  {key:<28} {measure.value:.5f} (chance {measure.chance:.5f})", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("images", "pairs"))
+    parser.add_argument("--captions", type=int, default=1, help="captions of each image of pairs")
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation_memory"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.what == "images":
         images(options.out)
     else:
-        pairs()
+        pairs(options.captions)
 
 
 if __name__ == "__main__":

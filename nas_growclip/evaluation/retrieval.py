@@ -114,16 +114,20 @@ def _ranking(
     most, size = min(max(BENCHMARK_RECALL_AT), len(items)), max(1, CHUNK_SCORES // len(items))
     items_of_label, labels_of_query = Groups.of(labels.items), Groups.of(*labels.links)
     num_own = labels.own_item.bincount(minlength=int(labels.own_query.max()) + 1)
-    chunks = []
+    # Everything that outlives a chunk has its place before the first one: small results between
+    # large scores would leave the heap full of holes, gigabytes of them.
+    all_scores = torch.empty(size, len(items), dtype=queries.dtype)
+    ranks, num_right = (torch.empty(len(queries), dtype=torch.long) for _ in range(2))
+    is_own = torch.empty(len(queries), most, dtype=torch.bool)
     for start in range(0, len(queries), size):
         chunk = slice(start, start + size)
-        scores, own_query = queries[chunk] @ items.T, labels.own_query[chunk]
+        own_query = labels.own_query[chunk]
+        scores = torch.matmul(queries[chunk], items.T, out=all_scores[: len(own_query)])
         rows, right_labels = labels_of_query.members(labels.queries[chunk])
         places, right = items_of_label.members(right_labels)
-        ranks, num_right = _best_right_rank(scores, rows[places], right)
-        is_own = labels.own_item[scores.topk(most).indices] == own_query[:, None]
-        chunks.append((ranks, num_right, is_own, num_own[own_query]))
-    return Ranking(name, len(items), *(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+        ranks[chunk], num_right[chunk] = _best_right_rank(scores, rows[places], right)
+        is_own[chunk] = labels.own_item[scores.topk(most).indices] == own_query[:, None]
+    return Ranking(name, len(items), ranks, num_right, is_own, num_own[labels.own_query])
 
 
 class Groups(NamedTuple):

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 from nas_growclip.cli.main import main
 
@@ -122,7 +123,9 @@ def in_two_processes(work: Callable[[], object], logs: Path) -> list[int]:
     What each writes on stderr goes to a file of its rank in ``logs``. As under torchrun, the other
     one is killed where one fails, once it had time to fail by itself.
     """
-    place = {"WORLD_SIZE": NUM_PROCESSES, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    port = free_port()
+    place = {"WORLD_SIZE": NUM_PROCESSES, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
 
     def ranked(rank: int) -> object:
         warnings.simplefilter("ignore")
@@ -133,9 +136,13 @@ def in_two_processes(work: Callable[[], object], logs: Path) -> list[int]:
     children = [
         Child(forked(partial(ranked, rank), logs / f"{rank}.log")) for rank in range(NUM_PROCESSES)
     ]
+    # As under torchrun neither of them is where they meet: one may end before the other has joined.
+    meeting = distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
     deadline = math.inf
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         if any(child.poll() for child in children):
             deadline = min(deadline, time.monotonic() + 2.0)
         time.sleep(0.01)
-    return [child.kill() for child in children]
+    codes = [child.kill() for child in children]
+    del meeting
+    return codes

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from nas_growclip.data.encoding import PairBatch, PairEncoder
 from nas_growclip.data.held import HeldPairs
-from nas_growclip.data.pairs import ImageTextPairs, Pair
+from nas_growclip.data.pairs import ImageTextPairs
 
 
 @runtime_checkable
@@ -94,7 +94,7 @@ def training_batches(
             return within in places and number in numbers
 
         stream = pairs.epoch(epoch_seed(seed, epoch), wanted)
-        for number, batch in zip(numbers, _batched(stream, len(places)), strict=True):
+        for number, batch in zip(numbers, in_batches(stream, len(places)), strict=True):
             first = (epoch * steps_per_epoch + number) * batch_size
             varied = places if encoder.augment.changes_images else ()
             yield encoder.batch(batch, [epoch_seed(seed, first + place) for place in varied])
@@ -109,7 +109,7 @@ def fixed_batches(
         for first in range(0, pairs.num_pairs, batch_size):
             yield encoded.batch(order[first : first + batch_size])
         return
-    for batch in _batched(pairs.epoch(seed=None), batch_size):
+    for batch in in_batches(pairs.epoch(seed=None), batch_size):
         yield encoder.batch(batch)
 
 
@@ -118,7 +118,10 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
-def _batched(stream: Iterator[Pair], batch_size: int) -> Iterator[Iterator[Pair]]:
+T = TypeVar("T")
+
+
+def in_batches(stream: Iterator[T], batch_size: int) -> Iterator[Iterator[T]]:
     """Batches, each to be taken whole before the next one."""
     for first in stream:
         yield itertools.chain((first,), itertools.islice(stream, batch_size - 1))

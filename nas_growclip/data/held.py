@@ -42,9 +42,7 @@ class HeldPairs:
         """The pairs as a model takes them, without augmentation."""
         image = encoder.image
         key = (image.image_shape, image.preprocessing, encoder.tokenize)
-        found = self._encoded.pop(key, None) or EncodedPairs(self, encoder)
-        _keep(self._encoded, key, found)
-        return found
+        return _kept(self._encoded, key, lambda: EncodedPairs(self, encoder))
 
 
 class EncodedPairs:
@@ -103,20 +101,23 @@ class HeldImages(tuple[Image.Image, ...]):
         self, shape: tuple[int, int], preprocessing: Preprocessing
     ) -> UInt8[np.ndarray, "images height width 3"]:
         """The images as ``resize`` gives them."""
-        key = (shape, preprocessing)
-        if key not in self._scaled:
-            _keep(self._scaled, key, np.stack([resize(i, shape, preprocessing) for i in self]))
-        return self._scaled[key]
+        return _kept(
+            self._scaled,
+            (shape, preprocessing),
+            lambda: np.stack([resize(image, shape, preprocessing) for image in self]),
+        )
 
 
 T = TypeVar("T")
 
 
-def _keep(kept: dict[object, T], key: object, value: T) -> None:
-    """Have a value as the newest of ``KEPT``."""
-    kept[key] = value
+def _kept(kept: dict[object, T], key: object, make: Callable[[], T]) -> T:
+    """What is kept under a key, made if need be; the ``KEPT`` that were asked for last stay."""
+    value = kept.pop(key) if key in kept else make()
+    kept[key] = value  # the newest comes last
     while len(kept) > KEPT:
         del kept[next(iter(kept))]
+    return value
 
 
 def shuffled(num_pairs: int, seed: int | None) -> NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """Zero-shot classification: class prompts become a classifier (Radford et al., 2021, sec. 3.1)."""
 
-import itertools
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from nas_growclip.data.batches import in_batches
 from nas_growclip.data.held import HeldImages
 from nas_growclip.data.preprocess import normalise, preprocess
 from nas_growclip.data.zero_shot import ImageSource, ZeroShotTask
@@ -104,9 +104,7 @@ def image_batches(
         for first in range(0, len(scaled), batch_size):
             yield normalise(scaled[first : first + batch_size], arch.preprocessing)
         return
-    stream = iter(images)
-    for first_image in stream:
-        batch = itertools.chain((first_image,), itertools.islice(stream, batch_size - 1))
+    for batch in in_batches(iter(images), batch_size):
         yield preprocess(batch, arch)
 
 

@@ -46,7 +46,7 @@ def shard_split(
     if not config.added:
         return shard_pairs(config, folder, split, size)
     wanted = split_files(config, folder, split, size)
-    captions = CaptionFormat(config.caption_suffix, config.caption_json_key)
+    captions = CaptionFormat.of(config)
     paths = first_shards(train_paths(config, wanted.folder), wanted)
     parts = _new_pairs(shard_parts(paths, wanted, captions), config, wanted.folder)
     return checked_pairs(parts, wanted, config.shuffle_buffer, captions)

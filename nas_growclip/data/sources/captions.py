@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from nas_growclip.data.config import FilesConfig, WebdatasetConfig
 from nas_growclip.data.sources.bad_share import NOT_UTF8
 
 
@@ -14,6 +15,11 @@ class CaptionFormat:
     """What follows the key and the dot; of ``json`` one value is taken."""
     json_key: str = "caption"
     """The name of that value."""
+
+    @classmethod
+    def of(cls, config: WebdatasetConfig | FilesConfig) -> "CaptionFormat":
+        """As a source's settings say."""
+        return cls(config.caption_suffix, config.caption_json_key)
 
     def text(self, data: bytes | None) -> bytes | str | None:
         """The caption's bytes; None if there is none, the reason, as text, if it is no caption."""

@@ -72,7 +72,7 @@ def file_pairs(
     Raises:
         ValueError: If it is no folder, has fewer keys, or too few usable pairs.
     """
-    captions = CaptionFormat(config.caption_suffix, config.caption_json_key)
+    captions = CaptionFormat.of(config)
     return open_files(split_files(config, folder, split, size), captions)
 
 

@@ -101,7 +101,7 @@ def shard_pairs(
         ValueError: If there are fewer shards, or too few usable pairs in them.
     """
     wanted = split_files(config, folder, split, size)
-    captions = CaptionFormat(config.caption_suffix, config.caption_json_key)
+    captions = CaptionFormat.of(config)
     return open_shards(wanted, config.shuffle_buffer, captions)
 
 

@@ -6,6 +6,7 @@ the next stage by itself: that is the run's own process's part.
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from nas_growclip.experiment.search_stage import join_search
@@ -14,6 +15,7 @@ from nas_growclip.io.files import remove_abandoned
 from nas_growclip.records.folder import read_stages
 from nas_growclip.search.optuna.backend import is_open
 from nas_growclip.search.optuna.storage import open_storage
+from nas_growclip.training.events import Observer, no_observer
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ def work(
     data_folder: Path | None = None,
     device: str | None = None,
     patience: float | None = None,
+    observer: Observer = no_observer,
 ) -> None:
     """Work on one stage's search after the other until the run is complete.
 
@@ -34,6 +37,7 @@ def work(
         data_folder: Where the data's relative paths start; by default where the run has found it.
         device: A torch device; CUDA where there is one, else the CPU.
         patience: Seconds without work after which to leave; None stays.
+        observer: Called at the moments of trials that ``training.events`` lists.
 
     Raises:
         ValueError: If it is no run folder, or its backend takes no workers.
@@ -50,7 +54,8 @@ def work(
     while (index := len(read_stages(run))) < len(config.data.stages):
         if index > joined and is_open(storage, run, index):
             _log.info(f"stage {index}: joined the search")
-            join_search(open_stage(run, stage=index, data_folder=data_folder, device=device))
+            stage = open_stage(run, stage=index, data_folder=data_folder, device=device)
+            join_search(replace(stage, observer=observer))
             joined, idle_since = index, time.monotonic()
         elif patience is not None and time.monotonic() - idle_since > patience:
             _log.info(f"no work for {patience:g} s; left")

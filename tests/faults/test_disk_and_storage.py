@@ -2,16 +2,17 @@
 
 import ast
 import json
+import logging
 import os
 import resource
 import signal
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -24,7 +25,7 @@ from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import run_stages
 from nas_growclip.io.files import owned, remove_abandoned, temporary_suffix, write_atomically
-from nas_growclip.records.folder import RunFolder, read_trials
+from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.lines import append_line
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.optuna.storage import open_storage
@@ -33,6 +34,8 @@ from tests.support.processes import ending, forked
 from tests.support.runs import ROOT, records_of, smoke_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+A_TRIAL_ENDED = "stage 0, trial 0: "
 
 
 def small(storage: str | None = None, stages: tuple[int, ...] = (64, 96)) -> ExperimentConfig:
@@ -195,17 +198,22 @@ def test_a_clock_that_goes_backwards_changes_nothing(
 # Storages.
 
 
-def in_the_background(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
+@contextmanager
+def when_said(acts: Mapping[str, Callable[[], object]]) -> Iterator[None]:
+    """Do something once, in the run itself, when the product logs a line that holds some words."""
+    left = dict(acts)
 
+    class Acting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            for words in [words for words in left if words in record.getMessage()]:
+                left.pop(words)()
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    handler, logger = Acting(), logging.getLogger("nas_growclip")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @pytest.mark.slow
@@ -221,17 +229,16 @@ def test_sqlite_that_goes_away_is_waited_for(
     file, aside = out / "study.db", out / "aside.db"
 
     def take_away() -> None:
-        wait_for(lambda: len(read_trials(out)) >= 1)
         file.rename(aside)
         file.mkdir()
-        time.sleep(2.0)
+
+    def bring_back() -> None:
         file.rmdir()
         aside.rename(file)
 
-    thread = in_the_background(take_away)
     monkeypatch.setattr(storage_module, "get_storage", unpooled(storage_module.get_storage))
-    run_stages(small(), out)
-    thread.join()
+    with when_said({A_TRIAL_ENDED: take_away, "is away: ": bring_back}):
+        run_stages(small(), out)
     said = capsys.readouterr().err
     assert "is away: " in said
     assert "unable to open database file" in said
@@ -264,16 +271,9 @@ def test_postgresql_that_restarts_is_waited_for_and_one_that_stays_away_is_told(
     out = tmp_path / "run"
     with postgres_server() as server:
         url = server.new_database("faults")
-
-        def restart() -> None:
-            wait_for(lambda: len(read_trials(out)) >= 1)
-            control(server.port, "stop")
-            time.sleep(2.0)
-            control(server.port, "start")
-
-        thread = in_the_background(restart)
-        run_stages(small(url), out)
-        thread.join()
+        stop, start = (partial(control, server.port, what) for what in ("stop", "start"))
+        with when_said({A_TRIAL_ENDED: stop, "is away: ": start}):
+            run_stages(small(url), out)
         said = capsys.readouterr().err
         assert f"search.storage: {url} is away: " in said
         assert records_of(out) == records_of(undisturbed)
@@ -281,18 +281,15 @@ def test_postgresql_that_restarts_is_waited_for_and_one_that_stays_away_is_told(
         monkeypatch.setattr(storage_module, "PATIENCE_S", 1.0)
         later = tmp_path / "later"
         url = server.new_database("later")
-        thread = in_the_background(
-            lambda: (wait_for(lambda: len(read_trials(later)) >= 1), control(server.port, "stop"))
-        )
         experiment, log = tmp_path / "later.yaml", tmp_path / "log"
         experiment.write_text(small(url).to_yaml())
         command = ["run", str(experiment), "--out", str(later), "--device", "cpu"]
-        assert ending(forked(lambda: main(command), log)) == BAD_INPUT
+        with when_said({A_TRIAL_ENDED: stop}):
+            assert ending(forked(lambda: main(command), log)) == BAD_INPUT
         said = log.read_text().splitlines()[-1]
         assert f"search.storage: {url} must be there, but was away for 1 s: " in said
         assert said.endswith("Bring it back; then the same command resumes.")
-        thread.join()
-        control(server.port, "start")
+        start()
         assert ending(forked(lambda: main(command), log)) == 0, log.read_text()
         assert records_of(later) == records_of(undisturbed)
 

@@ -264,6 +264,29 @@ def test_lost_trial_is_failed_and_tried_again(
     assert first.user_attrs["abandoned"]
 
 
+@pytest.mark.parametrize("noticed", ["unnamed", "named", "while another waits for its turn"])
+def test_what_a_worker_took_that_died_before_it_chose_is_tried_first(
+    noticed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was the control. A worker that took the queue's second trial meanwhile steps back."""
+    made = search_task(SearchConfig(num_trials=4, grace_seconds=1e9), tmp_path)
+    made = replace(made, warm_start_candidates=made.candidates[-1:])
+    dead, alive = OptunaSearch(made), OptunaSearch(made)
+    asked = dead.study.ask()
+    if noticed != "unnamed":
+        asked.set_user_attr("worker", "dead")
+    named = 1 if noticed == "named" else 2
+
+    def is_gone(worker: str) -> bool:
+        return worker == "dead" and sum("worker" in t.user_attrs for t in stored(made)) >= named
+
+    monkeypatch.setattr(optuna_search, "is_gone", is_gone)
+    assert alive.ask() == Proposal(0, NO_GROWTH)
+    assert alive.ask() == Proposal(1, made.candidates[-1])
+    for backend in (dead, alive):
+        backend.close()
+
+
 def test_silent_worker_of_another_machine_is_taken_for_dead_after_the_grace_period(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,11 +302,11 @@ def test_silent_worker_of_another_machine_is_taken_for_dead_after_the_grace_peri
 
 def test_signs_keep_a_slow_worker_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optuna_search, "is_gone", lambda worker: None)
-    made = search_task(SearchConfig(num_trials=1, grace_seconds=0.4), tmp_path)
+    made = search_task(SearchConfig(num_trials=1, grace_seconds=1.5), tmp_path)
     far, near = OptunaSearch(made), OptunaSearch(made)
     proposal = far.ask()
     assert proposal is not None
-    deadline = time.monotonic() + 1.5
+    deadline = time.monotonic() + 2.5
     while time.monotonic() < deadline:
         near._return_lost()
         time.sleep(0.05)

@@ -18,7 +18,8 @@ freezes finished trials.
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,7 @@ class OptunaSearch:
             )
         if trial.label in self._taken(self._trials()):
             return
-        asked = self.study.ask()
-        asked.set_user_attr("worker", self._worker)
+        asked = self._mine(self.study.ask)
         self._take(asked, Proposal(trial.number, trial.candidate), {})
         if self.config.sampler not in MULTI_OBJECTIVE:
             for point, (_, loss) in enumerate(trial.curve):
@@ -197,15 +197,19 @@ class OptunaSearch:
 
     def _claim(self) -> Proposal | None:
         """Take a trial of the study, wait for its turn, choose; None if nothing was left."""
-        asked = self._fresh() if self._lost(self._trials()) else self._next()
-        asked.set_user_attr("worker", self._worker)
+        trials = self._trials()
+        is_left = bool(self._lost(trials) or self._unchosen(trials))
+        asked = self._mine(self._fresh if is_left else self.study.ask)
         self._await_turn(asked.number)
         earlier = [
             t for t in self._trials() if t.number < asked.number or t.state == TrialState.WAITING
         ]
         given = self.storage.get_trial(asked._trial_id).system_attrs.get("fixed_params")
         attributes: dict[str, Any] = {}
-        if given is not None:
+        if given is not None and self._unchosen(earlier):
+            self.study.enqueue_trial(given)  # what was before it in the queue comes first
+            proposal = None
+        elif given is not None:
             proposal = self._given(given, earlier)
         else:
             proposal, attributes = self._choose(earlier)
@@ -220,12 +224,19 @@ class OptunaSearch:
         """A new trial of the study, whatever is in its queue."""
         return optuna.Trial(self.study, self.storage.create_new_trial(self.study._study_id))
 
-    def _next(self) -> optuna.Trial:
-        """The queue's next trial or a new one; SQLite would give one of the queue to two."""
-        if self.search.run is None:
-            return self.study.ask()
-        with locked(RunFolder(self.search.run).search_lock):
-            return self.study.ask()
+    def _mine(self, make: Callable[[], optuna.Trial]) -> optuna.Trial:
+        """A running trial with this worker's name, made and named while no other worker looks.
+
+        Unlocked, SQLite would give one trial of the queue to two.
+        """
+        with self._alone():
+            asked = make()
+            asked.set_user_attr("worker", self._worker)
+        return asked
+
+    def _alone(self) -> AbstractContextManager[None]:
+        run = self.search.run
+        return nullcontext() if run is None else locked(RunFolder(run).search_lock)
 
     def _given(self, params: Mapping[str, Any], earlier: list[FrozenTrial]) -> Proposal | None:
         """What a trial from the queue tries; None if that was tried before or is no candidate."""
@@ -238,6 +249,8 @@ class OptunaSearch:
         """What a new trial tries, and what the sampler wants to be kept with it."""
         for number, label in self._lost(earlier):
             return Proposal(number, self.by_label[label]), {}
+        for candidate in self._unchosen(earlier):
+            return Proposal(_next_number(earlier), candidate), {}
         taken = self._taken(earlier)
         untried = [label for label in self.by_label if label not in taken]
         if not untried or len(taken) >= self.config.num_trials:
@@ -291,11 +304,17 @@ class OptunaSearch:
     def _is_lost(self, trial: FrozenTrial) -> bool:
         if any(asked.number == trial.number for asked in list(self._open.values())):
             return False
-        worker = trial.user_attrs.get("worker")
-        gone = is_gone(worker) if worker else None
+        worker = trial.user_attrs.get("worker") or self._name_of(trial)
+        gone = is_gone(worker) if worker else True
         if gone is None:
             return self._monitor.is_silent(trial.number, trial.user_attrs.get("sign"))
         return gone
+
+    def _name_of(self, trial: FrozenTrial) -> str | None:
+        """A trial's worker; None if that died before it gave its name, which takes no time."""
+        with self._alone():
+            name: str | None = self.storage.get_trial(trial._trial_id).user_attrs.get("worker")
+        return name
 
     def _give_back(self, trial: FrozenTrial) -> None:
         try:
@@ -312,6 +331,18 @@ class OptunaSearch:
             for number, trial in sorted(ends.items())
             if _is_lost_trial(trial)
         ]
+
+    def _unchosen(self, trials: list[FrozenTrial]) -> list[Candidate]:
+        """What gone workers took from the queue and did not write down as what they try."""
+        taken = self._taken(trials)
+        queued = [
+            self._decoded(trial.system_attrs["fixed_params"])
+            for trial in trials
+            if _is_lost_trial(trial)
+            and "candidate" not in trial.user_attrs
+            and "fixed_params" in trial.system_attrs
+        ]
+        return [c for c in queued if c is not None and c.label not in taken]
 
     def _give_signs(self) -> None:
         """Show that this worker lives, in every trial that it holds."""

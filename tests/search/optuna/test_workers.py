@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.run import prepare_folder
+from nas_growclip.experiment.run import prepare_folder, run_stages
+from nas_growclip.experiment.worker import work
 from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.models.arch import ClipArch
@@ -34,9 +36,11 @@ from nas_growclip.search.optuna.backend import OptunaSearch, is_open, study_name
 from nas_growclip.search.optuna.liveness import LivenessMonitor, host_and_process, identity, is_gone
 from nas_growclip.search.optuna.storage import open_storage
 from nas_growclip.search.protocol import Proposal, SearchTask
+from nas_growclip.training.events import at
 from tests.support.candidates import grown
+from tests.support.faults import both, die_at, fail_at, in_step
 from tests.support.postgres import PostgresServer, missing_postgres, postgres_server
-from tests.support.processes import started
+from tests.support.processes import Child, forked, started
 from tests.support.runs import ROOT, smoke_config
 
 pytestmark = pytest.mark.usefixtures("close_connections")
@@ -273,21 +277,6 @@ def small_experiment(
     )
 
 
-def kill_in_trial(worker: subprocess.Popen[bytes], storage: BaseStorage, run: Path) -> int:
-    """Kill a worker that is in the middle of a trial of the first stage; the trial's number."""
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        assert worker.poll() is None
-        for trial in stage_trials(storage, run, 0):
-            is_running = trial.state == TrialState.RUNNING and process_of(trial) == worker.pid
-            if is_running and 1 <= len(trial.intermediate_values) < POINTS - 2:
-                worker.kill()
-                worker.wait()
-                return trial.number
-        time.sleep(0.05)
-    raise TimeoutError("The worker must be seen in a trial, but was not.")
-
-
 def stage_trials(storage: BaseStorage, run: Path, stage: int) -> list[FrozenTrial]:
     if not is_open(storage, run, stage):
         return []
@@ -304,40 +293,58 @@ def test_killed_workers_candidate_is_tried_again_and_each_is_completed_once(
 ) -> None:
     stages = STAGES if storage and "postgresql" in storage else STAGES[:1]
     config = small_experiment(storage, stages)
-    run, file = tmp_path / "run", tmp_path / "small.yaml"
-    file.write_text(config.to_yaml())
+    run = tmp_path / "run"
     prepare_folder(config, run)
     opened = open_storage(storage, run)
-    with (
-        started(tmp_path / "run.log", "run", str(file), "--out", str(run)) as main_process,
-        started(tmp_path / "worker.log", "worker", str(run)) as worker,
-    ):
-        lost = kill_in_trial(worker, opened, run)
+    dying = tmp_path / "dying"
+
+    def lead() -> None:
+        run_stages(
+            config, run, device="cpu", observer=at("trial_begins", lambda _: wait_for(dying))
+        )
+
+    def work_and_die() -> None:
+        in_third = in_step(3, "trial of")
+        tell = fail_at("step", dying.touch, in_third)
+        work(run, device="cpu", observer=both(tell, die_at("step", 1, in_third)))
+
+    leader = Child(forked(lead, tmp_path / "run.log"))
+    worker = Child(forked(work_and_die, tmp_path / "worker.log"))
+    try:
+        assert worker.wait(DEADLINE) == -signal.SIGKILL, (tmp_path / "worker.log").read_text()
         with started(tmp_path / "another.log", "worker", str(run)) as another:
-            assert main_process.wait(DEADLINE) == 0, (tmp_path / "run.log").read_text()
+            assert leader.wait(DEADLINE) == 0, (tmp_path / "run.log").read_text()
             assert another.wait(DEADLINE) == 0, (tmp_path / "another.log").read_text()
-    check_lost_trial(stage_trials(opened, run, 0), lost, worker.pid)
+    finally:
+        leader.kill()
+    check_lost_trial(stage_trials(opened, run, 0), worker.pid)
     for stage in range(len(stages)):
         check_records(run, stage)
         check_trials(stage_trials(opened, run, stage), run, stage)
     assert len(read_stages(run)) == len(stages)
 
 
-def check_lost_trial(trials: list[FrozenTrial], lost: int, killed: int) -> None:
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def check_lost_trial(trials: list[FrozenTrial], killed: int) -> None:
     """The killed worker's trial is marked; another one has its number and its candidate."""
-    trial = trials[lost]
+    (trial,) = [trial for trial in trials if "abandoned" in trial.user_attrs]
     assert (trial.state, process_of(trial)) == (TrialState.FAIL, killed)
-    assert trial.user_attrs["abandoned"] is True
     assert len(trial.intermediate_values) < POINTS
     (again,) = [
         other
         for other in trials
-        if other.number != lost and other.user_attrs.get("number") == trial.user_attrs["number"]
+        if other.number != trial.number
+        and other.user_attrs.get("number") == trial.user_attrs["number"]
     ]
     assert again.user_attrs["candidate"] == trial.user_attrs["candidate"]
     assert again.state == TrialState.COMPLETE
     assert process_of(again) != killed
-    assert [t.number for t in trials if "abandoned" in t.user_attrs] == [lost]
 
 
 def check_records(run: Path, stage: int) -> None:

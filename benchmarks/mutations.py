@@ -48,6 +48,7 @@ REFIT = "tests/search/test_refit.py"
 BATCHES = "tests/data/test_batches.py tests/data/sources/test_scenes.py"
 STATE = "tests/training/test_checkpoint.py"
 LOOP = "tests/training/test_loop.py"
+SCHEDULE = "tests/training/test_schedule.py"
 
 FAULTS = (
     Fault("norms are not centred", "growth/maps.py", "if self.is_centred:", "if False:", INHERIT),
@@ -249,10 +250,10 @@ FAULTS = (
     ),
     Fault(
         "the rate does not cool down",
-        "training/loop.py",
-        "max(0.0, min(1.0, (total_steps - step) / cooldown))",
+        "training/schedule.py",
+        "max(0.0, min(1.0, left))",
         "1.0",
-        LOOP,
+        SCHEDULE,
     ),
 )
 

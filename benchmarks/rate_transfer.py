@@ -1,19 +1,21 @@
 """Which learning rate is best at which width, with all parameters alike and by the width rule?
 
-Models of several widths and depths train on rendered scenes for the same number of steps, at every
-rate of a grid of factors of two and with several seeds; the best rate is that of the lowest mean
-loss on validation pairs. With ``train.rate_rule: width`` the base is the narrowest model, for which
-both rules are the same. Every finished run is a line in a file, so that the command resumes.
+Models of several widths and depths train on rendered scenes for the same number of steps, at rates
+of a grid of factors of two and with several seeds: at the best rate of the model before it, at the
+two beside that, and on in the direction of the lowest mean loss on validation pairs until both
+neighbours of the best were tried. With ``train.rate_rule: width`` the base is the narrowest model,
+for which both rules are the same. Every finished run is a line in a file: the command resumes.
 
-Command: python -m benchmarks.rate_transfer --out FILE [--widths 16 32 64] [--depths 1] [--seeds 3]
+Command: python -m benchmarks.rate_transfer --out FILE [--widths 16 32 64 128] [--depths 1 4]
 """
 
 import argparse
 import itertools
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,8 +32,9 @@ from nas_growclip.training.loop import DivergedError, train
 from nas_growclip.training.rates import base_sizes
 from nas_growclip.training.state import TrainConfig, start_training
 
-RATES = tuple(2e-3 * 2**k for k in range(-1, 5))
-BATCH, WARMUP = 128, 50
+RATES = tuple(2e-3 * 2**k for k in range(-4, 6))
+FIRST = RATES.index(8e-3)
+BATCH, WARMUP = 64, 50
 NUM_PAIRS, NUM_VALIDATION = 16_000, 1024
 
 
@@ -79,12 +82,27 @@ def run(task: Task, data: DataStage, base_width: int) -> float:
     return evaluate(state.model, data.validation, (), ("loss",), BATCH)["loss"].value
 
 
-def tasks(options: argparse.Namespace) -> Iterator[Task]:
+Cell = tuple[str, int, int]
+"""A rule, a depth and a width: what has one best rate."""
+
+
+def cells(options: argparse.Namespace) -> Iterator[Cell]:
     """Narrow ones first; the narrowest is the same by both rules."""
     for depth, width in itertools.product(options.depths, options.widths):
-        rules = ("none", "width") if width > min(options.widths) else ("none",)
-        for seed, rule, rate in itertools.product(range(options.seeds), rules, RATES):
-            yield Task(rule, depth, width, rate, seed, options.steps)
+        for rule in ("none", "width") if width > min(options.widths) else ("both",):
+            yield rule, depth, width
+
+
+def best_rate(first: int, mean_loss: Callable[[int], float]) -> int:
+    """The number of a rate in the grid that is no worse than both beside it."""
+    best, tried = first, dict[int, float]()
+    while True:
+        near = [k for k in (best - 1, best, best + 1) if 0 <= k < len(RATES)]
+        tried |= {k: mean_loss(k) for k in near if k not in tried}
+        lowest = min(near, key=tried.__getitem__)
+        if tried[lowest] == tried[best]:
+            return best
+        best = lowest
 
 
 def table(found: dict[Task, float], options: argparse.Namespace) -> str:
@@ -93,16 +111,13 @@ def table(found: dict[Task, float], options: argparse.Namespace) -> str:
         f"| depth | width | FLOPs a pair | rule | {' | '.join(f'{rate:g}' for rate in RATES)} |",
         "|---" * (4 + len(RATES)) + "|",
     ]
-    for depth, width in itertools.product(options.depths, options.widths):
-        for rule in ("none", "width"):
-            means = [_mean(found, (rule, depth, width, rate)) for rate in RATES]
-            known = [mean for mean in means if mean is not None]
-            if not known:
-                continue
-            cells = [_cell(mean, mean == min(known)) for mean in means]
-            name = "both" if width == min(options.widths) else rule
+    for rule, depth, width in cells(options):
+        means = [_mean(found, (rule, depth, width, rate)) for rate in RATES]
+        known = [mean for mean in means if mean is not None]
+        if known:
+            shown = [_cell(mean, mean == min(known)) for mean in means]
             flops = f"{count_flops(arch_of(width, depth)) / 1e6:.2f} M"
-            lines.append(f"| {depth} | {width} | {flops} | {name} | {' | '.join(cells)} |")
+            lines.append(f"| {depth} | {width} | {flops} | {rule} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
@@ -126,8 +141,8 @@ def read(path: Path) -> dict[Task, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
-    parser.add_argument("--depths", type=int, nargs="+", default=[1])
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 128])
+    parser.add_argument("--depths", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
@@ -137,11 +152,23 @@ def main() -> None:
     )
     (data,) = open_stages(config, None)
     found = read(options.out)
-    for task in tasks(options):
-        if task not in found:
-            found[task] = run(task, data, min(options.widths))
-            with options.out.open("a") as file:
-                file.write(json.dumps({"task": asdict(task), "loss": found[task]}) + "\n")
+
+    def mean_loss(cell: Cell, k: int) -> float:
+        for seed in range(options.seeds):
+            task = Task(*cell, RATES[k], seed, options.steps)
+            if task not in found:
+                found[task] = run(task, data, min(options.widths))
+                with options.out.open("a") as file:
+                    file.write(json.dumps({"task": asdict(task), "loss": found[task]}) + "\n")
+        mean = _mean(found, (*cell, RATES[k]))
+        assert mean is not None
+        return mean
+
+    best: dict[tuple[str, int], int] = {}
+    for cell in cells(options):
+        rule, depth, _ = cell
+        first = best.get((rule, depth), best.get(("both", depth), FIRST))
+        best[rule, depth] = best_rate(first, partial(mean_loss, cell))
     print(f"{options.steps} steps of {BATCH} pairs, loss on validation pairs in nats\n")
     print(table(found, options))
     print("\nFLOPs are fvcore FLOPs: one multiply-add is one; one pair, forward.")

@@ -5,6 +5,7 @@ package costs nothing.
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 from nas_growclip.io.logs import log_to_stderr
@@ -46,6 +47,8 @@ log_to_stderr()
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return importlib.metadata.version("nas_growclip")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

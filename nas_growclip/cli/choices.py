@@ -15,6 +15,8 @@ EXPORT_FORMATS = ("open_clip", "hf")
 Placement = Literal["spread", "end"]
 NormPre = Literal["refuse", "approximate"]
 Cluster = Literal["slurm", "local"]
+NniAction = Literal["create", "status", "stop"]
+Source = Literal["scenes", "webdataset", "csv", "files"]
 
 
 def listed(names: tuple[str, ...]) -> str:

@@ -11,7 +11,9 @@ import typer
 
 from nas_growclip.cli.checkpoints import export, grow, import_
 from nas_growclip.cli.doctor import doctor
+from nas_growclip.cli.init import init
 from nas_growclip.cli.measures import evaluate, flops, space
+from nas_growclip.cli.nni import nni
 from nas_growclip.cli.nni_trial import nni_trial
 from nas_growclip.cli.runs import compare, continue_, report, rescore, run, worker
 from nas_growclip.cli.slurm import submit
@@ -20,6 +22,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 
 COMMANDS: Mapping[str, Callable[..., int | None]] = {
+    "init": init,
     "run": run,
     "continue": continue_,
     "compare": compare,
@@ -33,6 +36,7 @@ COMMANDS: Mapping[str, Callable[..., int | None]] = {
     "flops": flops,
     "eval": evaluate,
     "space": space,
+    "nni": nni,
     "nni-trial": nni_trial,
     "doctor": doctor,
 }

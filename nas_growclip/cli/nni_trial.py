@@ -5,7 +5,8 @@ there also trains the control, no growth, without which there is no score; the o
 Each point of the learning curve is an intermediate result, the score the final one.
 
 NNI's assessors want results that rise, and Curvefitting wants an accuracy. So the intermediate
-result is exp(-loss): the probability of the right partner, geometric mean over the pairs.
+result is exp(-loss): the probability of the right partner, geometric mean over the pairs. The
+final one is the score in the same unit, since NNI shows both in one column.
 """
 
 import json
@@ -141,14 +142,21 @@ def try_candidate(
             report(point, loss)
     trial = scored_trial(stage, control or trial, trial)
     if trial.score is not None:
-        reports.final(final_result(trial))
+        reports.final(final_result(trial, control or trial))
     return trial
 
 
-def final_result(trial: "Trial") -> dict[str, float]:
-    """The score as NNI wants it, with what it cost beside it."""
+def final_result(trial: "Trial", control: "Trial") -> dict[str, float]:
+    """The score in the unit of the intermediate results, with what it cost beside it.
+
+    The score is a gain in loss over no growth. Taken off the loss that no growth had at the end of
+    its trial, it is a loss again, and exp(-that) a probability of the right partner: higher scores
+    are higher ones, and no growth ends where its curve does.
+    """
+    score = float(trial.score or 0.0)
     return {
-        "default": float(trial.score or 0.0),
+        "default": math.exp(score - control.metrics["loss"]),
+        "score": score,
         "loss": trial.metrics["loss"],
         "flops": float(trial.flops),
         "params": float(trial.params),

@@ -16,7 +16,10 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="run folder")]
 RunOption = Annotated[Path, typer.Option("--out", metavar="RUN", help="run folder")]
 NewFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="a new or empty folder")]
 ExperimentFile = Annotated[
-    Path, typer.Argument(metavar="EXPERIMENT.yaml", help="an experiment, as in experiments/")
+    Path,
+    typer.Argument(
+        metavar="EXPERIMENT.yaml", help="an experiment, or the name of one that is shipped, as demo"
+    ),
 ]
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="checkpoint folder")]
 DataFolder = Annotated[
@@ -34,22 +37,25 @@ ARCH_HELP = f"a preset ({', '.join(PRESETS)}), a YAML or JSON file, or a checkpo
 
 
 def read_space(path: Path | None, parent: str) -> "GrowthSpace":
-    """A growth space from its file, else from the run that a parent is a stage of.
+    """A growth space from its file or its name, else from the run that a parent is a stage of.
 
     Raises:
         ValueError: If the file is bad, or none is given and the parent is of no run.
     """
     from nas_growclip.growth.space import GrowthSpace
     from nas_growclip.io.mappings import from_mapping, read_mapping
+    from nas_growclip.io.shipped import file_or_shipped
     from nas_growclip.records.folder import RunFolder
 
     if path is not None:
+        path = file_or_shipped(path, "search_spaces")
         return from_mapping(GrowthSpace, read_mapping(path), str(path))
     config = RunFolder(Path(parent).resolve().parent).config
     if parent in PRESETS or not Path(parent).is_dir() or not config.is_file():
         raise ValueError(
             f"--space must be given unless PARENT is a stage's folder in a run folder, "
-            f"but got PARENT={parent!r}. Give a file, as in --space search_spaces/tiny.yaml."
+            f"but got PARENT={parent!r}. Give a file, or the name of one that is shipped, as in "
+            "--space tiny."
         )
     return from_mapping(GrowthSpace, read_mapping(config).get("space"), f"{config}: space")
 

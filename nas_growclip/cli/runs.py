@@ -37,7 +37,9 @@ def run(
         growclip run experiments/smoke.yaml --out runs/smoke
     """
     from nas_growclip.io.mappings import read_mapping
+    from nas_growclip.io.shipped import file_or_shipped
 
+    experiment = file_or_shipped(experiment, "experiments")
     read_mapping(experiment)  # a bad file is refused before the slow imports
     from nas_growclip.experiment.config import load_config
     from nas_growclip.experiment.follower import check_group, follow
@@ -115,7 +117,7 @@ def compare(
     comparison: Annotated[
         Path,
         typer.Argument(
-            metavar="COMPARISON.yaml", help="a comparison, as in experiments/comparisons/"
+            metavar="COMPARISON.yaml", help="a comparison, or the name of one that is shipped"
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="the comparison's folder")],
@@ -132,7 +134,9 @@ def compare(
     """
     require_at_least_one("--workers", workers)
     from nas_growclip.io.mappings import read_mapping
+    from nas_growclip.io.shipped import file_or_shipped
 
+    comparison = file_or_shipped(comparison, "experiments/comparisons")
     read_mapping(comparison)  # a bad file is refused before the slow imports
     from nas_growclip.compare.config import load_comparison
     from nas_growclip.compare.runner import run_comparison

@@ -19,6 +19,7 @@ import yaml
 from nas_growclip.cli.choices import Cluster
 from nas_growclip.cli.options import DataFolder, ExperimentFile, RunOption, require_at_least_one
 from nas_growclip.io.ranges import at_least, require_in_range
+from nas_growclip.io.shipped import file_or_shipped
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor
@@ -92,6 +93,7 @@ def submit(
     from nas_growclip.experiment.config import load_config
     from nas_growclip.experiment.run import prepare_folder
 
+    experiment = file_or_shipped(experiment, "experiments")
     config = load_config(experiment)
     executor = make_executor(slurm or (), cluster, out / "jobs")
     prepare_folder(config, out)  # so that a worker finds it

@@ -19,6 +19,7 @@ from nas_growclip.interop.importing import checkpoint_arch
 from nas_growclip.io.choices import require_choice
 from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
 from nas_growclip.io.ranges import above, check_ranges
+from nas_growclip.io.shipped import file_or_shipped
 from nas_growclip.models.arch import DIMENSIONS, PRESETS, ClipArch
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
 from nas_growclip.search.config import SearchConfig
@@ -46,7 +47,8 @@ class ExperimentConfig:
     relative to the experiment's or to where the program runs, whose weights are then the start."""
     data: DataConfig
     space: GrowthSpace
-    """The growth space; in YAML also a file's path, relative to the experiment's."""
+    """The growth space; in YAML also a file's path, relative to the experiment's, or the name
+    of one that is shipped, as ``tiny``."""
     passes: float = 8.0
     """Stage budget: training FLOPs with which the stage's parent would see every pair so often."""
     stage_flops: tuple[float | None, ...] = ()
@@ -146,7 +148,8 @@ def with_files(data: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """An experiment's mapping with what it names by file in place of the names.
 
     Args:
-        data: The mapping; ``space`` may be a file, ``parent`` a checkpoint's folder.
+        data: The mapping; ``space`` may be a file or the name of one that is shipped, ``parent``
+            a checkpoint's folder.
         file: Where it stands: what relative paths start from. A checkpoint may also be relative to
             where the program runs.
 
@@ -155,7 +158,10 @@ def with_files(data: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """
     read, folder = dict(data), file.parent
     if isinstance(read.get("space"), str):
-        read["space"] = read_mapping(folder / read["space"])
+        space = folder / read["space"]
+        if not space.exists():
+            space = folder / file_or_shipped(Path(read["space"]), "search_spaces")
+        read["space"] = read_mapping(space)
     parent = read.get("parent")
     if isinstance(parent, str) and parent not in PRESETS:
         places = [path for path in (folder / parent, Path(parent)) if path.is_dir()]

@@ -23,13 +23,14 @@ from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.records.entries import StageResult, Trial
-from nas_growclip.records.folder import read_trials
+from nas_growclip.records.folder import read_trials, run_name
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.nni.space import nni_space
 from nas_growclip.search.objective import explain
 from nas_growclip.search.optuna.backend import study_name
-from nas_growclip.search.optuna.dashboard import StageStory, best_effort, describe_stage
+from nas_growclip.search.optuna.dashboard import StageStory, best_effort, describe_stage, save_note
+from nas_growclip.search.optuna.run_study import NOTE, study_of_run
 from nas_growclip.search.optuna.storage import open_storage
 from nas_growclip.search.protocol import Proposal, SearchTask
 from nas_growclip.search.warm_start import warm_start_candidates
@@ -126,13 +127,22 @@ def describe_choice(
     if stage.config.search.backend != "optuna" or stage.plan.is_scheduled:
         return
     history = (*stage.history, *([result] if result else []))
+    config = stage.config.search
     with best_effort(f"stage {stage.index}, choice"):
         study = optuna.load_study(
             study_name=study_name(stage.run, stage.index),
-            storage=open_storage(stage.config.search.storage, stage.run, waits=True),
+            storage=open_storage(config.storage, stage.run, waits=True),
         )
         story = StageStory(trials=trials, best=best, reason=reason, history=history)
         describe_stage(study, story)
+        if result:
+            whole = study_of_run(
+                run_name(stage.run),
+                open_storage(config.storage, stage.run, waits=True),
+                history,
+                read_trials(stage.run),
+            )
+            save_note(whole, NOTE)
 
 
 def choose_trial(stage: StageContext, trials: Sequence[Trial]) -> tuple[Trial, str]:

@@ -1,6 +1,7 @@
 """The files of a run folder: their names, and how each is read and written."""
 
 import json
+import secrets
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class RunFolder:
 
     | file | what it holds |
     |---|---|
-    | `format.json` | the folder's format, and the version that made it |
+    | `format.json` | the folder's format, the version that made it, and the run's id |
     | `config.yaml` | the experiment as resolved |
     | `trials.jsonl` | every scored trial, a line each |
     | `stages.jsonl` | finished stages, a line each; without its line a stage is not finished |
@@ -54,13 +55,14 @@ class RunFolder:
     | `stopped.json` | why the stage's training failed |
     | `trials/` | a record and a training state a trial, named after the candidate |
     | `nni/` | an NNI experiment's files; `proposed.json` lists what its tuner proposed |
+    | `nni_by_hand/` | the same of `growclip nni`; `records/` has its trials' records |
     """
 
     path: Path
 
     @property
     def format(self) -> Path:
-        """The folder's format, and the version that made it."""
+        """The folder's format, the version that made it, and the run's id."""
         return self.path / "format.json"
 
     @property
@@ -175,6 +177,11 @@ class StageFolder:
         return self.path / "nni"
 
     @property
+    def nni_by_hand(self) -> Path:
+        """The files of an NNI experiment that ``growclip nni`` runs."""
+        return self.path / "nni_by_hand"
+
+    @property
     def nni_proposals(self) -> Path:
         """What NNI's tuner proposed."""
         return self.nni / "proposed.json"
@@ -206,9 +213,21 @@ def _file_name(label: str) -> str:
 
 
 def write_format(run: Path) -> None:
-    """Note a new run folder's format and the version that made it."""
-    made = {"format": FORMAT, "written_by": version("nas_growclip")}
+    """Note a new run folder's format, the version that made it, and an id of its own."""
+    made = {"format": FORMAT, "written_by": version("nas_growclip"), "id": secrets.token_hex(3)}
     write_atomically(RunFolder(run).format, (json.dumps(made) + "\n").encode())
+
+
+def run_name(run: Path) -> str:
+    """A run's name where several are kept together: its folder's, with the id that it got."""
+    path = RunFolder(run).format
+    noted = from_mapping(_Format, read_mapping(path), str(path)) if path.is_file() else None
+    return "-".join(filter(None, (run.resolve().name, noted.id if noted else "")))
+
+
+def stage_folders(run: Path) -> list[StageFolder]:
+    """Those that are there."""
+    return [StageFolder(path) for path in sorted(run.glob("stage_*"))]
 
 
 def find_config(run: Path) -> Path:
@@ -241,6 +260,7 @@ def find_config(run: Path) -> Path:
 class _Format:
     format: int
     written_by: str
+    id: str = ""
 
 
 def append_timing(folder: Path, stage: int, what: str, seconds: float) -> None:

@@ -68,6 +68,7 @@ def test_commands_and_options_are_frozen() -> None:
         "eval": ["--batch-size", "--data", "--device", "--json", "--out", "CHECKPOINT"],
         "doctor": ["--json", "RUN"],
         "space": ["--format", "--out", "--pairs", "--space", "PARENT"],
+        "init": ["--parent", "--source", "EXPERIMENT.yaml"],
         "submit": [
             "--cluster",
             "--data",
@@ -76,6 +77,16 @@ def test_commands_and_options_are_frozen() -> None:
             "--slurm",
             "--workers",
             "EXPERIMENT.yaml",
+        ],
+        "nni": [
+            "--data",
+            "--device",
+            "--port",
+            "--stage",
+            "--trials",
+            "--workers",
+            "RUN",
+            "create|status|stop",
         ],
         "nni-trial": [
             "--candidate",

@@ -11,6 +11,7 @@ import pytest
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
+from nas_growclip.records.folder import write_format
 from nas_growclip.search.backends import BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
@@ -189,7 +190,7 @@ def test_optuna_study_holds_what_a_dashboard_shows(sampler: str, tmp_path: Path)
         assert frozen.params
         assert frozen.state.name == ("FAIL" if trial.state == "failed" else "COMPLETE")
         if trial.state == "complete":
-            assert frozen.values[0] == -(trial.score or 0)
+            assert frozen.values[0] == (trial.score or 0)
         if sampler not in MULTI_OBJECTIVE and trial.state == "complete":
             assert set(frozen.intermediate_values) == {1, 2}
     summary = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/study.db")[0]
@@ -225,11 +226,17 @@ def test_pruned_trials_are_recorded_as_such_and_the_control_never(
     assert [f.state.name.lower() for f in stored(made)] == states
 
 
-def test_another_runs_study_of_the_same_name_is_refused(tmp_path: Path) -> None:
-    made = search_task(SearchConfig(num_trials=1), tmp_path, facts={"run_id": "a"})
-    run_search(made)
-    with pytest.raises(ValueError, match="must be this run's, but the storage holds another"):
-        OptunaSearch(replace(made, facts={"run_id": "b"}))
+def test_runs_of_one_name_share_a_storage(tmp_path: Path) -> None:
+    runs = [tmp_path / place / "run" for place in "ab"]
+    for run in runs:
+        run.mkdir(parents=True)
+        write_format(run)
+    config = SearchConfig(num_trials=2, storage=f"sqlite:///{tmp_path}/shared.db")
+    for run in runs:
+        assert len(run_search(search_task(config, run))) == 2
+    names = optuna.get_all_study_names(config.storage)
+    assert len(names) == 2
+    assert sorted(names) == sorted(study_name(run, 1) for run in runs)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysqlite://x", "sqlite:////no/such/folder/study.db"])
@@ -262,6 +269,14 @@ def test_lost_trial_is_failed_and_tried_again(
     first, *_ = stored(made)
     assert first.state.name == "FAIL"
     assert first.user_attrs["abandoned"]
+
+
+def test_study_that_an_older_version_minimised_is_refused(tmp_path: Path) -> None:
+    made = search_task(SearchConfig(), tmp_path)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db")
+    optuna.create_study(study_name=study_name(made.run, made.stage), storage=storage)
+    with pytest.raises(ValueError, match="must maximize the score, but an older version"):
+        OptunaSearch(made)
 
 
 @pytest.mark.parametrize("noticed", ["unnamed", "named", "while another waits for its turn"])

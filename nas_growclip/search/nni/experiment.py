@@ -128,7 +128,7 @@ def run_nni_experiment(
         return tuple(ended[number] for number in sorted(ended))
 
 
-class _Running(NamedTuple):
+class Running(NamedTuple):
     """A started experiment: NNI's object for it, and the processes of its tuner."""
 
     manager: Any
@@ -152,27 +152,40 @@ def check_installed() -> None:
 
 
 @contextmanager
-def _started(experiment: NniExperiment, folder: Path) -> Iterator[_Running]:
+def _started(experiment: NniExperiment, folder: Path) -> Iterator[Running]:
     """The experiment with a tuner that works; stopped at the end."""
-    for attempt in range(1, ATTEMPTS + 1):
-        manager = _make(experiment, folder)
-        try:
-            running = _start(manager, folder)
-            break
-        except (OSError, RuntimeError) as error:
-            _stop(manager)
-            if attempt == ATTEMPTS:
-                raise ChildProcessError(
-                    f"NNI must start, but did not in {ATTEMPTS} attempts. The last one: {error}"
-                ) from None
+    running = launch(experiment, folder)
     try:
         _log.info(
-            f"NNI's page is at http://localhost:{manager.port}, for everyone who reaches this "
-            "machine, while the search runs"
+            f"NNI's page is at http://localhost:{running.manager.port}, for everyone who reaches "
+            "this machine, while the search runs"
         )
         yield running
     finally:
-        _stop(manager)
+        stop_manager(running.manager)
+
+
+def launch(experiment: NniExperiment, folder: Path, port: int | None = None) -> Running:
+    """Start an experiment, and wait for its tuner's first proposal.
+
+    Args:
+        experiment: What to run.
+        folder: Where; processes that are started in its mark are found by it.
+        port: Of the web server; a free one if not given.
+
+    Raises:
+        ChildProcessError: If it does not start; then nothing of it runs.
+    """
+    for _ in range(ATTEMPTS):
+        manager = _make(experiment, folder)
+        try:
+            return _start(manager, folder, port or _free_port())
+        except (OSError, RuntimeError) as error:
+            failed = error
+            stop_manager(manager)
+    raise ChildProcessError(
+        f"NNI must start, but did not in {ATTEMPTS} attempts. The last one: {failed}"
+    ) from None
 
 
 def _make(experiment: NniExperiment, folder: Path) -> Any:
@@ -196,22 +209,22 @@ def _make(experiment: NniExperiment, folder: Path) -> Any:
     return made
 
 
-def _start(manager: Any, folder: Path) -> _Running:
+def _start(manager: Any, folder: Path, port: int) -> Running:
     """Start the manager and wait for the tuner's first proposal."""
     from nni.experiment import RunMode
 
     from nas_growclip.search.nni.processes import find_tuner
 
     with _patient(folder), _unclosed_files():
-        manager.start(_free_port(), run_mode=RunMode.Detach)
-    running = _Running(manager, tuple(find_tuner(folder)))
+        manager.start(port, run_mode=RunMode.Detach)
+    running = Running(manager, tuple(find_tuner(folder)))
     while not manager.list_trial_jobs():
-        _check(running)
+        check(running)
         time.sleep(POLL_SECONDS)
     return running
 
 
-def _stop(manager: Any) -> None:
+def stop_manager(manager: Any) -> None:
     """Ask the manager to stop, and wait; if it does not, the guard kills it."""
     from nni.experiment import rest
 
@@ -223,22 +236,22 @@ def _stop(manager: Any) -> None:
         manager._stop_logging()
 
 
-def _ended_trials(running: _Running) -> Iterator[NniTrial]:
+def _ended_trials(running: Running) -> Iterator[NniTrial]:
     """Trials that have ended, again and again, until the experiment is over."""
     quiet = 0
     while quiet <= QUIET_POLLS:
-        status = _check(running)
+        status = check(running)
         jobs, results = running.manager.list_trial_jobs(), running.manager.get_job_metrics()
         is_over = quiet == QUIET_POLLS
         for job in jobs:
             if _has_ended(job) or (is_over and job.status in STATES):
-                yield _read(job, results.get(job.trialJobId, ()))
+                yield read_job(job, results.get(job.trialJobId, ()))
         runs = any(job.status not in STATES for job in jobs)
         quiet = quiet + 1 if status in OVER and not runs else 0
         time.sleep(POLL_SECONDS)
 
 
-def _check(running: _Running) -> str:
+def check(running: Running) -> str:
     """NNI's word for the experiment's status.
 
     NNI itself does not notice when its tuner dies, and waits forever.
@@ -276,7 +289,8 @@ def _has_ended(job: Any) -> bool:
     return job.status in STATES and (job.status != "SUCCEEDED" or bool(job.finalMetricData))
 
 
-def _read(job: Any, results: Sequence[Any]) -> NniTrial:
+def read_job(job: Any, results: Sequence[Any]) -> NniTrial:
+    """A job of NNI's that has ended, with its results."""
     points = sorted((r for r in results if r.type == "PERIODICAL"), key=lambda r: int(r.sequence))
     return NniTrial(
         number=job.sequenceId,

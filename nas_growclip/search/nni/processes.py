@@ -39,7 +39,7 @@ def guarded(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: If another process is the folder's owner.
     """
-    with _owned(folder):
+    with owned(folder):
         kill_processes(folder)
         with _watchdog(folder):
             yield
@@ -103,6 +103,13 @@ def kill_processes(folder: Path) -> None:
         psutil.wait_procs(processes, timeout=POLL_SECONDS)
 
 
+def wait_for_end(folder: Path, seconds: float) -> None:
+    """Wait until no process bears the folder's mark, but no longer than so long."""
+    deadline = time.monotonic() + seconds
+    while find_processes(folder) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
 def watch(owner: int, folder: Path) -> None:
     """Wait until the owner closes its end of the pipe on stdin or is gone; then kill."""
     while os.getppid() == owner and not select.select([0], [], [], POLL_SECONDS)[0]:
@@ -118,7 +125,12 @@ def _mark(process: psutil.Process) -> str | None:
 
 
 @contextmanager
-def _owned(folder: Path) -> Iterator[None]:
+def owned(folder: Path) -> Iterator[None]:
+    """Be the only one who starts something in a folder.
+
+    Raises:
+        ValueError: If another process is.
+    """
     with (folder / LOCK_FILE).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,11 +10,12 @@ what comes after it, and candidates that a sampler proposes again do not clutter
 *Heartbeats*: a running trial names its worker; where that is gone, the trial is failed and its
 candidate is handed out again before anything else, under the number that it had.
 
-Values are minimised: the score with its sign turned, so that 0 is no growth and learning curves,
-which are losses, point the same way. Attributes are written while a trial runs, since Optuna
-freezes finished trials.
+Values are maximised: the score, where 0 is no growth; points of learning curves are reported as
+exp(-loss), so that higher is better there too. Attributes are written while a trial runs, since
+Optuna freezes finished trials.
 """
 
+import math
 import random
 import threading
 import time
@@ -27,13 +28,13 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate
 from nas_growclip.io.files import locked
 from nas_growclip.records.entries import Trial
-from nas_growclip.records.folder import RunFolder
+from nas_growclip.records.folder import RunFolder, run_name
 from nas_growclip.search.optuna.dashboard import describe_trial
 from nas_growclip.search.optuna.encoding import ConditionalEncoding, OrdinalEncoding
 from nas_growclip.search.optuna.liveness import LivenessMonitor, identity, is_gone
@@ -48,8 +49,8 @@ from nas_growclip.search.optuna.storage import impatient, open_storage
 from nas_growclip.search.protocol import Proposal, SearchTask, mixed_seed
 
 CONTROL = NO_GROWTH.label
-COST = "cost against no growth"
-"""The study's value: the score with its sign turned; below 0 is better than no growth."""
+SCORE = "score over no growth"
+"""The study's value; above 0 is better than no growth."""
 MAX_REPEATS = 30
 """Proposals in a row that were handed out before, after which one is drawn instead."""
 TURN_SECONDS = 0.02
@@ -61,8 +62,8 @@ class OptunaSearch:
     """A stage's study, as one worker sees it.
 
     Raises:
-        ValueError: If the storage cannot be opened, holds another run's study of that name, or
-            a recorded trial is not in the space.
+        ValueError: If the storage cannot be opened, holds the study of an older version, or a
+            recorded trial is not in the space.
     """
 
     def __init__(self, search: SearchTask) -> None:
@@ -107,7 +108,7 @@ class OptunaSearch:
         if self.config.sampler in MULTI_OBJECTIVE:
             return False
         asked = self._open[number]
-        asked.report(loss, point)
+        asked.report(_partner_probability(loss), point)
         return asked.user_attrs["candidate"] != CONTROL and bool(asked.should_prune())
 
     def tell(self, trial: Trial) -> None:
@@ -119,7 +120,7 @@ class OptunaSearch:
         with self._lock:
             del self._open[trial.number]
         if trial.state == "complete" and trial.score is not None:
-            values = [-trial.score, float(trial.flops)]
+            values = [trial.score, float(trial.flops)]
             self.study.tell(asked, values if self.config.sampler in MULTI_OBJECTIVE else values[0])
         else:
             was_pruned = trial.state == "pruned"
@@ -141,29 +142,29 @@ class OptunaSearch:
 
     def _study(self, storage: BaseStorage) -> Study:
         two = self.config.sampler in MULTI_OBJECTIVE
+        directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 + two]
         study = optuna.create_study(
             study_name=study_name(self.search.run, self.search.stage),
             storage=storage,
-            directions=["minimize", "minimize"] if two else ["minimize"],
+            directions=directions,
             load_if_exists=True,
             sampler=RandomSampler(seed=self.search.seed),
             pruner=PRUNERS[self.config.pruner](self.config.curve_points),
         )
+        if study.directions != directions:
+            raise ValueError(
+                f"Study {study.study_name!r} must maximize the score, but an older version made it "
+                "to minimize. Finish the run with that version, or delete the study."
+            )
         with experimental():
-            study.set_metric_names([COST, "FLOPs a pair"] if two else [COST])
+            study.set_metric_names([SCORE, "FLOPs a pair"] if two else [SCORE])
         return study
 
     def _set_up(self) -> None:
         """Attributes, what earlier runs recorded, and the queue's beginning: once a study."""
-        held = self.study.user_attrs
-        facts = {"optuna_version": optuna.__version__, **self.search.facts}
-        if held.get("run_id", facts.get("run_id")) != facts.get("run_id"):
-            raise ValueError(
-                f"Study {self.study.study_name!r} must be this run's, but the storage holds "
-                "another run's of that name. Name the run folder otherwise, or use another storage."
-            )
-        if is_ready(held):
+        if is_ready(self.study.user_attrs):
             return
+        facts = {"optuna_version": optuna.__version__, **self.search.facts}
         for name, value in facts.items():
             self.study.set_user_attr(name, value)
         for trial in self.search.recorded:
@@ -192,7 +193,7 @@ class OptunaSearch:
         self._take(asked, Proposal(trial.number, trial.candidate), {})
         if self.config.sampler not in MULTI_OBJECTIVE:
             for point, (_, loss) in enumerate(trial.curve):
-                asked.report(loss, point)
+                asked.report(_partner_probability(loss), point)
         self.tell(trial)
 
     def _claim(self) -> Proposal | None:
@@ -405,9 +406,14 @@ class _Given(RandomSampler):
         return self._params[param_name]
 
 
+def _partner_probability(loss: float) -> float:
+    """exp(-loss): what the model gives to the right partner, geometric mean over the pairs."""
+    return math.exp(-loss)
+
+
 def study_name(run: Path | None, stage: int) -> str:
     """Name of a stage's study; a storage may hold many runs."""
-    return f"growclip/{run.resolve().name if run else 'memory'}/stage_{stage:02d}"
+    return f"growclip/{run_name(run) if run else 'memory'}/stage_{stage:02d}"
 
 
 def is_open(storage: BaseStorage, run: Path, stage: int) -> bool:

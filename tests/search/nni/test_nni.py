@@ -97,9 +97,11 @@ def test_trial_reports_its_curve_and_its_score(
         {"default": math.exp(-loss), "loss": loss} for _, loss in curve
     ]
     (final,) = fake_nni.final
-    assert final.keys() == {"default", "loss", "flops", "params"}
+    assert final.keys() == {"default", "score", "loss", "flops", "params"}
     assert final["loss"] == curve[-1][1]
-    assert final["default"] != 0
+    assert final["score"] != 0
+    control = json.loads((tmp_path / "none.json").read_text())["metrics"]["loss"]
+    assert final["default"] == math.exp(final["score"] - control)
 
 
 def test_recorded_trial_is_not_trained_again(
@@ -119,7 +121,8 @@ def test_alone_it_tries_no_growth(
 ) -> None:
     fake_nni.sample = {}
     assert main(arguments(run, "--trials", str(tmp_path))) == 0
-    assert fake_nni.final[0]["default"] == 0
+    assert fake_nni.final[0]["score"] == 0
+    assert fake_nni.final[0]["default"] == fake_nni.intermediate[-1]["default"]
     assert len(fake_nni.intermediate) == 3
     assert "no growth is tried" in capsys.readouterr().err
 
@@ -134,7 +137,7 @@ def test_candidate_by_hand_needs_no_nni(
     assert main(arguments(run, "--trials", str(tmp_path), "--candidate", "text.depth=2")) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.keys() for line in lines[:3]] == [{"default", "loss"}] * 3
-    assert lines[3].keys() == {"default", "loss", "flops", "params"}
+    assert lines[3].keys() == {"default", "score", "loss", "flops", "params"}
 
 
 def test_failed_trial_gives_one_line_and_a_failing_code(
@@ -517,7 +520,7 @@ def test_experiment_runs_warm_started_trials(run: Path, tmp_path: Path) -> None:
         candidate = candidate_from_nni(trial.parameters, candidates)
         record = tmp_path / "trials" / f"{candidate.label}.json"
         assert json.loads(record.read_text())["metrics"]["loss"] == trial.metrics["loss"]
-        assert trial.metrics.keys() == {"default", "loss", "flops", "params"}
+        assert trial.metrics.keys() == {"default", "score", "loss", "flops", "params"}
         assert len(trial.curve) == 3
         assert trial.curve[-1]["loss"] == trial.metrics["loss"]
 

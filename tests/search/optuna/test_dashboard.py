@@ -233,7 +233,7 @@ def test_trials_notes_say_what_grew_what_it_costs_and_how_it_ended(made_run: Pat
         if trial.number:
             assert f"## `{trial.user_attrs['candidate']}`" in note
         if trial.state.name == "COMPLETE":
-            assert f"Score **{0.0 - trial.values[0]:+.4g}**" in note
+            assert f"Score **{trial.values[0]:+.4g}**" in note
         else:
             assert trial.user_attrs["message"] in note
     grown = next(n for n in held.values() if n.startswith("## `image.mlp_width=384`"))
@@ -406,7 +406,7 @@ def test_browser_shows_studies_attributes_notes_and_figures(made_run: Path, tmp_
     for stage in range(3):
         assert study_name(made_run, stage) in study_list
     for words in (
-        *("History", "Hyperparameter Importance", "Intermediate values", "cost against no growth"),
+        *("History", "Hyperparameter Importance", "Intermediate values", "score over no growth"),
         *("pairs", "4000", "stage's training FLOPs", "the pairs are 2 times the 2000"),
         *("Stage 2: final loss against FLOPs (1 without a loss)", "Stage 2: learning curves"),
         *("Finished stages", "zero-shot top-1 (%)", "control (no growth)"),

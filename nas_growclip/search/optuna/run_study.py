@@ -1,0 +1,112 @@
+"""A whole run as one Optuna study, for optuna-dashboard: its front is the picture of the run.
+
+Two objectives, how well the right partner is found and the FLOPs that it takes, over the model of
+each finished stage and, marked, each candidate that was tried. Sizes are parameters of their own,
+so that the importances are those of the dimensions. The study is made anew when a stage ends;
+nothing reads it back.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.distributions import IntDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import create_trial
+
+from nas_growclip.growth.candidates import Candidate
+from nas_growclip.models.arch import ClipArch
+from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.search.optuna.samplers import experimental
+
+OBJECTIVES = ("exp(-loss) on validation", "FLOPs a pair")
+STAGE, CANDIDATE = "finished stage", "candidate, after its trial"
+NOTE = """\
+Every finished stage's model, and every candidate at the end of its trial, a part of a stage
+(attribute *what*). exp(-loss) is the probability that a model gives to the right partner, geometric
+mean over the validation pairs. FLOPs are fvcore FLOPs: one multiply-add is one; one pair, forward.
+"""
+
+
+class Point(NamedTuple):
+    """A model that was measured."""
+
+    candidate: Candidate
+    arch: ClipArch
+    loss: float
+    """On validation, in nats."""
+    flops: int
+    attributes: Mapping[str, Any]
+
+
+def study_of_run(
+    name: str, storage: BaseStorage, stages: Sequence[StageResult], trials: Iterable[Trial]
+) -> optuna.Study:
+    """Make a run's study anew.
+
+    Args:
+        name: The run's.
+        storage: Where; a study of that name is replaced.
+        stages: Finished ones.
+        trials: Of all stages.
+    """
+    points = [*map(_of_stage, stages), *_of_trials(trials)]
+    full_name = f"growclip/{name}/whole run"
+    with suppress(KeyError):
+        optuna.delete_study(study_name=full_name, storage=storage)
+    study = optuna.create_study(
+        study_name=full_name, storage=storage, directions=["maximize", "minimize"]
+    )
+    with experimental():
+        study.set_metric_names(list(OBJECTIVES))
+    ranges = size_ranges(points)
+    study.add_trials([_trial(point, ranges) for point in points])
+    return study
+
+
+def size_ranges(points: Sequence[Point]) -> Mapping[str, IntDistribution]:
+    """The dimensions that something grew, each from its least to its largest size.
+
+    Others may differ too, as heads follow the width, but tell nothing more.
+    """
+    grown = {dimension: None for point in points for dimension in point.candidate.dimensions}
+    columns = {name: [point.arch.size(name) for point in points] for name in grown}
+    return {name: IntDistribution(min(sizes), max(sizes)) for name, sizes in columns.items()}
+
+
+def _of_stage(stage: StageResult) -> Point:
+    attributes = {
+        "what": STAGE,
+        "stage": stage.stage,
+        "grown": str(stage.chosen),
+        "training FLOPs so far": stage.cumulative_flops,
+        "pairs": stage.num_pairs,
+        **{f"test: {name}": measure.value for name, measure in stage.metrics.items()},
+    }
+    return Point(stage.chosen, stage.arch, stage.validation["loss"].value, stage.flops, attributes)
+
+
+def _of_trials(trials: Iterable[Trial]) -> Iterator[Point]:
+    """Those that were measured to their end."""
+    for trial in trials:
+        if trial.state == "complete" and math.isfinite(trial.metrics["loss"]):
+            attributes = {
+                "what": CANDIDATE,
+                "stage": trial.stage,
+                "grown": str(trial.candidate),
+                "score": trial.score,
+                "training FLOPs": trial.train_flops,
+            }
+            loss = trial.metrics["loss"]
+            yield Point(trial.candidate, trial.arch, loss, trial.flops, attributes)
+
+
+def _trial(point: Point, ranges: Mapping[str, IntDistribution]) -> optuna.trial.FrozenTrial:
+    return create_trial(
+        values=[math.exp(-point.loss), float(point.flops)],
+        params={name: point.arch.size(name) for name in ranges},
+        distributions=dict(ranges),
+        user_attrs=dict(point.attributes),
+    )

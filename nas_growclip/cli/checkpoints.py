@@ -32,6 +32,9 @@ FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one; for one image-tex
 LOADS = {
     "open_clip": 'open_clip.create_model_and_transforms("local-dir:{}")',
     "hf": 'transformers.CLIPModel.from_pretrained("{}")',
+    "transformers": 'transformers.AutoModel.from_pretrained("{}", trust_remote_code=True)',
+    "onnx": 'onnxruntime.InferenceSession("{}/image_encoder.onnx"), and text_encoder.onnx likewise',
+    "torch": 'torch.export.load("{}/image_encoder.pt2").module(), and text_encoder.pt2 likewise',
 }
 """How each export is loaded."""
 
@@ -159,10 +162,13 @@ def export(
         str, typer.Option(metavar=listed(EXPORT_FORMATS), help="whose format")
     ] = "open_clip",
 ) -> None:
-    """Write a folder that OpenCLIP or Hugging Face's CLIPModel loads.
+    """Write a folder that other tools load: OpenCLIP, transformers, ONNX Runtime, PyTorch alone.
+
+    open_clip and hf (CLIPModel) take plain CLIP models; transformers (AutoModel, by code in the
+    folder), onnx and torch (torch.export) take any, shared encoder included.
 
     Example:
-        growclip export runs/demo/stage_02 --format hf --out exported
+        growclip export runs/demo/stage_02 --format onnx --out exported
     """
     require_choice(format, EXPORT_FORMATS, "--format")
     require_new_folder(out)

@@ -12,18 +12,18 @@ def check_exportable(arch: ClipArch, tool: str) -> None:
     if arch.shared.depth:
         raise ValueError(
             f"{tool} has no shared encoder, and without its {arch.shared.depth} blocks the model "
-            "would compute something else: nothing of it can be left out. Use the checkpoint as it "
-            "is: `nas_growclip.load_model(FOLDER)` has encode_image, encode_text and tokenize."
+            "would compute something else: nothing of it can be left out. Export it with --format "
+            "transformers, onnx or torch."
         )
     for name, tower in (("image", arch.image), ("text", arch.text)):
         if tower.num_heads * tower.head_dim != tower.width:
             raise ValueError(
                 f"{tool} takes {name} heads whose dimensions add up to the width, but here "
                 f"{tower.num_heads} heads of {tower.head_dim} stand in a width of {tower.width}. "
-                "Use the checkpoint as it is, by nas_growclip.load_model(FOLDER)."
+                "Export it with --format transformers, onnx or torch."
             )
     if arch.text.vocab_size != TOKENIZER_VOCAB_SIZE:
         raise ValueError(
             f"{tool} with CLIP's tokenizer has {TOKENIZER_VOCAB_SIZE} tokens, but this model has "
-            f"{arch.text.vocab_size}. Use the checkpoint as it is, by load_model."
+            f"{arch.text.vocab_size}. Export it with --format transformers, onnx or torch."
         )

@@ -137,7 +137,8 @@ def open_clip_config(arch: ClipArch) -> dict[str, Any]:
     if image.activation != text.activation:
         raise ValueError(
             f"OpenCLIP's towers share one activation, but image.activation is {image.activation} "
-            f"and text.activation is {text.activation}. Use it here, by load_model."
+            f"and text.activation is {text.activation}. Export it with --format transformers, "
+            "onnx or torch."
         )
     model: dict[str, Any] = {"embed_dim": arch.embed_dim}
     if arch.logit_bias:

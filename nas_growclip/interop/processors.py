@@ -114,9 +114,16 @@ def image_processor_config(image: ImageArch) -> dict[str, Any]:
     if preprocessing.resize_mode == "longest":
         raise ValueError(
             "Hugging Face's CLIPImageProcessor cannot fit an image's longer side, which this "
-            "model's preprocessing does (resize_mode 'longest'). Export it with --format open_clip."
+            "model's preprocessing does (resize_mode 'longest'). Export it with --format open_clip "
+            "or onnx."
         )
     is_squashed = preprocessing.resize_mode == "squash"
+    if height != width and not is_squashed:
+        raise ValueError(
+            "Hugging Face's CLIPImageProcessor cannot cover a shape that is not square, which this "
+            f"model's preprocessing does: {(height, width)}, resize_mode 'shortest'. Export it "
+            "with --format open_clip or onnx."
+        )
     both = {"height": height, "width": width}
     resample = {name: number for number, name in _RESAMPLING.items()}
     return {

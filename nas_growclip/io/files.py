@@ -80,6 +80,32 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 @contextmanager
+def filled_whole(folder: Path) -> Iterator[Path]:
+    """Make a folder's files in another place, in here; they are moved into it at the end.
+
+    What is raised in here leaves nothing in the folder, and no folder where none was.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    is_new = not folder.exists()
+    make_folder(folder)
+    made = folder / f".made{temporary_suffix()}"
+    try:
+        with writing(folder):
+            made.mkdir()
+        yield made
+        with writing(folder):
+            for path in list(made.iterdir()):
+                path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()  # refused if it was filled
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Write a file in here; what the system refuses becomes a clear error.
 

@@ -160,4 +160,4 @@ def pool_text(
 ) -> Float[Tensor, "batch width"]:
     """The stream at each text's first end-of-text token."""
     index = tokens.eq(END_OF_TEXT).int().argmax(dim=-1)
-    return stream[torch.arange(len(stream), device=stream.device), index]
+    return stream[torch.arange(stream.shape[0], device=stream.device), index]

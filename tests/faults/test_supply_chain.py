@@ -14,7 +14,16 @@ from packaging.utils import canonicalize_name
 from nas_growclip.search.config import SearchConfig
 from tests.support.runs import ROOT, small_config, smoke_config
 
-USERS_EXTRAS = ("nni", "dashboard", "postgres", "slurm", "notebook", "docs")
+USERS_EXTRAS = (
+    "nni",
+    "dashboard",
+    "postgres",
+    "slurm",
+    "notebook",
+    "onnx",
+    "transformers",
+    "docs",
+)
 PERMISSIVE = re.compile(
     r"\b(MIT|BSD|0BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Unlicense|Zlib|CMU|CC0)\b"
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from nas_growclip.models.arch import DIMENSIONS, ClipArch
+from nas_growclip.models.arch import DIMENSIONS, ClipArch, TextArch
 
 
 class Claim(NamedTuple):
@@ -24,8 +24,15 @@ def _integer_ratio(dimension: str) -> Claim:
     )
 
 
-def _has_shared_encoder(parent: ClipArch, child: ClipArch) -> bool:
-    return bool(parent.shared.depth or child.shared.depth)
+def is_turned(parent: ClipArch, child: ClipArch) -> bool:
+    """Whether the joint embedding grows by an isometry: some LayerNorm reads it."""
+    is_pooled = parent.image.pooling == "attention"
+    return bool(parent.shared.depth or child.shared.depth or is_pooled)
+
+
+def keeps_texts(text: TextArch) -> bool:
+    """Whether positions behind a text change nothing of it."""
+    return text.is_causal and text.pooling != "last"
 
 
 def _keeps_norm_pre(parent: ClipArch, child: ClipArch) -> bool:
@@ -34,7 +41,8 @@ def _keeps_norm_pre(parent: ClipArch, child: ClipArch) -> bool:
 
 def _keeps_grid(parent: ClipArch, child: ClipArch) -> bool:
     is_larger = child.image.patch_size >= parent.image.patch_size
-    return is_larger and parent.image.grid == child.image.grid
+    is_cut = parent.image.cut_edge
+    return is_larger and parent.image.grid == child.image.grid and not is_cut
 
 
 SAME_GRID = Claim(
@@ -46,7 +54,10 @@ _SPECIAL_CLAIMS = {
     "image.patch_size": SAME_GRID,
     "image.image_size": SAME_GRID,
     "image.image_height": SAME_GRID,
-    "text.context_length": Claim(EXACT.holds, "texts that fit the parent's context"),
+    "text.context_length": Claim(
+        lambda parent, child: keeps_texts(parent.text),
+        "texts that fit the parent's context; causal, and not pooled at the last position",
+    ),
     "text.vocab_size": Claim(EXACT.holds, "texts of the parent's vocabulary"),
 }
 
@@ -59,8 +70,9 @@ def claims(width: Callable[[str], Claim], units: Callable[[str], Claim]) -> Mapp
     """Claims of an operator from what it does to widths and to units (heads, MLP units)."""
     heads = units("shared.heads")
     embed_dim = Claim(
-        lambda parent, child: _has_shared_encoder(parent, child) and heads.holds(parent, child),
-        f"with a shared encoder (heads: {heads.condition}); otherwise lossy by 1e-6",
+        lambda parent, child: is_turned(parent, child) and heads.holds(parent, child),
+        f"with a shared encoder or pooling by attention (heads: {heads.condition}); "
+        "otherwise lossy by 1e-6",
     )
     return (
         _SPECIAL_CLAIMS

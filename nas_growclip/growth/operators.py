@@ -24,6 +24,8 @@ from nas_growclip.growth.exactness import (
     always,
     any_ratio,
     claims,
+    is_turned,
+    keeps_texts,
     never,
 )
 from nas_growclip.growth.maps import AxisMap, AxisStep, Expansion
@@ -184,18 +186,18 @@ def head_dim_axis(step: AxisStep) -> AxisMap:
 
 
 def embed_dim_axis(step: AxisStep) -> AxisMap:
-    """Enlarge the joint embedding: by an isometry with a shared encoder, else one-sided.
+    """Enlarge the joint embedding: by an isometry where a LayerNorm reads it, else one-sided.
 
     The isometry Q maps the vector of ones onto a multiple of the longer vector of ones, so that a
     LayerNorm sees the same mean and (scaled by c = sqrt(new / old)) the same variance; gains and
     shifts are folded into readers, since Q mixes coordinates. Cosines do not change.
 
-    Without a shared encoder no exact growth by less than a factor of 2 lets the new directions
-    learn (docs/reference/operators.md); the image tower's new rows are small and fresh, the text
-    tower's 0.
+    A shared encoder's blocks read it so, and the MLP of pooling by attention. Without them no exact
+    growth by less than a factor of 2 lets the new directions learn (docs/reference/operators.md);
+    the image tower's new rows are small and fresh, the text tower's 0.
     """
     keep, is_new = _keep(step)
-    if not (step.parent_arch.shared.depth or step.child_arch.shared.depth):
+    if not is_turned(step.parent_arch, step.child_arch):
         side = Expansion(keep, is_new, is_free=True, free_scale=ONE_SIDED)
         return AxisMap(side, side, side, side, text_side=Expansion(keep, is_new))
     scale = sqrt(step.new / step.old)
@@ -231,8 +233,22 @@ def tokens_axis(step: AxisStep) -> AxisMap:
         step.parent_arch.image.grid,
         step.child_arch.image.grid,
     )
-    matrix = resample_abs_pos_embed(basis, [rows, columns], [old_rows, old_columns])
+    prefix = int(step.parent_arch.image.class_token)
+    matrix = resample_abs_pos_embed(basis, [rows, columns], [old_rows, old_columns], prefix)
     return _resampled(step, matrix[0].double())
+
+
+def context_axis(step: AxisStep) -> AxisMap:
+    """Append positions where nothing that fits the old ones can see the new; else resample.
+
+    A text that all tokens see whole, or that is pooled at its last position, is another one in a
+    longer context: then positions are resampled linearly, the first and the last one staying.
+    """
+    if keeps_texts(step.parent_arch.text):
+        return fresh_rows(step)
+    basis = torch.eye(step.old, dtype=torch.float64)[:, None]
+    resample = functional.interpolate(basis, size=step.new, mode="linear", align_corners=True)
+    return _resampled(step, resample[:, 0].T.contiguous())
 
 
 def copied(step: AxisStep, sources: Int[Tensor, " new"], *, uneven: bool) -> AxisMap:
@@ -310,7 +326,7 @@ SPECIAL_AXES: Mapping[str, AxisOperator] = {
     "shared.head_dim": head_dim_axis,
     "image.patch_size": patch_size_axis,
     "image.tokens": tokens_axis,
-    "text.context_length": fresh_rows,
+    "text.context_length": context_axis,
     "text.vocab_size": fresh_rows,
     "embed_dim": embed_dim_axis,
 }

@@ -18,7 +18,7 @@ from nas_growclip.io.choices import look_up, require_choice
 PIM_GROUPS: Mapping[str, tuple[str, ...]] = {
     "token_embedding": ("text.token_embedding.",),
     "patch_embedding": ("image.trunk.patch_embed.",),
-    "attention": (".attn.",),
+    "attention": (".attn.", ".attn_pool.kv.", ".attn_pool.proj."),
     "mlp": (".mlp.",),
     "projection": ("image.projection.", "text.projection."),
     "inserted": (),

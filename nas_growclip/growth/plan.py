@@ -21,9 +21,9 @@ from nas_growclip.growth.pim import PimVariant, check_groups, find_pim_variant
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import (
     BLOCK_LISTS,
-    NORM_OF_READER,
     PARAM_AXES,
     axis_size,
+    norm_of_reader,
     param_axes,
     parse_axes,
     split_block,
@@ -93,29 +93,20 @@ class GrowthPlan:
 
     def is_folded(self, name: str) -> bool:
         """Whether a parent's parameter takes part in the folding of norms."""
-        block = split_block(name)
-        is_norm = (
-            block is not None
-            and block[2].startswith("norm")
-            and any(
-                axis.name in self.maps and self.maps[axis.name].folds_norms
-                for axis in param_axes(name).axes
-            )
+        is_norm = any(
+            axis.role in ("gain", "shift")
+            and axis.name in self.maps
+            and self.maps[axis.name].folds_norms
+            for axis in param_axes(name).axes
         )
         return is_norm or self._norm_to_fold(name) is not None
 
     def _norm_to_fold(self, name: str) -> str | None:
-        block = split_block(name)
-        if block is None:
+        norm = norm_of_reader(name)
+        if norm is None:
             return None
-        reader, _, _ = block[2].rpartition(".")
-        if reader not in NORM_OF_READER:
-            return None
-        weight = param_axes(f"{block[0]}.0.{reader}.weight")
-        stream = next(axis.name for axis in weight.axes if axis.role == "read")
-        if stream not in self.maps or not self.maps[stream].folds_norms:
-            return None
-        return f"{block[0]}.{block[1]}.{NORM_OF_READER[reader]}"
+        stream = param_axes(f"{norm}.weight").axes[0].name
+        return norm if stream in self.maps and self.maps[stream].folds_norms else None
 
 
 def plan_growth(

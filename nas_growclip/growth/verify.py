@@ -12,9 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from nas_growclip.models.arch import DIMENSIONS, ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.arch import (
+    DIMENSIONS,
+    END_OF_TEXT,
+    ClipArch,
+    ImageArch,
+    SharedArch,
+    TextArch,
+)
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.towers import END_OF_TEXT
 
 
 def similarity_change(parent: Clip, child: Clip, seed: int = 0) -> float:
@@ -53,10 +59,13 @@ def probe(
     """Random images, and random texts of random lengths."""
     rng = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, *arch.image.image_shape, generator=rng)
-    length = arch.text.context_length
-    tokens = torch.randint(1, END_OF_TEXT - 1, (count, length), generator=rng)
+    length, end_token = arch.text.context_length, arch.text.end_token
+    highest = min(arch.text.vocab_size, END_OF_TEXT) - 1
+    tokens = torch.randint(1, highest, (count, length), generator=rng)
+    tokens[tokens == end_token] += 1  # where another one ends texts
     for row, end in enumerate(torch.randint(1, length, (count,), generator=rng).tolist()):
-        tokens[row, end] = END_OF_TEXT
+        if arch.text.pooling == "end":
+            tokens[row, end] = end_token
         tokens[row, end + 1 :] = 0
     return images, tokens
 
@@ -67,7 +76,7 @@ def resized(
     """Images of a parent's size at a child's size (bilinear)."""
     if parent.image.image_shape == child.image.image_shape:
         return images
-    if parent.image.grid != child.image.grid:
+    if parent.image.grid != child.image.grid or parent.image.cut_edge:
         return functional.interpolate(images, child.image.image_shape, mode="bilinear")
     (rows, columns), old, new = parent.image.grid, parent.image.patch_size, child.image.patch_size
     patches = images.reshape(-1, 3, rows, old, columns, old).transpose(3, 4).flatten(0, 3)

@@ -10,7 +10,7 @@ import open_clip
 
 from nas_growclip.interop.writing import write_json
 from nas_growclip.io.files import write_atomically
-from nas_growclip.models.towers import END_OF_TEXT
+from nas_growclip.models.arch import END_OF_TEXT
 
 MERGES = END_OF_TEXT - 1 - 512
 """Merges of CLIP's tokenizer: tokens but for 256 bytes, those at a word's end, and two marks."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from nas_growclip.interop.automodel import export_auto_model
 from nas_growclip.interop.clip_tokenizer import write_hf_tokenizer
 from nas_growclip.interop.foreign import HF_CONFIG, HF_PROCESSOR, OPEN_CLIP_CONFIG
@@ -10,14 +12,19 @@ from nas_growclip.interop.hf_configs import hf_config
 from nas_growclip.interop.layouts import (
     HUGGING_FACE,
     OPEN_CLIP_IMAGE,
+    OPEN_CLIP_POOLED_NORM,
     OPEN_CLIP_TEXT,
+    TIMM_IMAGE,
     split_attention,
+    split_query,
     to_theirs,
 )
 from nas_growclip.interop.onnx_files import export_onnx
 from nas_growclip.interop.open_clip_configs import open_clip_config
 from nas_growclip.interop.processors import image_processor_config
 from nas_growclip.interop.programs import export_torch
+from nas_growclip.interop.timm_export import needs_timm, timm_tower_config
+from nas_growclip.interop.timm_towers import IMAGE_TOWER, LOCAL
 from nas_growclip.interop.writing import write_json, write_weights
 from nas_growclip.io.files import make_folder
 from nas_growclip.models.clip import Clip
@@ -35,16 +42,34 @@ def export_open_clip(model: Clip, out: Path) -> None:
     Raises:
         ValueError: If OpenCLIP has no such model, or the folder cannot be written.
     """
-    config = open_clip_config(model.arch)
+    config = open_clip_config(model.arch, out)
+    make_folder(out)
+    write_json(out / OPEN_CLIP_CONFIG, config)
+    if str(config["model_cfg"]["vision_cfg"].get("timm_model_name")).startswith(LOCAL):
+        make_folder(out / IMAGE_TOWER)
+        write_json(out / IMAGE_TOWER / "config.json", timm_tower_config(model.arch.image))
+    write_weights(out / OPEN_CLIP_WEIGHTS, _open_clip_weights(model))
+
+
+def _open_clip_weights(model: Clip) -> dict[str, Tensor]:
     weights = dict(folded_state(model))
+    if needs_timm(model.arch.image):
+        theirs = split_query(to_theirs(weights, (*TIMM_IMAGE, *OPEN_CLIP_TEXT)))
+    else:
+        image = (*OPEN_CLIP_IMAGE, *OPEN_CLIP_POOLED_NORM)
+        theirs = to_theirs(_without_patch_bias(weights), (*image, *OPEN_CLIP_TEXT))
+    if "text_projection.bias" in theirs:  # then it is a layer there, not a matrix
+        theirs["text_projection.weight"] = theirs.pop("text_projection").T
+    return theirs
+
+
+def _without_patch_bias(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     bias = weights.pop("image.trunk.patch_embed.proj.bias", None)
     if bias is not None:
         positions = weights["image.trunk.pos_embed"].clone()
         positions[:, 1:] += bias
         weights["image.trunk.pos_embed"] = positions
-    make_folder(out)
-    write_json(out / OPEN_CLIP_CONFIG, config)
-    write_weights(out / OPEN_CLIP_WEIGHTS, to_theirs(weights, (*OPEN_CLIP_IMAGE, *OPEN_CLIP_TEXT)))
+    return weights
 
 
 def export_hugging_face(model: Clip, out: Path) -> None:

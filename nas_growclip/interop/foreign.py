@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas_growclip.io.mappings import read_mapping
-from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.arch import Activation, ClipArch
 from nas_growclip.models.preprocessing import Preprocessing
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -17,7 +17,6 @@ MAX_CONFIG_BYTES = 2**22
 """Largest configuration, or index of weights, that is read."""
 
 Layout = Literal["open_clip", "timm", "hf"]
-Activation = Literal["gelu", "quick_gelu"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,30 @@ class ForeignConfig:
     """Where its activation was taken from, as told to the user."""
     preprocessing_from: str | None = None
     """Where its preprocessing was taken from; None where nothing says, and it is OpenAI's."""
+    absent: frozenset[str] = frozenset()
+    """Parameters of ours that it has not: a bias is 0 then, a projection the identity. ``#`` stands
+    for a block's number."""
 
-    def with_activation(self, activation: Activation, source: str) -> "ForeignConfig":
+    def with_activation(
+        self, activation: Activation, source: str, of_images: Activation | None = None
+    ) -> "ForeignConfig":
         """The same with another activation in every tower of OpenCLIP's own."""
         image, text = self.arch.image, self.arch.text
         if self.layout != "timm":  # whose towers have their own, whatever OpenCLIP's config says
-            image = dataclasses.replace(image, activation=activation)
+            image = dataclasses.replace(image, activation=of_images or activation)
         told = source
         if text.activation != activation:
             told += f", against {self.activation_from}, which says {text.activation}"
         text = dataclasses.replace(text, activation=activation)
         arch = dataclasses.replace(self.arch, image=image, text=text)
         return dataclasses.replace(self, arch=arch, activation_from=told)
+
+    def with_quick_gelu(self, is_quick: bool, source: str) -> "ForeignConfig":
+        """The same with quick GELU in every tower of OpenCLIP's own, or with none of it."""
+        if is_quick:
+            return self.with_activation("quick_gelu", source)
+        image, text = (_plain(t.activation) for t in (self.arch.image, self.arch.text))
+        return self.with_activation(text, source, image)
 
     def with_preprocessing(self, preprocessing: Preprocessing, source: str) -> "ForeignConfig":
         """The same with other preprocessing."""
@@ -61,6 +72,10 @@ class ForeignConfig:
             f"activation: {names}, from {self.activation_from}",
             f"preprocessing: {described(image.preprocessing)}, {source}",
         )
+
+
+def _plain(activation: Activation) -> Activation:
+    return "gelu" if activation == "quick_gelu" else activation
 
 
 def described(preprocessing: Preprocessing) -> str:
@@ -89,6 +104,5 @@ def refuse(where: str, got: Mapping[str, Any], wanted: Mapping[str, Any]) -> Non
         if value not in (None, False, {}, wanted.get(name)):
             raise ValueError(
                 f"{where}: {name}={repr(value)[:100]} cannot be represented: a model here has "
-                "plain ViT towers, a class token and a causal text transformer. Import another "
-                "model."
+                "plain ViT towers and OpenCLIP's own text transformer. Import another model."
             )

@@ -5,8 +5,14 @@ from typing import Any
 
 from nas_growclip.interop.foreign import ForeignConfig, refuse
 from nas_growclip.interop.limits import check_exportable
-from nas_growclip.models.arch import TOKENIZER_VOCAB_SIZE, ClipArch, ImageArch, SharedArch, TextArch
-from nas_growclip.models.towers import END_OF_TEXT
+from nas_growclip.models.arch import (
+    END_OF_TEXT,
+    TOKENIZER_VOCAB_SIZE,
+    ClipArch,
+    ImageArch,
+    SharedArch,
+    TextArch,
+)
 
 LEGACY_EOS = 2
 """An ``eos_token_id`` that older configs give: then the highest token is pooled, CLIP's end."""
@@ -153,11 +159,30 @@ def _check_clip_model(arch: ClipArch) -> None:
             "Hugging Face's CLIPModel has square images only, but this model's are "
             f"{arch.image.image_shape}. Export it with --format open_clip."
         )
-    if arch.logit_bias:
-        raise ValueError(
-            "Hugging Face's CLIPModel has no logit_bias, which this model has. "
-            "Export it with --format open_clip."
-        )
+    for name, value, wanted in _clip_traits(arch):
+        if value != wanted:
+            raise ValueError(
+                f"Hugging Face's CLIPModel has {name} {wanted!r} only, but this model has "
+                f"{repr(value)[:60]}. Export it with --format open_clip."
+            )
+
+
+def _clip_traits(arch: ClipArch) -> tuple[tuple[str, object, object], ...]:
+    """Traits of a model, with what ``CLIPModel`` has."""
+    image, text = arch.image, arch.text
+    return (
+        ("logit_bias", arch.logit_bias, False),
+        ("image.pooling", image.pooling, "token"),
+        ("image.projection_bias", image.projection_bias, False),
+        ("image.cut_edge", image.cut_edge, False),
+        ("image.activation", image.activation.replace("quick_gelu", "gelu"), "gelu"),
+        ("text.activation", text.activation.replace("quick_gelu", "gelu"), "gelu"),
+        ("text.is_causal", text.is_causal, True),
+        ("text.pooling", text.pooling, "end"),
+        ("text.end_token", text.end_token, END_OF_TEXT),
+        ("text.projection_bias", text.projection_bias, False),
+        ("text.tokenizer", text.tokenizer, None),
+    )
 
 
 def _tower_config(tower: ImageArch | TextArch) -> dict[str, Any]:

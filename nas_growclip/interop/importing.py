@@ -1,6 +1,6 @@
 """Bring a CLIP model of another tool in: OpenCLIP (native or timm towers), OpenAI, Hugging Face."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,15 +11,19 @@ from nas_growclip.interop.foreign import HF_CONFIG, OPEN_CLIP_CONFIG, ForeignCon
 from nas_growclip.interop.layouts import (
     HUGGING_FACE,
     OPEN_CLIP_IMAGE,
+    OPEN_CLIP_POOLED_NORM,
     OPEN_CLIP_TEXT,
     TIMM_IMAGE,
+    Rule,
     join_attention,
+    join_query,
     to_ours,
 )
 from nas_growclip.interop.sources import find_source, read_config
 from nas_growclip.interop.weight_files import ADAPTER_CONFIG
 from nas_growclip.interop.weights import read_weights
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.axes import split_block
 from nas_growclip.models.checkpoint import ARCH_FILE, check_numbers, fill_model, load_model
 from nas_growclip.models.clip import Clip
 
@@ -32,7 +36,6 @@ OPENAI_NUMBERS = frozenset({"input_resolution", "context_length", "vocab_size"})
 """Entries of OpenAI's own files that are no weights; nobody else's have them."""
 NO_WEIGHTS = OPENAI_NUMBERS | {"attn_mask", "text.attn_mask", "n_averaged"}
 """Entries of state dicts that are no weights."""
-PATCH_BIAS = "image.trunk.patch_embed.proj.bias"
 
 
 class Imported(NamedTuple):
@@ -70,17 +73,40 @@ def import_with_provenance(name: str, weights: str | None = None) -> Imported:
     tensors = {n: t for n, t in tensors.items() if n not in NO_WEIGHTS}
     tensors = {n: t for n, t in tensors.items() if not n.endswith(".position_ids")}
     check_numbers(tensors, path)
-    tensors = _folded_scales(_unprefixed(join_attention(tensors)))
+    tensors = _folded_scales(_unprefixed(join_query(join_attention(tensors))))
     ours = {
-        n: t.float().contiguous()
-        for n, t in to_ours(tensors, LAYOUTS[config.layout], str(path)).items()
+        n: t.float().contiguous() for n, t in to_ours(tensors, _layout(config), str(path)).items()
     }
-    if not config.arch.image.norm_pre:
-        ours.setdefault(PATCH_BIAS, torch.zeros(config.arch.image.width))
     with torch.device("meta"):
         model = Clip(config.arch)
+    ours |= _absent(config, model, ours, path)
     model = fill_model(model.to_empty(device="cpu"), ours, path)
     return Imported(model.eval(), config.provenance())
+
+
+def _absent(
+    config: ForeignConfig, model: Clip, ours: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """What the other tool's model has not: biases of 0, projections that change nothing."""
+    values = {}
+    for name, parameter in model.named_parameters():
+        block = split_block(name)
+        if (f"{block[0]}.#.{block[2]}" if block else name) in config.absent:
+            if name in ours:
+                raise ValueError(
+                    f"{path}: holds {name!r}, which the model named has not. Is it that "
+                    "model's file?"
+                )
+            make = torch.eye if parameter.ndim == 2 else torch.zeros
+            values[name] = make(*parameter.shape, device="cpu")
+    return values
+
+
+def _layout(config: ForeignConfig) -> Sequence[Rule]:
+    layout = LAYOUTS[config.layout]
+    if config.layout == "open_clip" and config.arch.image.norm_after_pooling:
+        return (*layout, *OPEN_CLIP_POOLED_NORM)
+    return layout
 
 
 def open_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Clip:

@@ -82,14 +82,25 @@ TIMM_IMAGE: Sequence[Rule] = (
     *_both("visual.trunk.norm_pre", "image.trunk.norm_pre"),
     *_same_blocks("visual.trunk.blocks", "image.trunk.blocks"),
     *_both("visual.trunk.norm", "image.trunk.norm"),
-    Rule("visual.head.proj.weight", "image.projection.weight"),
+    *_both("visual.trunk.fc_norm", "image.norm"),
+    Rule("visual.trunk.attn_pool.query", "image.attn_pool.query"),  # joined beforehand
+    *_both("visual.trunk.attn_pool.kv", "image.attn_pool.kv"),
+    *_both("visual.trunk.attn_pool.proj", "image.attn_pool.proj"),
+    *_both("visual.trunk.attn_pool.norm", "image.attn_pool.norm"),
+    *_both("visual.trunk.attn_pool.mlp.fc1", "image.attn_pool.mlp.fc1"),
+    *_both("visual.trunk.attn_pool.mlp.fc2", "image.attn_pool.mlp.fc2"),
+    *_both("visual.trunk.head", "image.projection"),
+    *_both("visual.head.proj", "image.projection"),  # ours becomes this one
 )
+OPEN_CLIP_POOLED_NORM: Sequence[Rule] = (*_both("visual.ln_post", "image.norm"),)
+"""Of towers whose last norm comes after the pooling."""
 OPEN_CLIP_TEXT: Sequence[Rule] = (
     Rule("token_embedding.weight", "text.token_embedding.weight"),
     Rule("positional_embedding", "text.pos_embed"),
     *_open_clip_blocks("transformer.resblocks", "text.blocks"),
     *_both("ln_final", "text.norm"),
     Rule("text_projection", "text.projection.weight", TRANSPOSED),
+    Rule("text_projection.bias", "text.projection.bias"),
     Rule("logit_scale", "logit_scale", SCALAR),
     Rule("logit_bias", "logit_bias", SCALAR),
 )
@@ -108,6 +119,9 @@ HUGGING_FACE: Sequence[Rule] = (
     Rule("text_projection.weight", "text.projection.weight"),
     Rule("logit_scale", "logit_scale", SCALAR),
 )
+
+POOL = "visual.trunk.attn_pool"
+"""timm's pooling by attention."""
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _HF_PART = re.compile(r"(.*\.self_attn\.)([qkv])_proj\.(weight|bias)")
@@ -165,6 +179,32 @@ def split_attention(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 split[name.replace(".qkv.", f".{letter}_proj.")] = part.contiguous()
         else:
             split[name] = value
+    return split
+
+
+def join_query(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Timm's latent vector, times the matrix that makes the query of it, as the query.
+
+    No input changes it, so the function is the same.
+    """
+    joined = dict(weights)
+    parts = [f"{POOL}.latent", f"{POOL}.q.weight", f"{POOL}.q.bias"]
+    if all(part in weights for part in parts):
+        latent, matrix, bias = (joined.pop(part).double() for part in parts)
+        joined[f"{POOL}.query"] = matrix @ latent.flatten() + bias
+    return joined
+
+
+def split_query(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse: a latent vector of length one, and a matrix that makes the query of it."""
+    split = dict(weights)
+    if f"{POOL}.query" in weights:
+        query = split.pop(f"{POOL}.query")
+        width = weights[f"{POOL}.kv.weight"].shape[1]
+        latent = torch.full((width,), width**-0.5, dtype=query.dtype)
+        split[f"{POOL}.latent"] = latent[None, None]
+        split[f"{POOL}.q.weight"] = torch.outer(query, latent)
+        split[f"{POOL}.q.bias"] = torch.zeros_like(query)
     return split
 
 

@@ -22,7 +22,7 @@ def check_exportable(arch: ClipArch, tool: str) -> None:
                 f"{tower.num_heads} heads of {tower.head_dim} stand in a width of {tower.width}. "
                 "Export it with --format transformers, onnx or torch."
             )
-    if arch.text.vocab_size != TOKENIZER_VOCAB_SIZE:
+    if arch.text.tokenizer is None and arch.text.vocab_size != TOKENIZER_VOCAB_SIZE:
         raise ValueError(
             f"{tool} with CLIP's tokenizer has {TOKENIZER_VOCAB_SIZE} tokens, but this model has "
             f"{arch.text.vocab_size}. Export it with --format transformers, onnx or torch."

@@ -124,14 +124,16 @@ def _as_trained(config: ForeignConfig, name: str, weights: str | None) -> Foreig
     if tag is None:
         return config
     source = f"the pretrained tag {weights!r}"
-    config = config.with_activation("quick_gelu" if tag.get("quick_gelu") else "gelu", source)
+    config = config.with_quick_gelu(bool(tag.get("quick_gelu")), source)
     return config.with_preprocessing(read_preprocess_cfg(tag, source), source)
 
 
 def _as_stated(config: ForeignConfig, path: Path) -> ForeignConfig:
     """With activation and preprocessing of the ``open_clip_config.json`` beside the weights."""
-    stated = _parsed(read_json(path), str(path))
-    config = config.with_activation(stated.arch.text.activation, str(path))
+    stated = _parsed(read_json(path), str(path), folder=path.parent)
+    config = config.with_activation(
+        stated.arch.text.activation, str(path), stated.arch.image.activation
+    )
     return config.with_preprocessing(stated.arch.image.preprocessing, str(path))
 
 
@@ -145,7 +147,8 @@ def _read_path(path: Path) -> ForeignConfig:
             )
         path = found
     beside = (path.parent / name for name in PROCESSORS)
-    return _parsed(read_json(path), str(path), next((p for p in beside if p.is_file()), None))
+    processor = next((p for p in beside if p.is_file()), None)
+    return _parsed(read_json(path), str(path), processor, path.parent)
 
 
 def _inner_hint(folder: Path) -> str:
@@ -162,12 +165,17 @@ def _read_hub(name: str) -> ForeignConfig:
     return _parsed(read_json(path), f"{name}: {path.name}", processor)
 
 
-def _parsed(data: Mapping[str, Any], where: str, processor: Path | None = None) -> ForeignConfig:
+def _parsed(
+    data: Mapping[str, Any],
+    where: str,
+    processor: Path | None = None,
+    folder: Path | None = None,
+) -> ForeignConfig:
     """A configuration of either tool; the processor's file counts for Hugging Face's only."""
     try:
         if data.get("model_type") != "clip":
             _check_is_clip(data, where)
-            return read_open_clip(data, where)
+            return read_open_clip(data, where, folder)
         config = read_hugging_face(data, where)
         if processor is None:
             return config

@@ -56,8 +56,18 @@ FIXED_TRAITS = (
     ("image", "norm_eps"),
     ("image", "activation"),
     ("image", "preprocessing"),
+    ("image", "class_token"),
+    ("image", "pooling"),
+    ("image", "norm_after_pooling"),
+    ("image", "projection_bias"),
+    ("image", "cut_edge"),
     ("text", "norm_eps"),
     ("text", "activation"),
+    ("text", "is_causal"),
+    ("text", "pooling"),
+    ("text", "end_token"),
+    ("text", "projection_bias"),
+    ("text", "tokenizer"),
 )
 """What an architecture has beside its dimensions; a child has its parent's."""
 
@@ -73,10 +83,17 @@ MAX_ARCH_BYTES = 2**20
 TOKENIZER_VOCAB_SIZE = 49408
 """Tokens of CLIP's byte-pair encoding, start and end of text included."""
 
+END_OF_TEXT = TOKENIZER_VOCAB_SIZE - 1
+"""CLIP's token for the end of a text."""
+
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+"""Between the two layers of an MLP: ``quick_gelu`` is x * sigmoid(1.702 x), as OpenAI trained;
+``gelu_tanh`` is GELU by its approximation with tanh, as SigLIP trained."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageArch:
-    """Image tower: a pre-norm vision transformer with a class token."""
+    """Image tower: a pre-norm vision transformer, by default pooled at its class token."""
 
     depth: int
     """Blocks."""
@@ -98,21 +115,55 @@ class ImageArch:
     """A LayerNorm between the embeddings and the blocks, as OpenAI's and OpenCLIP's towers have."""
     norm_eps: float = 1e-6
     """Epsilon of every LayerNorm; 1e-5 in OpenAI's and OpenCLIP's towers."""
-    activation: Literal["gelu", "quick_gelu"] = "gelu"
-    """Between the MLP's two layers; ``quick_gelu`` is x * sigmoid(1.702 x), as OpenAI trained."""
+    activation: Activation = "gelu"
+    """Between the MLP's two layers."""
     preprocessing: Preprocessing = dataclasses.field(
         default=Preprocessing(), metadata=OMITTED_AT_DEFAULT
     )
     """How images become the tower's input; written only where it is not OpenAI's."""
+    class_token: bool = dataclasses.field(default=True, metadata=OMITTED_AT_DEFAULT)
+    """A learned token before the patches."""
+    pooling: Literal["token", "average", "attention"] = dataclasses.field(
+        default="token", metadata=OMITTED_AT_DEFAULT
+    )
+    """The class token, the average of the patches, or SigLIP's attention of one learned query,
+    which projects to ``embed_dim`` itself."""
+    norm_after_pooling: bool = dataclasses.field(default=False, metadata=OMITTED_AT_DEFAULT)
+    """Whether the last LayerNorm comes after the average, as in CLIPA, not before."""
+    projection_bias: bool = dataclasses.field(default=False, metadata=OMITTED_AT_DEFAULT)
+    """Whether the projection to ``embed_dim`` has a bias."""
+    cut_edge: bool = dataclasses.field(default=False, metadata=OMITTED_AT_DEFAULT)
+    """Whether pixels right and below that fill no whole patch are left out; else there are none."""
 
     def __post_init__(self) -> None:
         _require_positive("image", self)
         _require_heads("image", "image.width", self.width, self)
-        _require_multiple("image.image_size", self.image_size, "image.patch_size", self.patch_size)
-        if self.image_height is not None:
-            _require_multiple(
-                "image.image_height", self.image_height, "image.patch_size", self.patch_size
-            )
+        self._require_patches()
+        self._require_pooling()
+
+    def _require_patches(self) -> None:
+        for side in ("image_size", "image_height"):
+            pixels = getattr(self, side)
+            if pixels is None:
+                continue
+            if not self.cut_edge:
+                _require_multiple(f"image.{side}", pixels, "image.patch_size", self.patch_size)
+            require_in_range(f"image.{side}", pixels, at_least(self.patch_size))
+
+    def _require_pooling(self) -> None:
+        rules = (
+            (self.class_token or self.pooling != "token", "class_token: must be true for pooling",
+             "Use pooling: average, or attention."),
+            (not self.class_token or self.pooling != "attention",
+             "class_token: must be false for pooling", "Leave the class token out."),
+            (self.pooling == "average" or not self.norm_after_pooling,
+             "norm_after_pooling: must be false for pooling", "Only an average can be normalised."),
+            (self.pooling != "attention" or not self.projection_bias,
+             "projection_bias: must be false for pooling", "Its last layer has a bias as it is."),
+        )  # fmt: skip
+        for holds, rule, remedy in rules:
+            if not holds:
+                raise ValueError(f"image.{rule} {self.pooling!r}, but is not. {remedy}")
 
     @property
     def num_heads(self) -> int:
@@ -132,14 +183,28 @@ class ImageArch:
 
     @property
     def num_tokens(self) -> int:
-        """Patches plus the class token."""
+        """Patches plus the class token, if there is one."""
         rows, columns = self.grid
-        return rows * columns + 1
+        return rows * columns + self.class_token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerArch:
+    """One of Hugging Face's tokenizers, as OpenCLIP uses it."""
+
+    name: str
+    """Where it comes from: a repository on the hub, or what its folder was called."""
+    clean: Literal["whitespace", "lower", "canonicalize"] = "whitespace"
+    """What happens to a text first, in OpenCLIP's words."""
+    strip_sep_token: bool = False
+    """Whether the token that ends a text becomes a 0."""
+    digest: str = ""
+    """SHA-256 of its vocabulary and of what it makes of some texts; empty: not known yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextArch:
-    """Text tower: a causal pre-norm transformer, pooled at the end-of-text token."""
+    """Text tower: a pre-norm transformer, by default causal and pooled at the end of a text."""
 
     depth: int
     """Blocks."""
@@ -157,8 +222,20 @@ class TextArch:
     """Attention heads; width / head_dim where it is not stated."""
     norm_eps: float = 1e-6
     """Epsilon of every LayerNorm; 1e-5 in OpenAI's and OpenCLIP's towers."""
-    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    activation: Activation = "gelu"
     """Between the MLP's two layers."""
+    is_causal: bool = dataclasses.field(default=True, metadata=OMITTED_AT_DEFAULT)
+    """Whether a token sees only those before it; else all see all, padding included."""
+    pooling: Literal["end", "last", "first"] = dataclasses.field(
+        default="end", metadata=OMITTED_AT_DEFAULT
+    )
+    """The first ``end_token``, or the last or first position whatever is there."""
+    end_token: int = dataclasses.field(default=END_OF_TEXT, metadata=OMITTED_AT_DEFAULT)
+    """The tokenizer's token for the end of a text."""
+    projection_bias: bool = dataclasses.field(default=False, metadata=OMITTED_AT_DEFAULT)
+    """Whether the projection to ``embed_dim`` has a bias."""
+    tokenizer: TokenizerArch | None = dataclasses.field(default=None, metadata=OMITTED_AT_DEFAULT)
+    """Another tokenizer than CLIP's."""
 
     def __post_init__(self) -> None:
         _require_positive("text", self)
@@ -168,11 +245,13 @@ class TextArch:
                 "text.context_length must hold start, one word and end of text, "
                 f"but got context_length={self.context_length}. Use 3 or more."
             )
-        if self.vocab_size < TOKENIZER_VOCAB_SIZE:
+        if self.tokenizer is None and self.vocab_size < TOKENIZER_VOCAB_SIZE:
             raise ValueError(
                 f"text.vocab_size must hold the tokenizer's {TOKENIZER_VOCAB_SIZE} tokens, "
                 f"but got vocab_size={self.vocab_size}. Use {TOKENIZER_VOCAB_SIZE} or more."
             )
+        if self.pooling == "end":
+            require_in_range("text.end_token", self.end_token, within(0, self.vocab_size, "[)"))
 
     @property
     def num_heads(self) -> int:

@@ -4,10 +4,10 @@
 storage); a row without an arrow writes its axes (biases, positions). ``role(a)`` names another
 role: ``gain`` and ``shift`` are a LayerNorm's scale and offset over axis a; ``stream_gain`` is the
 scale of a LayerNorm that writes the stream (``norm_pre``); ``text_side`` is the text tower's side
-of the joint embedding, which meets the image tower's side only in a product. ``#`` stands for a
-block's number; ``(a b)`` is one stored dimension made of several axes; ``qkv`` is the axis of fused
-query, key and value. Growing a model is nothing but enlarging these axes, so a parameter without a
-row is an error that names it.
+of the joint embedding, which meets the image tower's side only in a product; ``query`` is written
+as a query. ``#`` stands for a block's number; ``(a b)`` is one stored dimension made of several
+axes; ``qkv`` is the axis of fused query, key and value, ``kv`` that of key and value. Growing a
+model is nothing but enlarging these axes, so a parameter without a row is an error that names it.
 """
 
 import functools
@@ -50,13 +50,28 @@ PARAM_AXES: Mapping[str, str] = {
     **_block_rows("image.trunk.blocks", "image", "image.width"),
     "image.trunk.norm.weight": "gain(image.width)",
     "image.trunk.norm.bias": "shift(image.width)",
+    "image.norm.weight": "gain(image.width)",
+    "image.norm.bias": "shift(image.width)",
     "image.projection.weight": "embed_dim <- image.width",
+    "image.projection.bias": "embed_dim",
+    "image.attn_pool.query": "(query(image.heads) query(image.head_dim))",
+    "image.attn_pool.kv.weight": "(kv image.heads image.head_dim) <- image.width",
+    "image.attn_pool.kv.bias": "(kv image.heads image.head_dim)",
+    "image.attn_pool.proj.weight": "embed_dim <- (image.heads image.head_dim)",
+    "image.attn_pool.proj.bias": "embed_dim",
+    "image.attn_pool.norm.weight": "gain(embed_dim)",
+    "image.attn_pool.norm.bias": "shift(embed_dim)",
+    "image.attn_pool.mlp.fc1.weight": "image.mlp_width <- embed_dim",
+    "image.attn_pool.mlp.fc1.bias": "image.mlp_width",
+    "image.attn_pool.mlp.fc2.weight": "embed_dim <- image.mlp_width",
+    "image.attn_pool.mlp.fc2.bias": "embed_dim",
     "text.token_embedding.weight": "text.vocab_size -> text.width",
     "text.pos_embed": "text.context_length text.width",
     **_block_rows("text.blocks", "text", "text.width"),
     "text.norm.weight": "gain(text.width)",
     "text.norm.bias": "shift(text.width)",
     "text.projection.weight": "text_side(embed_dim) <- text.width",
+    "text.projection.bias": "text_side(embed_dim)",
     **_block_rows("shared.blocks", "shared", "embed_dim"),
     "logit_scale": "",
     "logit_bias": "",
@@ -76,10 +91,16 @@ STREAM_AXES = ("image.width", "text.width", "embed_dim")
 NORM_OF_READER: Mapping[str, str] = {"attn.qkv": "norm1", "mlp.fc1": "norm2"}
 """Within a block, the LayerNorm that each reader of the residual stream reads through."""
 
-FUSED_AXIS = "qkv"
-"""Axis along which query, key and value are stored together."""
+POOL_NORM_OF_READER: Mapping[str, str] = {"image.attn_pool.mlp.fc1": "image.attn_pool.norm"}
+"""The same in pooling by attention."""
 
-_TOKEN = re.compile(r"<-|->|(?:gain|shift|stream_gain|text_side)\([\w.]+\)|\(|\)|[\w.]+")
+FUSED_AXES: Mapping[str, tuple[Role, ...]] = {
+    "qkv": ("query", "key", "write"),
+    "kv": ("key", "write"),
+}
+"""Axes along which query, key and value are stored together, and the role of each."""
+
+_TOKEN = re.compile(r"<-|->|(?:gain|shift|stream_gain|text_side|query)\([\w.]+\)|\(|\)|[\w.]+")
 _ROLE = re.compile(r"(\w+)\(([\w.]+)\)")
 _BLOCK_NAME = re.compile(rf"({'|'.join(map(re.escape, BLOCK_LISTS))})\.(\d+)\.(.+)")
 
@@ -127,15 +148,14 @@ class AxisSpec:
     @property
     def is_fused(self) -> bool:
         """Whether query, key and value are stored together; the fused axis is the first one."""
-        return bool(self.axes) and self.axes[0].name == FUSED_AXIS
+        return bool(self.axes) and self.axes[0].name in FUSED_AXES
 
     def parts(self) -> tuple["AxisSpec", ...]:
         """Query, key and value on their own, each without the fused axis."""
-        roles: tuple[Role, ...] = ("query", "key", "write")
         first, *rest = self.dims
         return tuple(
             AxisSpec((tuple(Axis(a.name, role) for a in first[1:]), *rest), self.is_linear)
-            for role in roles
+            for role in FUSED_AXES[first[0].name]
         )
 
 
@@ -174,8 +194,8 @@ def axis_size(arch: ClipArch, name: str) -> int:
     """Size of one axis: a dimension, a number that follows from dimensions, or a literal."""
     if name.isdigit():
         return int(name)
-    if name == FUSED_AXIS:
-        return 3
+    if name in FUSED_AXES:
+        return len(FUSED_AXES[name])
     return arch.image.num_tokens if name == "image.tokens" else arch.size(name)
 
 
@@ -183,6 +203,18 @@ def split_block(name: str) -> tuple[str, int, str] | None:
     """Split ``text.blocks.3.norm1.weight`` into list, number and rest; None outside blocks."""
     match = _BLOCK_NAME.fullmatch(name)
     return (match[1], int(match[2]), match[3]) if match else None
+
+
+def norm_of_reader(name: str) -> str | None:
+    """The LayerNorm through which a weight or bias reads a residual stream; None for any other.
+
+    Towers' last norms are not among them: their streams are never turned.
+    """
+    block, reader = split_block(name), name.rpartition(".")[0]
+    if block is None:
+        return POOL_NORM_OF_READER.get(reader)
+    norm = NORM_OF_READER.get(block[2].rpartition(".")[0])
+    return f"{block[0]}.{block[1]}.{norm}" if norm else None
 
 
 def param_axes(name: str) -> AxisSpec:

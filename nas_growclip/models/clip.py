@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.towers import ImageTower, SharedEncoder, TextTower, pool_text
+from nas_growclip.models.towers import AttentionPool, ImageTower, SharedEncoder, TextTower
 
 CLIP_SCALE = 1 / 0.07
 """Initial scale of the logits (Radford et al., 2021, section 2.5)."""
@@ -61,13 +61,12 @@ class Clip(nn.Module):
     ) -> Float[Tensor, "batch embed_dim"]:
         """Unit-length image embeddings."""
         tokens = self.shared(self.image(images), is_causal=False)
-        return functional.normalize(tokens[:, 0], dim=-1)
+        return functional.normalize(self.image.pool(tokens), dim=-1)
 
     def encode_text(self, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch embed_dim"]:
         """Unit-length text embeddings of tokens that hold an end-of-text token each."""
-        encoded = self.shared(self.text(tokens), is_causal=True)
-        pooled = encoded[:, 0] if self.text.pool_first else pool_text(encoded, tokens)
-        return functional.normalize(pooled, dim=-1)
+        encoded = self.shared(self.text(tokens), is_causal=self.arch.text.is_causal)
+        return functional.normalize(self.text.pool(encoded, tokens), dim=-1)
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], tokens: Int[Tensor, "batch context"]
@@ -142,14 +141,31 @@ def init_weights(model: Clip) -> None:
     nn.init.normal_(trunk.patch_embed.proj.weight, std=patch_inputs**-0.5)
     if trunk.patch_embed.proj.bias is not None:
         nn.init.zeros_(trunk.patch_embed.proj.bias)
-    nn.init.normal_(trunk.cls_token, std=arch.image.width**-0.5)
+    if trunk.cls_token is not None:
+        nn.init.normal_(trunk.cls_token, std=arch.image.width**-0.5)
     nn.init.normal_(trunk.pos_embed, std=arch.image.width**-0.5)
     nn.init.normal_(model.text.token_embedding.weight, std=0.02)
     nn.init.normal_(model.text.pos_embed, std=0.01)
-    for tower in (model.image, model.text):
-        nn.init.normal_(tower.projection.weight, std=tower.projection.in_features**-0.5)
+    if arch.image.pooling == "attention":
+        _init_attention_pool(model.image.attn_pool)
+    else:
+        _init_projection(model.image.projection)
+    _init_projection(model.text.projection)
     for blocks in (trunk.blocks, model.text.blocks, model.shared.blocks):
         _init_blocks(list(blocks))
+
+
+def _init_projection(projection: nn.Linear) -> None:
+    nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+    if projection.bias is not None:
+        nn.init.zeros_(projection.bias)
+
+
+def _init_attention_pool(pool: AttentionPool) -> None:
+    """Queries of the size of the keys; the rest as in a block."""
+    nn.init.normal_(pool.query)
+    for linear in (pool.kv, pool.proj, pool.mlp.fc1, pool.mlp.fc2):
+        _init_projection(linear)
 
 
 def _init_blocks(blocks: Sequence[Block]) -> None:

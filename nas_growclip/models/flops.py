@@ -50,6 +50,7 @@ UNCOUNTED = frozenset(
         "sigmoid",
         "softmax",
         "argmax",
+        "mean",
         "norm",
         "linalg_vector_norm",
         "clamp_min",
@@ -58,7 +59,7 @@ UNCOUNTED = frozenset(
         "arange",
     ]
 )
-"""Elementwise operators, reductions to unit length and look-ups: nothing, as fvcore has it."""
+"""Elementwise operators, reductions and look-ups: nothing, as fvcore has it."""
 
 
 def count_flops(arch: ClipArch) -> int:

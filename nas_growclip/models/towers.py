@@ -2,7 +2,8 @@
 
 Shapes: tokens are (batch, tokens, width). Each tower projects its tokens to ``embed_dim``, the
 width of the shared encoder. Without a shared encoder a tower pools before it projects, which
-gives the same embedding for less work.
+gives the same embedding for less work. Pooling by attention and a norm behind the pooling come
+first in any case: then the shared encoder has one token of each image.
 """
 
 import functools
@@ -14,11 +15,9 @@ from jaxtyping import Float, Int
 from timm.layers import Attention, LayerNorm, Mlp, get_act_layer
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
-from nas_growclip.models.arch import TOKENIZER_VOCAB_SIZE, ImageArch, SharedArch, TextArch
-
-END_OF_TEXT = TOKENIZER_VOCAB_SIZE - 1
-"""Token at which text is pooled; compared by value, so later ids never move the pooling."""
+from nas_growclip.models.arch import ImageArch, SharedArch, TextArch
 
 
 def mlp_of_width(mlp_width: int) -> Callable[..., nn.Module]:
@@ -81,11 +80,11 @@ def tower_sizes(arch: ImageArch | TextArch) -> BlockSizes:
 
 
 class ImageTower(nn.Module):
-    """timm's ``VisionTransformer`` with a class token, then a projection to ``embed_dim``."""
+    """timm's ``VisionTransformer``, pooled and projected to ``embed_dim``."""
 
     def __init__(self, arch: ImageArch, embed_dim: int, *, pool_first: bool) -> None:
         super().__init__()
-        self.pool_first = pool_first
+        self.arch, self.pool_first = arch, pool_first
         self.trunk = VisionTransformer(
             img_size=arch.image_shape,
             patch_size=arch.patch_size,
@@ -94,44 +93,117 @@ class ImageTower(nn.Module):
             embed_dim=arch.width,
             depth=arch.depth,
             num_heads=arch.num_heads,
+            class_token=arch.class_token,
             pre_norm=arch.norm_pre,
+            final_norm=not arch.norm_after_pooling,
             weight_init="skip",
             **tower_sizes(arch).layers(),
         )
-        self.projection = nn.Linear(arch.width, embed_dim, bias=False)
+        if arch.norm_after_pooling:
+            self.norm = LayerNorm(arch.width, eps=arch.norm_eps)
+        if arch.pooling == "attention":
+            self.attn_pool = AttentionPool(arch, embed_dim)
+        else:
+            self.projection = nn.Linear(arch.width, embed_dim, bias=arch.projection_bias)
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch tokens embed_dim"]:
-        """Projected tokens, the class token first; only that one if there is nothing to share."""
+        """Projected tokens, the class token first; only a pooled one where pooling comes first."""
         tokens = self.trunk(images)
-        projected: Tensor = self.projection(tokens[:, :1] if self.pool_first else tokens)
+        if self.arch.pooling == "attention":
+            pooled: Tensor = self.attn_pool(tokens)[:, None]
+            return pooled
+        if self.arch.norm_after_pooling:
+            tokens = self.norm(self._pooled(tokens)[:, None])
+        elif self.pool_first:
+            tokens = self._pooled(tokens)[:, None]
+        projected: Tensor = self.projection(tokens)
+        return projected
+
+    def pool(
+        self, tokens: Float[Tensor, "batch tokens embed_dim"]
+    ) -> Float[Tensor, "batch embed_dim"]:
+        """One vector an image, of what ``forward`` gave, behind the shared encoder."""
+        is_pooled = self.pool_first or self.arch.norm_after_pooling
+        if is_pooled or self.arch.pooling == "attention":
+            return tokens[:, 0]
+        return self._pooled(tokens)
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        if self.arch.pooling == "token":
+            return tokens[:, 0]
+        return tokens[:, int(self.arch.class_token) :].mean(dim=1)
+
+
+class AttentionPool(nn.Module):
+    """One learned query attends to all tokens, then an MLP: SigLIP's head, its own projection.
+
+    Where others keep a latent vector and a matrix that makes the query of it, here is the query:
+    no input changes it.
+    """
+
+    def __init__(self, arch: ImageArch, embed_dim: int) -> None:
+        super().__init__()
+        inner = arch.num_heads * arch.head_dim
+        self.num_heads = arch.num_heads
+        self.query = nn.Parameter(torch.empty(inner))
+        self.kv = nn.Linear(arch.width, 2 * inner)
+        self.proj = nn.Linear(inner, embed_dim)
+        self.norm = LayerNorm(embed_dim, eps=arch.norm_eps)
+        self.mlp = Mlp(embed_dim, arch.mlp_width, act_layer=get_act_layer(arch.activation))
+
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch embed_dim"]:
+        """The pooled and projected tokens."""
+        batch = len(tokens)
+        key, value = (
+            part.reshape(batch, part.shape[1], self.num_heads, -1).transpose(1, 2)
+            for part in self.kv(tokens).chunk(2, dim=-1)
+        )
+        query = self.query.reshape(1, self.num_heads, 1, -1).expand(batch, -1, -1, -1)
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        pooled = self.proj(attended.flatten(1))
+        projected: Tensor = pooled + self.mlp(self.norm(pooled))
         return projected
 
 
 class TextTower(nn.Module):
-    """A causal transformer over tokens, then a projection to ``embed_dim``."""
+    """A transformer over tokens, pooled and projected to ``embed_dim``."""
 
     def __init__(self, arch: TextArch, embed_dim: int, *, pool_first: bool) -> None:
         super().__init__()
-        self.pool_first = pool_first
+        self.arch, self.pool_first = arch, pool_first
         self.token_embedding = nn.Embedding(arch.vocab_size, arch.width)
         self.pos_embed = nn.Parameter(torch.empty(arch.context_length, arch.width))
         self.blocks = make_blocks(arch.depth, tower_sizes(arch))
         self.norm = nn.LayerNorm(arch.width, eps=arch.norm_eps)
-        self.projection = nn.Linear(arch.width, embed_dim, bias=False)
+        self.projection = nn.Linear(arch.width, embed_dim, bias=arch.projection_bias)
 
     def forward(
         self, tokens: Int[Tensor, "batch context"]
     ) -> Float[Tensor, "batch tokens embed_dim"]:
-        """Projected tokens; only the end-of-text one if there is nothing to share."""
+        """Projected tokens; only the pooled one if there is nothing to share."""
         stream = self.token_embedding(tokens) + self.pos_embed
         for block in self.blocks:
-            stream = block(stream, is_causal=True)
+            stream = block(stream, is_causal=self.arch.is_causal)
         if self.pool_first:
-            stream = pool_text(stream, tokens)[:, None]
+            stream = self._pooled(stream, tokens)[:, None]
         projected: Tensor = self.projection(self.norm(stream))
         return projected
+
+    def pool(
+        self, encoded: Float[Tensor, "batch tokens embed_dim"], tokens: Int[Tensor, "batch context"]
+    ) -> Float[Tensor, "batch embed_dim"]:
+        """One vector a text, of what ``forward`` gave, behind the shared encoder."""
+        return encoded[:, 0] if self.pool_first else self._pooled(encoded, tokens)
+
+    def _pooled(self, stream: Tensor, tokens: Tensor) -> Tensor:
+        if self.arch.pooling == "end":
+            index = tokens.eq(self.arch.end_token).int().argmax(dim=-1)
+            return stream[torch.arange(len(stream), device=stream.device), index]
+        return stream[:, 0 if self.arch.pooling == "first" else -1]
 
 
 class SharedEncoder(nn.Module):
@@ -149,15 +221,7 @@ class SharedEncoder(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch tokens embed_dim"], is_causal: bool
     ) -> Float[Tensor, "batch tokens embed_dim"]:
-        """Text stays causal here too, so that padding never reaches the pooled token."""
+        """A causal text stays so here too, so that padding never reaches the pooled token."""
         for block in self.blocks:
             tokens = block(tokens, is_causal=is_causal)
         return tokens
-
-
-def pool_text(
-    stream: Float[Tensor, "batch context width"], tokens: Int[Tensor, "batch context"]
-) -> Float[Tensor, "batch width"]:
-    """The stream at each text's first end-of-text token."""
-    index = tokens.eq(END_OF_TEXT).int().argmax(dim=-1)
-    return stream[torch.arange(stream.shape[0], device=stream.device), index]

@@ -10,9 +10,8 @@ from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.operators import OPERATORS, ones_keeping_isometry
 from nas_growclip.growth.verify import perturbed, probe, similarity, similarity_change
-from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.arch import END_OF_TEXT, ClipArch
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.towers import END_OF_TEXT
 from nas_growclip.training.state import TrainConfig, start_training
 
 

@@ -1,5 +1,6 @@
 """A Hugging Face folder, made without a network, that transformers loads and agrees with."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,8 @@ from nas_growclip.data.preprocess import preprocess
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.interop.exporting import export_hugging_face
 from nas_growclip.interop.importing import checkpoint_arch, open_checkpoint
-from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.arch import END_OF_TEXT, ClipArch
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.towers import END_OF_TEXT
 from tests.interop.test_open_clip import imported
 from tests.support.models import embeddings, inputs, largest_difference
 
@@ -120,6 +120,10 @@ def test_what_clip_model_lacks_is_named(tmp_path: Path, tiny_arch: ClipArch) -> 
         export_hugging_face(wide, tmp_path / "out")
     with pytest.raises(ValueError, match="has no shared encoder, and without its 1 blocks"):
         export_hugging_face(Clip(tiny_arch), tmp_path / "out")
+    clipa, _ = imported(tmp_path, "clipa")
+    clipa = Clip(replace(clipa.arch, image=replace(clipa.arch.image, norm_pre=True)))
+    with pytest.raises(ValueError, match=r"has image\.pooling 'token' only, but .* has 'average'"):
+        export_hugging_face(clipa, tmp_path / "out")
     more_heads = Clip(plain.arch.with_size("image.heads", 8))
     with pytest.raises(ValueError, match="8 heads of 16 stand in a width of 64"):
         export_hugging_face(more_heads, tmp_path / "out")

@@ -20,6 +20,7 @@ from nas_growclip.growth.verify import perturbed
 from nas_growclip.models import axes
 from nas_growclip.models.arch import DIMENSIONS, ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.axes import (
+    FUSED_AXES,
     PARAM_AXES,
     STREAM_AXES,
     AxisSpec,
@@ -29,6 +30,7 @@ from nas_growclip.models.axes import (
     split_block,
 )
 from nas_growclip.models.clip import Clip
+from nas_growclip.models.towers import AttentionPool
 
 DISTINCT = ClipArch(
     image=ImageArch(
@@ -45,6 +47,21 @@ NORM_PRE = dataclasses.replace(
 )
 
 
+AVERAGE = dataclasses.replace(
+    DISTINCT,
+    image=dataclasses.replace(
+        DISTINCT.image, pooling="average", norm_after_pooling=True, projection_bias=True
+    ),
+    text=dataclasses.replace(DISTINCT.text, projection_bias=True),
+)
+
+ATTENTION = dataclasses.replace(
+    DISTINCT, image=dataclasses.replace(DISTINCT.image, class_token=False, pooling="attention")
+)
+
+ARCHS = {"plain": DISTINCT, "norm_pre": NORM_PRE, "average": AVERAGE, "attention": ATTENTION}
+
+
 def on_meta(arch: ClipArch) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = Clip(arch)
@@ -52,7 +69,7 @@ def on_meta(arch: ClipArch) -> dict[str, tuple[int, ...]]:
 
 
 def roles(spec: AxisSpec) -> list[str]:
-    return [axis.role for axis in spec.axes if axis.name not in ("1", "3", "qkv")]
+    return [axis.role for axis in spec.axes if axis.name not in ("1", "3", *FUSED_AXES)]
 
 
 def check_axes(model: Clip) -> None:
@@ -65,19 +82,20 @@ def check_axes(model: Clip) -> None:
     for name, module in model.named_modules():
         if isinstance(module, Attention):
             check_fused_layout(f"{name}.qkv.weight", module, model.arch)
+        if isinstance(module, AttentionPool):
+            check_pool_layout(f"{name}.kv.weight", module, model.arch)
 
 
 def assert_roles(name: str, spec: AxisSpec, module: nn.Module) -> None:
     is_weight = name.endswith(".weight")
     if isinstance(module, nn.LayerNorm):
         writes = name.startswith("image.trunk.norm_pre")
-        expected = [("stream_gain" if is_weight else "write") if writes else "gain"]
-        expected = expected if is_weight or writes else ["shift"]
-        assert roles(spec) == expected, name
+        role = ("stream_gain" if is_weight else "write") if writes else "gain"
+        assert roles(spec) == [role if is_weight or writes else "shift"], name
         assert not spec.is_linear, name
     elif isinstance(module, nn.Linear | nn.Conv2d) and is_weight:
         side = "text_side" if name == "text.projection.weight" else "write"
-        written = sum(axis.name != "qkv" for axis in spec.dims[0])
+        written = sum(axis.name not in FUSED_AXES for axis in spec.dims[0])
         read = len(roles(spec)) - written
         assert roles(spec) == [side] * written + ["read"] * read, name
         assert spec.is_linear, name
@@ -85,8 +103,30 @@ def assert_roles(name: str, spec: AxisSpec, module: nn.Module) -> None:
         assert roles(spec) == ["read", "write"], name
         assert spec.is_linear, name
     else:
-        assert set(roles(spec)) <= {"write"}, name
+        expected = {"image.attn_pool.query": "query", "text.projection.bias": "text_side"}
+        assert set(roles(spec)) <= {expected.get(name, "write")}, name
         assert not spec.is_linear, name
+
+
+def check_pool_layout(name: str, pool: AttentionPool, arch: ClipArch) -> None:
+    """Key and value as the row splits them must give what pooling by attention gives."""
+    rng = torch.Generator().manual_seed(0)
+    stream = torch.randn(1, 3, pool.kv.in_features, generator=rng, dtype=pool.query.dtype)
+    shape = param_axes(name).parts()[0].shape(arch)
+    query = pool.query.reshape(param_axes("image.attn_pool.query").shape(arch))
+    assert query.shape == shape[:-1], name
+    rows, offsets = pool.kv.weight.reshape(2, *shape), pool.kv.bias.reshape(2, *shape[:-1], 1)
+    key, value = (
+        torch.einsum("hdw,btw->bhdt", row, stream) + offset
+        for row, offset in zip(rows, offsets, strict=True)
+    )
+    weights = (torch.einsum("hd,bhdt->bht", query, key) / shape[1] ** 0.5).softmax(dim=-1)
+    pooled = pool.proj(torch.einsum("bht,bhdt->bhd", weights, value).flatten(1))
+    expected = pooled + pool.mlp(pool.norm(pooled))
+    assert torch.allclose(expected, pool(stream), atol=1e-9), name
+    assert param_axes("image.attn_pool.kv.bias").dims == param_axes(name).dims[:1], (
+        "image.attn_pool.kv.bias"
+    )
 
 
 def check_fused_layout(name: str, attention: Attention, arch: ClipArch) -> None:
@@ -110,14 +150,14 @@ def check_fused_layout(name: str, attention: Attention, arch: ClipArch) -> None:
     assert param_axes(bias_name).dims == spec.dims[:1], bias_name
 
 
-@pytest.mark.parametrize("arch", [DISTINCT, NORM_PRE], ids=["plain", "norm_pre"])
+@pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS)
 def test_every_row_says_what_its_parameter_is_and_does(arch: ClipArch) -> None:
     check_axes(perturbed(Clip(arch).double()))
 
 
 def test_every_row_is_used() -> None:
     used = set()
-    for name in on_meta(DISTINCT) | on_meta(NORM_PRE):
+    for name in (name for arch in ARCHS.values() for name in on_meta(arch)):
         block = split_block(name)
         used.add(f"{block[0]}.#.{block[2]}" if block else name)
     assert used == set(PARAM_AXES)
@@ -136,7 +176,8 @@ def wrong_rows() -> Iterator[tuple[str, str]]:
             row.replace("<-", "->"),
             row.replace("qkv image.heads", "image.heads qkv"),
             row.replace("qkv ", ""),
-            re.sub(r"(\w+\.heads) (\w+\.head_dim)", r"\2 \1", row) if "qkv" in row else row,
+            re.sub(r"(\w+\.heads) (\w+\.head_dim)", r"\2 \1", row) if "kv " in row else row,
+            re.sub(r"query\(([\w.]+)\)", r"\1", row),
             *(
                 row.replace(name, other)
                 for name in {axis.name for axis in parse_axes(row).axes}
@@ -151,18 +192,20 @@ WRONG_ROWS = list(wrong_rows())
 
 
 @pytest.fixture(scope="module")
-def distinct_models() -> tuple[Clip, Clip]:
-    return perturbed(Clip(DISTINCT).double()), perturbed(Clip(NORM_PRE).double())
+def distinct_models() -> list[Clip]:
+    return [perturbed(Clip(arch).double()) for arch in ARCHS.values()]
 
 
 @pytest.mark.parametrize(("key", "row"), WRONG_ROWS)
 def test_wrong_row_is_caught_by_the_parameters_name(
-    key: str, row: str, distinct_models: tuple[Clip, Clip], monkeypatch: pytest.MonkeyPatch
+    key: str, row: str, distinct_models: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(axes, "PARAM_AXES", dict(PARAM_AXES) | {key: row})
     caught = (AssertionError, ValueError, RuntimeError)
-    with pytest.raises(caught, match=re.escape(key.replace("#", "0"))):
-        check_axes(distinct_models["norm_pre" in key])
+    name = key.replace("#", "0")
+    model = next(m for m in distinct_models if name in dict(m.named_parameters()))
+    with pytest.raises(caught, match=re.escape(name)):
+        check_axes(model)
 
 
 def test_every_row_has_been_written_wrongly() -> None:

@@ -4,9 +4,8 @@ import torch
 from open_clip.loss import ClipLoss
 from torch.nn import functional
 
-from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.arch import END_OF_TEXT, ClipArch
 from nas_growclip.models.clip import Clip
-from nas_growclip.models.towers import END_OF_TEXT
 
 
 def images_for(model: Clip, count: int = 3) -> torch.Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from timm.layers import set_fused_attn
 
+from nas_growclip.interop.sources import read_config
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import (
@@ -13,6 +14,7 @@ from nas_growclip.models.flops import (
     flops_by_encoder,
     params_by_encoder,
 )
+from tests.growth.test_traits import KINDS, arch_of
 
 TIMM_VITS = {"ti": 192, "s": 384, "b": 768}
 
@@ -76,6 +78,50 @@ def test_presets_agree_with_open_clip_model_profile(preset: str) -> None:
     flops, params = flops_by_encoder(arch), params_by_encoder(arch)
     found = (2 * flops["image"], 2 * flops["text"], params["image"], params["text"])
     assert found == pytest.approx(PROFILE[preset], rel=5e-3)
+
+
+OPEN_CLIP_PROFILE = {
+    "ViT-B-16-SigLIP": (35.42e9, 11.02e9, 92.88e6, 110.27e6),
+    "ViT-SO400M-14-SigLIP-384": (670.35e9, 53.13e9, 428.23e6, 449.73e6),
+    "ViT-L-14-CLIPA": (162.03e9, 5.47e9, 303.96e6, 110.25e6),
+}
+"""The same table, of models that are no presets."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPEN_CLIP_PROFILE)
+def test_other_kinds_agree_with_open_clip_model_profile(name: str) -> None:
+    """Counted in one block and in two, since every block costs the same."""
+    arch = read_config(name).arch
+    depths = {"image": arch.image.depth, "text": arch.text.depth}
+    one, two = (arch.with_sizes({"image.depth": depth, "text.depth": depth}) for depth in (1, 2))
+    found = []
+    for count in (flops_by_encoder, params_by_encoder):
+        first, second = count(one), count(two)
+        found.append([first[e] + (depths[e] - 1) * (second[e] - first[e]) for e in depths])
+    flops, params = found
+    if arch.image.pooling == "attention":  # the query, there a vector times a matrix
+        params[0] += arch.image.width * (arch.image.width + 1)
+    expected = pytest.approx(OPEN_CLIP_PROFILE[name], rel=5e-3)
+    assert (2 * flops[0], 2 * flops[1], *params) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_agree_with_the_closed_form(kind: str) -> None:
+    arch = arch_of(kind)
+    image, text, embed = arch.image, arch.text, arch.embed_dim
+    rows, columns = image.grid
+    patches = rows * columns * 3 * image.patch_size**2 * image.width
+    blocks = blocks_by_hand(image.num_tokens, image.width, image.mlp_width, image.depth)
+    normed = 1 if image.norm_after_pooling else image.num_tokens
+    head = image.width * embed
+    if image.pooling == "attention":
+        attention = image.num_tokens * 2 * image.width**2 + 2 * image.num_tokens * image.width
+        head = attention + image.width * embed + 5 * embed + 2 * embed * image.mlp_width
+    flops = flops_by_encoder(arch)
+    assert flops["image"] == patches + blocks + normed * 5 * image.width + head
+    text_blocks = blocks_by_hand(text.context_length, text.width, text.mlp_width, text.depth)
+    assert flops["text"] == text_blocks + 5 * text.width + text.width * embed
 
 
 def test_all_encoders_agree_with_the_closed_form(tiny_arch: ClipArch) -> None:

@@ -7,11 +7,62 @@ from typing import Any
 
 import open_clip
 import torch
+from timm.models import register_model
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from nas_growclip.growth.verify import probe
 from nas_growclip.models.clip import Clip
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
+
+CLIPA = {
+    "image_size": 32,
+    "layers": 2,
+    "width": 64,
+    "patch_size": 16,
+    "head_width": 16,
+    "no_ln_pre": True,
+    "pool_type": "avg",
+    "final_ln_after_pool": True,
+}
+
+SIGLIP_TEXT = {
+    "context_length": 12,
+    "vocab_size": 300,
+    "hf_tokenizer_name": "timm/ViT-B-16-SigLIP",
+    "tokenizer_kwargs": {"clean": "canonicalize"},
+    "width": 64,
+    "heads": 4,
+    "layers": 2,
+    "no_causal_mask": True,
+    "proj_bias": True,
+    "pool_type": "last",
+    "norm_kwargs": {"eps": 1e-6},
+}
+
+
+@register_model
+def vit_cut_patch16_siglip_32(pretrained: bool = False, **options: Any) -> VisionTransformer:
+    """A tower of SigLIP 2, cut down."""
+    return cut_siglip(32, "gelu_tanh", options)
+
+
+@register_model
+def vit_cut_patch16_siglip_36(pretrained: bool = False, **options: Any) -> VisionTransformer:
+    """A tower of SigLIP, cut down: the last four pixels of an image make no patch."""
+    return cut_siglip(36, "gelu", options)
+
+
+def cut_siglip(image_size: int, activation: str, options: dict[str, Any]) -> VisionTransformer:
+    """As timm's ``vit_*_siglip_*``, with few and small blocks."""
+    asked = {name: options[name] for name in ("num_classes", "global_pool") if name in options}
+    sizes = {"img_size": image_size, "patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 4}
+    kind = {"class_token": False, "global_pool": "map", "act_layer": activation}
+    model = VisionTransformer(**(sizes | kind | asked))
+    model.default_cfg = {}
+    return model
+
 
 CONFIGS: Mapping[str, dict[str, Any]] = {
     "b32": {
@@ -122,6 +173,92 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
         },
         "text_cfg": TEXT | {"width": 32, "heads": 2, "layers": 1},
     },
+    "clipa": {
+        "embed_dim": 48,
+        "vision_cfg": CLIPA,
+        "text_cfg": TEXT
+        | {
+            "context_length": 16,
+            "vocab_size": 300,
+            "hf_tokenizer_name": "bert-base-uncased",
+            "tokenizer_kwargs": {"strip_sep_token": True},
+            "pool_type": "last",
+            "no_causal_mask": True,
+        },
+    },
+    "average": {
+        "embed_dim": 48,
+        "vision_cfg": CLIPA | {"final_ln_after_pool": False, "pos_embed_type": "sin_cos_2d"},
+        "text_cfg": TEXT | {"pool_type": "first", "act_kwargs": {"approximate": "tanh"}},
+    },
+    "metaclip2": {
+        "embed_dim": 48,
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 64,
+            "patch_size": 16,
+            "head_width": 16,
+        },
+        "text_cfg": TEXT
+        | {
+            "context_length": 20,
+            "vocab_size": 300,
+            "hf_tokenizer_name": "facebook/xlm-v-base",
+            "pool_type": "eos",
+            "eos_id": 2,
+        },
+    },
+    "timm_siglip": {
+        "embed_dim": 64,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {
+            "image_size": 36,
+            "timm_model_name": "vit_cut_patch16_siglip_36",
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "none",
+        },
+        "text_cfg": SIGLIP_TEXT | {"proj_type": "none"},
+    },
+    "timm_siglip2": {
+        "embed_dim": 64,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {
+            "image_size": 32,
+            "timm_model_name": "vit_cut_patch16_siglip_32",
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "none",
+        },
+        "text_cfg": SIGLIP_TEXT | {"act_kwargs": {"approximate": "tanh"}, "proj_bias": True},
+    },
+    "timm_average": {
+        "embed_dim": 48,
+        "vision_cfg": {
+            "image_size": 160,
+            "timm_model_name": "test_vit",
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+            "timm_proj_bias": True,
+        },
+        "text_cfg": TEXT,
+    },
+    "timm_head": {
+        "embed_dim": 48,
+        "vision_cfg": {
+            "image_size": 160,
+            "timm_model_name": "test_vit",
+            "timm_model_pretrained": False,
+            "timm_pool": "token",
+            "timm_proj": None,
+        },
+        "text_cfg": TEXT | {"no_causal_mask": True},
+    },
 }
 """Configurations, cut down, of everything that can be represented."""  # fmt: skip
 
@@ -153,6 +290,8 @@ def inputs(model: Clip, count: int = 4, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Images like normalised ones, and tokens of real texts."""
     rng = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, *model.arch.image.image_shape, generator=rng)
+    if model.arch.text.tokenizer is not None:
+        return images, probe(model.arch, seed, count)[1]
     texts = ["a photo of a cat", "", "two red circles above a blue square", "x" * 300]
     return images, model.tokenize(texts[:count])
 

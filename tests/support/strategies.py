@@ -1,16 +1,41 @@
 """Hypothesis strategies: architectures, growths of them, and ways to grow."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
 from nas_growclip.growth.depth import DEPTH_OPERATORS
 from nas_growclip.growth.operators import OPERATORS
 from nas_growclip.growth.pim import PIM_GROUPS
-from nas_growclip.models.arch import DIMENSIONS, ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.arch import (
+    DIMENSIONS,
+    ClipArch,
+    ImageArch,
+    SharedArch,
+    TextArch,
+    TokenizerArch,
+)
 
 DATA_FREE = [name for name, operator in OPERATORS.items() if not operator.is_learned]
 COPYING = ["average", "net2net", "hypercloning", "aki"]
+
+IMAGE_TRAITS: list[dict[str, Any]] = [
+    {},
+    {},
+    {"pooling": "average", "norm_after_pooling": True},
+    {"pooling": "average", "class_token": False, "projection_bias": True},
+    {"pooling": "attention", "class_token": False, "activation": "gelu_tanh"},
+]
+"""As CLIP, CLIPA, timm's average pooling and SigLIP have them."""
+
+TEXT_TRAITS: list[dict[str, Any]] = [
+    {},
+    {},
+    {"pooling": "first", "activation": "quick_gelu"},
+    {"pooling": "last", "is_causal": False, "projection_bias": True},
+    {"vocab_size": 60, "end_token": 2, "tokenizer": TokenizerArch(name="some/tokenizer")},
+]
+"""As CLIP, nobody, SigLIP and MetaCLIP 2 have them."""
 
 _LEADERS = {
     "image.width": "image.head_dim",
@@ -34,7 +59,7 @@ class Grown(NamedTuple):
 
 @st.composite
 def archs(draw: st.DrawFn) -> ClipArch:
-    """Small architectures of every shape, norm_pre among them."""
+    """Small architectures of every shape and trait."""
     heads = st.sampled_from([None, None, 1, 3])
     image_head, text_head, shared_head = (draw(st.sampled_from([4, 6])) for _ in range(3))
     patch_size = draw(st.sampled_from([2, 4]))
@@ -49,6 +74,7 @@ def archs(draw: st.DrawFn) -> ClipArch:
             head_dim=image_head,
             heads=draw(heads),
             norm_pre=draw(st.booleans()),
+            **draw(st.sampled_from(IMAGE_TRAITS)),
         ),
         text=TextArch(
             depth=draw(st.integers(1, 3)),
@@ -57,6 +83,7 @@ def archs(draw: st.DrawFn) -> ClipArch:
             context_length=draw(st.integers(3, 8)),
             head_dim=text_head,
             heads=draw(heads),
+            **draw(st.sampled_from(TEXT_TRAITS)),
         ),
         shared=SharedArch(
             depth=draw(st.integers(0, 2)),

@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		--editable '.[nni,dashboard,postgres,slurm,notebook,onnx,transformers,docs,dev]'
+		--editable '.[nni,dashboard,postgres,slurm,tokenizers,notebook,onnx,transformers,docs,dev]'
 	touch $(INSTALLED)
 
 demo: $(INSTALLED)

@@ -26,7 +26,8 @@ from torch.distributed.tensor import DTensor
 
 from nas_growclip.data.encoding import PairBatch
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.clip import Clip, tokenized
+from nas_growclip.models.clip import Clip
+from nas_growclip.models.tokenizers import tokenized
 from nas_growclip.training.events import at
 from nas_growclip.training.loop import train
 from nas_growclip.training.process_group import ProcessGroup, join_group

@@ -136,6 +136,13 @@ def import_(
             "pretrained tag (downloads); of a folder or of the hub the ones there",
         ),
     ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="files of the model's tokenizer, if it is not CLIP's and not on the hub",
+        ),
+    ] = None,
 ) -> None:
     """Write a checkpoint of an OpenCLIP, OpenAI or Hugging Face CLIP model, as it was trained.
 
@@ -147,7 +154,7 @@ def import_(
     from nas_growclip.models.checkpoint import save_model
     from nas_growclip.models.flops import count_flops
 
-    imported, provenance = import_with_provenance(model, weights)
+    imported, provenance = import_with_provenance(model, weights, tokenizer)
     save_model(imported, out)
     for line in provenance:
         print(line)

@@ -29,6 +29,7 @@ from nas_growclip.interop.writing import write_json, write_weights
 from nas_growclip.io.files import make_folder
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import folded_state
+from nas_growclip.models.tokenizers import copy_tokenizer
 
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 HF_WEIGHTS = "model.safetensors"
@@ -49,6 +50,8 @@ def export_open_clip(model: Clip, out: Path) -> None:
         make_folder(out / IMAGE_TOWER)
         write_json(out / IMAGE_TOWER / "config.json", timm_tower_config(model.arch.image))
     write_weights(out / OPEN_CLIP_WEIGHTS, _open_clip_weights(model))
+    if model.arch.text.tokenizer is not None:
+        copy_tokenizer(model.arch.text.tokenizer, out)
 
 
 def _open_clip_weights(model: Clip) -> dict[str, Tensor]:

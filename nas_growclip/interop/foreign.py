@@ -30,6 +30,9 @@ class ForeignConfig:
     """Where its activation was taken from, as told to the user."""
     preprocessing_from: str | None = None
     """Where its preprocessing was taken from; None where nothing says, and it is OpenAI's."""
+    tokenizer_from: str | None = None
+    """Where another tokenizer than CLIP's was taken from; None where it is CLIP's, or not looked
+    for."""
     absent: frozenset[str] = frozenset()
     """Parameters of ours that it has not: a bias is 0 then, a projection the identity. ``#`` stands
     for a block's number."""
@@ -68,10 +71,13 @@ class ForeignConfig:
         names = image.activation if image.activation == text.activation else both
         pixels = self.preprocessing_from
         source = f"from {pixels}" if pixels else "OpenAI's, since nothing says otherwise"
-        return (
+        lines = (
             f"activation: {names}, from {self.activation_from}",
             f"preprocessing: {described(image.preprocessing)}, {source}",
         )
+        if text.tokenizer is None or self.tokenizer_from is None:
+            return lines
+        return (*lines, f"tokenizer: {text.tokenizer.name}, {self.tokenizer_from}")
 
 
 def _plain(activation: Activation) -> Activation:

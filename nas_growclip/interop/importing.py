@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nas_growclip.interop.foreign import HF_CONFIG, OPEN_CLIP_CONFIG, ForeignConfig
+from nas_growclip.interop.hub import HUB
 from nas_growclip.interop.layouts import (
     HUGGING_FACE,
     OPEN_CLIP_IMAGE,
@@ -20,6 +21,7 @@ from nas_growclip.interop.layouts import (
     to_ours,
 )
 from nas_growclip.interop.sources import find_source, read_config
+from nas_growclip.interop.tokenizers import with_tokenizer
 from nas_growclip.interop.weight_files import ADAPTER_CONFIG
 from nas_growclip.interop.weights import read_weights
 from nas_growclip.models.arch import ClipArch
@@ -45,12 +47,14 @@ class Imported(NamedTuple):
     provenance: tuple[str, ...]
 
 
-def import_model(name: str, weights: str | None = None) -> Clip:
+def import_model(name: str, weights: str | None = None, tokenizer: Path | None = None) -> Clip:
     """As ``import_with_provenance``, the model alone."""
-    return import_with_provenance(name, weights).model
+    return import_with_provenance(name, weights, tokenizer).model
 
 
-def import_with_provenance(name: str, weights: str | None = None) -> Imported:
+def import_with_provenance(
+    name: str, weights: str | None = None, tokenizer: Path | None = None
+) -> Imported:
     """Make a model of another tool's configuration and weights.
 
     Args:
@@ -58,6 +62,8 @@ def import_with_provenance(name: str, weights: str | None = None) -> Imported:
         weights: A safetensors file or state dict, their index or folder, a pretrained tag of the
             model (needs a network), or None for the weights beside a configuration in a folder or
             on the hub.
+        tokenizer: A folder with the files of the model's tokenizer, if it is one of Hugging Face's
+            and is neither beside the configuration nor on the hub.
 
     Returns:
         The model in fp32, with the other tool's embeddings of the same images and texts: its
@@ -67,6 +73,8 @@ def import_with_provenance(name: str, weights: str | None = None) -> Imported:
         ValueError: If the model cannot be represented, or a file is not what it must be.
     """
     config, path = find_source(name, weights)
+    is_download = name.startswith(HUB) or (weights is not None and not Path(weights).exists())
+    config = with_tokenizer(config, name, tokenizer, may_download=is_download)
     tensors = read_weights(path)
     if weights is not None and config.preprocessing_from is None:
         config = _openai_activation(config, tensors, path)
@@ -128,9 +136,9 @@ def checkpoint_arch(path: str | Path) -> ClipArch:
         ValueError: As ``open_checkpoint``.
     """
     folder = Path(path)
-    return (
-        read_config(str(folder)).arch if is_foreign(folder) else ClipArch.load(folder / ARCH_FILE)
-    )
+    if is_foreign(folder):
+        return with_tokenizer(read_config(str(folder)), str(folder)).arch
+    return ClipArch.load(folder / ARCH_FILE)
 
 
 def is_foreign(folder: Path) -> bool:

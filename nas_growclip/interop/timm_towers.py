@@ -1,5 +1,6 @@
 """Image towers of timm, as OpenCLIP's configurations name them, read into our architecture."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -63,9 +64,22 @@ def timm_tower(
     Raises:
         ValueError: If timm has no such model, or it is no plain vision transformer.
     """
-    name = vision.timm_model_name
-    tower = _tower(vision, _known_name(name, where, folder), embed_dim, where)
-    trunk, place = tower.trunk, f"{where}: timm's {name}"
+    name = _known_name(vision.timm_model_name, where, folder)
+    options = (vision.timm_pool, vision.timm_proj, vision.timm_proj_bias)
+    is_file = name.startswith(LOCAL)  # which may be another one next time
+    read = _read_tower.__wrapped__ if is_file else _read_tower
+    try:
+        return read(name, embed_dim, *options)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _read_tower(
+    name: str, embed_dim: int, pool: str, proj: str | None, proj_bias: bool
+) -> TimmTower:
+    tower, place = _made_tower(name, embed_dim, pool, proj, proj_bias), f"timm's {name}"
+    trunk = tower.trunk
     _check_trunk(trunk, place)
     block, (height, width) = trunk.blocks[0], trunk.patch_embed.img_size
     patch = trunk.patch_embed.patch_size[0]
@@ -111,20 +125,15 @@ def _check_exported(config: Mapping[str, Any], place: str) -> None:
         )
 
 
-def _tower(vision: CLIPVisionCfg, name: str, embed_dim: int, where: str) -> Any:
+def _made_tower(name: str, embed_dim: int, pool: str, proj: str | None, proj_bias: bool) -> Any:
     try:
         with torch.device("meta"):
-            _check_kind(timm.create_model(name), f"{where}: timm's {name}")
-            return TimmModel(
-                name,
-                embed_dim,
-                pool=vision.timm_pool,
-                proj=vision.timm_proj,
-                proj_bias=vision.timm_proj_bias,
-            )
+            return TimmModel(name, embed_dim, pool=pool, proj=proj, proj_bias=proj_bias)
     except (RuntimeError, TypeError, AssertionError) as error:
+        with torch.device("meta"):
+            _check_kind(timm.create_model(name), f"timm's {name}")
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{where}: open_clip cannot make timm's {name!r}: {reason}.") from None
+        raise ValueError(f"open_clip cannot make timm's {name!r}: {reason}.") from None
 
 
 def _activation(layer: nn.Module, place: str) -> Activation:
@@ -176,6 +185,7 @@ def _check_kind(trunk: Any, place: str) -> None:
 
 
 def _check_trunk(trunk: Any, place: str) -> None:
+    _check_kind(trunk, place)
     for what, is_so in {**_differences(trunk), **_differences_of_block(trunk.blocks[0])}.items():
         if is_so:
             raise ValueError(f"{place} has {what}, which cannot be represented.")

@@ -7,6 +7,7 @@ a report. Sizes are counts; ``image_size``, ``image_height`` and ``patch_size`` 
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,13 @@ class TokenizerArch:
     """Whether the token that ends a text becomes a 0."""
     digest: str = ""
     """SHA-256 of its vocabulary and of what it makes of some texts; empty: not known yet."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("|[0-9a-f]{64}", self.digest):
+            raise ValueError(
+                "text.tokenizer: digest: must be a SHA-256 of 64 digits, or empty, but got "
+                f"{self.digest[:80]!r}. Import the model again."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""A model on disk: ``model.safetensors`` with its weights and ``arch.json``."""
+"""A model on disk: ``model.safetensors`` with its weights, ``arch.json``, another tokenizer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from nas_growclip.io.files import make_folder, replace_atomically, write_atomica
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import folded_state
+from nas_growclip.models.tokenizers import TOKENIZER_FOLDER, copy_tokenizer, keep_tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -33,6 +34,8 @@ def save_model(model: Clip, path: str | Path) -> None:
     make_folder(folder)
     write_atomically(folder / ARCH_FILE, (model.arch.to_json() + "\n").encode())
     _write_tensors(folder / WEIGHTS_FILE, folded_state(model), {"arch": model.arch.to_json()})
+    if model.arch.text.tokenizer is not None:
+        copy_tokenizer(model.arch.text.tokenizer, folder / TOKENIZER_FOLDER)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
@@ -45,6 +48,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
     if not (folder / ARCH_FILE).is_file():
         raise ValueError(f"{folder}: not a checkpoint: it has no {ARCH_FILE}. Check the path.")
     arch = ClipArch.load(folder / ARCH_FILE)
+    if arch.text.tokenizer is not None:
+        keep_tokenizer(arch.text.tokenizer, folder / TOKENIZER_FOLDER)
     tensors, _ = _read_tensors(folder / WEIGHTS_FILE)
     return _filled(arch, tensors, folder / WEIGHTS_FILE).to(device)
 

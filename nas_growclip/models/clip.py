@@ -4,20 +4,18 @@ With ``shared.depth`` 0 it is a plain CLIP (Radford et al., 2021). Embeddings ha
 a matrix product of them holds cosine similarities.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.tokenizer import SimpleTokenizer
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.tokenizers import Tokenizer
 from nas_growclip.models.towers import AttentionPool, ImageTower, SharedEncoder, TextTower
 
 CLIP_SCALE = 1 / 0.07
@@ -27,9 +25,6 @@ SIGLIP_SCALE, SIGLIP_BIAS = 10.0, -10.0
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP clamps the logit scale here while training."""
-
-CACHED_TEXTS = 2**16
-"""Texts whose tokens are kept: those of a small training set are needed again in each pass."""
 
 
 class Clip(nn.Module):
@@ -84,9 +79,9 @@ class Clip(nn.Module):
         return [p for p in (self.logit_scale, self.logit_bias) if p is not None]
 
     @property
-    def tokenize(self) -> "Tokenizer":
-        """Makes CLIP's byte-pair tokens of texts, cut or padded to the context length."""
-        return Tokenizer(self.arch.text.context_length)
+    def tokenize(self) -> Tokenizer:
+        """Makes tokens of texts, cut or padded to the context length."""
+        return Tokenizer(self.arch.text.context_length, self.arch.text.tokenizer)
 
     @property
     def num_params(self) -> int:
@@ -103,33 +98,6 @@ def placed(model: Clip, device: str | None) -> Iterator[None]:
         yield
     finally:
         model.to(home)
-
-
-@dataclass(frozen=True)
-class Tokenizer:
-    """CLIP's tokens of one context length; two of the same length are equal."""
-
-    context_length: int
-
-    def __call__(self, texts: list[str]) -> Int[Tensor, "batch context"]:
-        """Byte-pair tokens, cut or padded."""
-        return tokenized(texts, self.context_length)
-
-
-def tokenized(texts: list[str], context_length: int) -> Int[Tensor, "batch context"]:
-    """CLIP's byte-pair tokens, cut or padded to a context length."""
-    return torch.stack([_tokens(text, context_length) for text in texts])
-
-
-@functools.cache
-def _tokenizer() -> SimpleTokenizer:
-    return SimpleTokenizer()
-
-
-@functools.lru_cache(maxsize=CACHED_TEXTS)
-def _tokens(text: str, context_length: int) -> Int[Tensor, " context"]:
-    tokens: Tensor = _tokenizer()([text], context_length=context_length)
-    return tokens[0].clone()
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from nas_growclip.data.in_memory import cache_in_memory, cache_nested
 from nas_growclip.data.pairs import ImageTextPairs, Pair
 from nas_growclip.data.stages import open_stages
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.clip import Tokenizer
+from nas_growclip.models.tokenizers import Tokenizer
 
 SCENES = ScenesConfig(stages=(40, 70), validation_pairs=8, test_pairs=8)
 

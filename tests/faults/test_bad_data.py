@@ -35,8 +35,8 @@ from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.data.zero_shot import folder_task
 from nas_growclip.io.mappings import read_mapping
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.clip import tokenized
 from nas_growclip.models.preprocessing import Preprocessing
+from nas_growclip.models.tokenizers import tokenized
 from tests.support.runs import ROOT, SMOKE
 
 MEGABYTE = 2**20
@@ -393,7 +393,7 @@ from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.batches import PairEncoder, fixed_batches
 from nas_growclip.data.sources.webdataset import shard_pairs
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.clip import tokenized
+from nas_growclip.models.tokenizers import tokenized
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -19,6 +19,7 @@ USERS_EXTRAS = (
     "dashboard",
     "postgres",
     "slurm",
+    "tokenizers",
     "notebook",
     "onnx",
     "transformers",

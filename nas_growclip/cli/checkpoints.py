@@ -31,7 +31,8 @@ FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one; for one image-tex
 
 LOADS = {
     "open_clip": 'open_clip.create_model_and_transforms("local-dir:{}")',
-    "hf": 'transformers.CLIPModel.from_pretrained("{}")',
+    "hf": 'transformers.AutoModel.from_pretrained("{}")',
+    "siglip2": 'transformers.Siglip2Model.from_pretrained("{}")',
     "transformers": 'transformers.AutoModel.from_pretrained("{}", trust_remote_code=True)',
     "onnx": 'onnxruntime.InferenceSession("{}/image_encoder.onnx"), and text_encoder.onnx likewise',
     "torch": 'torch.export.load("{}/image_encoder.pt2").module(), and text_encoder.pt2 likewise',
@@ -171,7 +172,7 @@ def export(
 ) -> None:
     """Write a folder that other tools load: OpenCLIP, transformers, ONNX Runtime, PyTorch alone.
 
-    open_clip and hf (CLIPModel) take plain CLIP models; transformers (AutoModel, by code in the
+    open_clip, hf (CLIPModel or SiglipModel) and siglip2 take what those have; transformers (AutoModel, by code in the
     folder), onnx and torch (torch.export) take any, shared encoder included.
 
     Example:

@@ -10,7 +10,7 @@ DEPTH_OPERATORS = ("identity", "cancel", "gated", "interleave", "stack", "interp
 PIM_VARIANTS = ("convex", "null_space", "budgeted", "ema", "shrink_perturb")
 OBJECTIVES = ("data_size_aware", "quality", "quality_per_log_flops", "pareto", "loss_times_time")
 SPACE_FORMATS = ("optuna", "nni")
-EXPORT_FORMATS = ("open_clip", "hf", "transformers", "onnx", "torch")
+EXPORT_FORMATS = ("open_clip", "hf", "siglip2", "transformers", "onnx", "torch")
 
 Placement = Literal["spread", "end"]
 NormPre = Literal["refuse", "approximate"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from nas_growclip.interop.automodel import export_auto_model
@@ -14,15 +15,19 @@ from nas_growclip.interop.layouts import (
     OPEN_CLIP_IMAGE,
     OPEN_CLIP_POOLED_NORM,
     OPEN_CLIP_TEXT,
+    SIGLIP,
     TIMM_IMAGE,
+    pixels_as_patches,
     split_attention,
+    split_head,
     split_query,
     to_theirs,
 )
 from nas_growclip.interop.onnx_files import export_onnx
 from nas_growclip.interop.open_clip_configs import open_clip_config
-from nas_growclip.interop.processors import image_processor_config
+from nas_growclip.interop.processors import image_processor_config, siglip_processor_config
 from nas_growclip.interop.programs import export_torch
+from nas_growclip.interop.siglip_configs import is_siglip, siglip_config
 from nas_growclip.interop.timm_export import needs_timm, timm_tower_config
 from nas_growclip.interop.timm_towers import IMAGE_TOWER, LOCAL
 from nas_growclip.interop.writing import write_json, write_weights
@@ -33,6 +38,7 @@ from nas_growclip.models.tokenizers import copy_tokenizer
 
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 HF_WEIGHTS = "model.safetensors"
+HF_PATCHES = "vision_model.embeddings.patch_embedding.weight"
 
 
 def export_open_clip(model: Clip, out: Path) -> None:
@@ -76,13 +82,17 @@ def _without_patch_bias(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def export_hugging_face(model: Clip, out: Path) -> None:
-    """Write a folder for ``CLIPModel.from_pretrained(OUT)``, tokenizer and processor included.
+    """Write a folder for ``AutoModel.from_pretrained(OUT)``, tokenizer and processor included.
 
-    Needs no network.
+    It is a ``SiglipModel`` if images are pooled by attention, else a ``CLIPModel``. Needs no
+    network.
 
     Raises:
-        ValueError: If ``CLIPModel`` has no such model, or the folder cannot be written.
+        ValueError: If they have no such model, or the folder cannot be written.
     """
+    if is_siglip(model.arch):
+        _export_siglip(model, out, "siglip")
+        return
     config, processor = hf_config(model.arch), image_processor_config(model.arch.image)
     make_folder(out)
     write_json(out / HF_CONFIG, config)
@@ -92,9 +102,36 @@ def export_hugging_face(model: Clip, out: Path) -> None:
     write_hf_tokenizer(out, model.arch.text.context_length)
 
 
+def export_siglip2(model: Clip, out: Path) -> None:
+    """Write a folder for ``Siglip2Model.from_pretrained(OUT)``, which takes an image's patches.
+
+    Raises:
+        ValueError: If ``Siglip2Model`` has no such model, or the folder cannot be written.
+    """
+    _export_siglip(model, out, "siglip2")
+
+
+def _export_siglip(model: Clip, out: Path, kind: str) -> None:
+    config = siglip_config(model.arch, kind)
+    processor = siglip_processor_config(model.arch.image, kind)
+    weights = split_head(split_attention(to_theirs(folded_state(model), SIGLIP)))
+    weights.setdefault("text_model.head.bias", torch.zeros(model.arch.embed_dim))
+    if kind == "siglip2":
+        weights[HF_PATCHES] = pixels_as_patches(weights[HF_PATCHES])
+    make_folder(out)
+    write_json(out / HF_CONFIG, config)
+    write_weights(out / HF_WEIGHTS, weights)
+    write_json(out / HF_PROCESSOR, processor)
+    if model.arch.text.tokenizer is None:
+        write_hf_tokenizer(out, model.arch.text.context_length)
+    else:
+        copy_tokenizer(model.arch.text.tokenizer, out)
+
+
 FORMATS: Mapping[str, Callable[[Clip, Path], None]] = {
     "open_clip": export_open_clip,
     "hf": export_hugging_face,
+    "siglip2": export_siglip2,
     "transformers": export_auto_model,
     "onnx": export_onnx,
     "torch": export_torch,

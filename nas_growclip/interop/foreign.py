@@ -16,7 +16,7 @@ HF_PROCESSOR = "preprocessor_config.json"
 MAX_CONFIG_BYTES = 2**22
 """Largest configuration, or index of weights, that is read."""
 
-Layout = Literal["open_clip", "timm", "hf"]
+Layout = Literal["open_clip", "timm", "hf", "siglip", "siglip2"]
 
 
 @dataclass(frozen=True)

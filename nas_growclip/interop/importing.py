@@ -14,10 +14,13 @@ from nas_growclip.interop.layouts import (
     OPEN_CLIP_IMAGE,
     OPEN_CLIP_POOLED_NORM,
     OPEN_CLIP_TEXT,
+    SIGLIP,
     TIMM_IMAGE,
     Rule,
     join_attention,
+    join_head,
     join_query,
+    patches_as_pixels,
     to_ours,
 )
 from nas_growclip.interop.sources import find_source, read_config
@@ -33,9 +36,12 @@ LAYOUTS = {
     "open_clip": (*OPEN_CLIP_IMAGE, *OPEN_CLIP_TEXT),
     "timm": (*TIMM_IMAGE, *OPEN_CLIP_TEXT),
     "hf": HUGGING_FACE,
+    "siglip": SIGLIP,
+    "siglip2": SIGLIP,
 }
 OPENAI_NUMBERS = frozenset({"input_resolution", "context_length", "vocab_size"})
 """Entries of OpenAI's own files that are no weights; nobody else's have them."""
+HF_PATCHES = "vision_model.embeddings.patch_embedding.weight"
 NO_WEIGHTS = OPENAI_NUMBERS | {"attn_mask", "text.attn_mask", "n_averaged"}
 """Entries of state dicts that are no weights."""
 
@@ -81,7 +87,10 @@ def import_with_provenance(
     tensors = {n: t for n, t in tensors.items() if n not in NO_WEIGHTS}
     tensors = {n: t for n, t in tensors.items() if not n.endswith(".position_ids")}
     check_numbers(tensors, path)
-    tensors = _folded_scales(_unprefixed(join_query(join_attention(tensors))))
+    tensors = _folded_scales(_unprefixed(join_head(join_query(join_attention(tensors)))))
+    if config.layout == "siglip2" and HF_PATCHES in tensors:
+        size = config.arch.image.patch_size
+        tensors[HF_PATCHES] = patches_as_pixels(tensors[HF_PATCHES], size)
     ours = {
         n: t.float().contiguous() for n, t in to_ours(tensors, _layout(config), str(path)).items()
     }

@@ -120,8 +120,32 @@ HUGGING_FACE: Sequence[Rule] = (
     Rule("logit_scale", "logit_scale", SCALAR),
 )
 
+VECTOR = Change(lambda t: t.reshape(()), lambda t: t.reshape(1))
+SIGLIP: Sequence[Rule] = (
+    *_both("vision_model.embeddings.patch_embedding", "image.trunk.patch_embed.proj"),
+    Rule("vision_model.embeddings.position_embedding.weight", "image.trunk.pos_embed", POSITIONS),
+    *_hf_blocks("vision_model.encoder.layers", "image.trunk.blocks"),
+    *_both("vision_model.post_layernorm", "image.trunk.norm"),
+    Rule("vision_model.head.query", "image.attn_pool.query"),  # joined beforehand, as is kv
+    *_both("vision_model.head.kv", "image.attn_pool.kv"),
+    *_both("vision_model.head.attention.out_proj", "image.attn_pool.proj"),
+    *_both("vision_model.head.layernorm", "image.attn_pool.norm"),
+    *_both("vision_model.head.mlp.fc1", "image.attn_pool.mlp.fc1"),
+    *_both("vision_model.head.mlp.fc2", "image.attn_pool.mlp.fc2"),
+    Rule("text_model.embeddings.token_embedding.weight", "text.token_embedding.weight"),
+    Rule("text_model.embeddings.position_embedding.weight", "text.pos_embed"),
+    *_hf_blocks("text_model.encoder.layers", "text.blocks"),
+    *_both("text_model.final_layer_norm", "text.norm"),
+    *_both("text_model.head", "text.projection"),
+    Rule("logit_scale", "logit_scale", VECTOR),
+    Rule("logit_bias", "logit_bias", VECTOR),
+)
+
 POOL = "visual.trunk.attn_pool"
 """timm's pooling by attention."""
+
+HEAD = "vision_model.head"
+"""Hugging Face's pooling by attention."""
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _HF_PART = re.compile(r"(.*\.self_attn\.)([qkv])_proj\.(weight|bias)")
@@ -206,6 +230,42 @@ def split_query(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         split[f"{POOL}.q.weight"] = torch.outer(query, latent)
         split[f"{POOL}.q.bias"] = torch.zeros_like(query)
     return split
+
+
+def join_head(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """SigLIP's head of Hugging Face: its probe as the query, and key and value on their own."""
+    joined = dict(weights)
+    parts = [f"{HEAD}.probe", f"{HEAD}.attention.in_proj_weight", f"{HEAD}.attention.in_proj_bias"]
+    if all(part in weights for part in parts):
+        probe, matrix, bias = (joined.pop(part).double() for part in parts)
+        width = matrix.shape[1]
+        joined[f"{HEAD}.query"] = matrix[:width] @ probe.flatten() + bias[:width]
+        joined[f"{HEAD}.kv.weight"], joined[f"{HEAD}.kv.bias"] = matrix[width:], bias[width:]
+    return joined
+
+
+def split_head(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse of ``join_head``, with a probe of length one."""
+    split = dict(weights)
+    query, matrix, bias = (
+        split.pop(f"{HEAD}.{part}") for part in ("query", "kv.weight", "kv.bias")
+    )
+    width = matrix.shape[1]
+    probe = torch.full((width,), width**-0.5, dtype=query.dtype)
+    split[f"{HEAD}.probe"] = probe[None, None]
+    split[f"{HEAD}.attention.in_proj_weight"] = torch.cat([torch.outer(query, probe), matrix])
+    split[f"{HEAD}.attention.in_proj_bias"] = torch.cat([torch.zeros_like(query), bias])
+    return split
+
+
+def patches_as_pixels(weight: Tensor, patch_size: int) -> Tensor:
+    """A matrix that reads a patch's pixels row by row, channels last, as a convolution's."""
+    return weight.reshape(-1, patch_size, patch_size, 3).permute(0, 3, 1, 2)
+
+
+def pixels_as_patches(weight: Tensor) -> Tensor:
+    """The reverse of ``patches_as_pixels``."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
 
 
 def _find(rules: Mapping[str, Rule], name: str) -> tuple[Rule | None, str]:

@@ -53,7 +53,7 @@ def read_open_clip(
         raise ValueError(f"{where}: open_clip does not take this config: {error}.") from None
     is_timm, embed_dim = bool(vision.timm_model_name), int(config["embed_dim"])
     if is_timm:
-        image, absent = timm_tower(vision, embed_dim, where, folder)
+        image, absent, _ = timm_tower(vision, embed_dim, where, folder)
     else:
         image, absent = _image_arch(vision, where), _NO_PATCH_BIAS
     arch = ClipArch(

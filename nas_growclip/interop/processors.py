@@ -17,6 +17,9 @@ _HF_TYPES = (
     "CLIPImageProcessorPil",
     "CLIPFeatureExtractor",
 )
+_SIGLIP_TYPES = tuple(
+    f"Siglip{number}ImageProcessor{kind}" for number in ("", "2") for kind in ("", "Fast", "Pil")
+)
 _RESAMPLING = {
     Image.Resampling.BICUBIC.value: "bicubic",
     Image.Resampling.BILINEAR.value: "bilinear",
@@ -60,6 +63,8 @@ def read_image_processor(config: Mapping[str, Any], image: ImageArch, where: str
         ValueError: If it does what cannot be represented; the message names the setting.
     """
     kinds = {k: config.get(k) for k in ("image_processor_type", "feature_extractor_type")}
+    if str(kinds["image_processor_type"]).startswith("Siglip"):
+        return _read_siglip_processor(config, image, where)
     refuse(where, {k: v for k, v in kinds.items() if v not in _HF_TYPES}, {})
     for name in _HF_SWITCHES:
         _require(config.get(name, True), True, name, where)
@@ -76,6 +81,21 @@ def read_image_processor(config: Mapping[str, Any], image: ImageArch, where: str
     if not config.get("do_normalize", True):
         given |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     return from_mapping(Preprocessing, given, where)
+
+
+def _read_siglip_processor(
+    config: Mapping[str, Any], image: ImageArch, where: str
+) -> Preprocessing:
+    """SigLIP's, which squashes images to the model's size; of ``Siglip2``, at one resolution."""
+    refuse(where, {k: v for k, v in config.items() if k == "image_processor_type"
+                   and v not in _SIGLIP_TYPES}, {})  # fmt: skip
+    height, width = image.image_shape
+    given = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **config}
+    given |= {"image_processor_type": _HF_TYPES[0], "do_center_crop": False}
+    if config["image_processor_type"].startswith("Siglip2"):
+        given["size"] = {"height": height, "width": width}
+    given.setdefault("size", {"height": 224, "width": 224})
+    return read_image_processor(given, image, where)
 
 
 def _resize_mode(config: Mapping[str, Any], image: ImageArch, where: str) -> str:
@@ -133,6 +153,37 @@ def image_processor_config(image: ImageArch) -> dict[str, Any]:
         "resample": resample[preprocessing.interpolation],
         "do_center_crop": not is_squashed,
         "crop_size": both,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+        "do_convert_rgb": True,
+    }
+
+
+def siglip_processor_config(image: ImageArch, kind: str) -> dict[str, Any]:
+    """The ``preprocessor_config.json`` of a ``SiglipModel`` or ``Siglip2Model``.
+
+    Raises:
+        ValueError: If their processors cannot do it.
+    """
+    preprocessing, (height, width) = image.preprocessing, image.image_shape
+    if preprocessing.resize_mode != "squash":
+        raise ValueError(
+            "Hugging Face's SiglipImageProcessor squashes images, but this model's preprocessing "
+            f"has resize_mode {preprocessing.resize_mode!r}. Export it with --format open_clip."
+        )
+    size: dict[str, Any] = {"size": {"height": height, "width": width}}
+    if kind == "siglip2":
+        rows, columns = image.grid
+        size = {"patch_size": image.patch_size, "max_num_patches": rows * columns}
+    resample = {name: number for number, name in _RESAMPLING.items()}
+    return {
+        "image_processor_type": f"Siglip{'2' if kind == 'siglip2' else ''}ImageProcessor",
+        "do_resize": True,
+        **size,
+        "resample": resample[preprocessing.interpolation],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

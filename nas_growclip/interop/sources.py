@@ -21,6 +21,7 @@ from nas_growclip.interop.hf_configs import read_hugging_face
 from nas_growclip.interop.hub import HUB, download_error, hub_file, is_repository
 from nas_growclip.interop.open_clip_configs import read_open_clip
 from nas_growclip.interop.processors import read_image_processor, read_preprocess_cfg
+from nas_growclip.interop.siglip_configs import CLASSES, read_siglip
 from nas_growclip.interop.weight_files import PREFERRED, refuse_adapter_folder, weights_in
 from nas_growclip.io.choices import did_you_mean
 from nas_growclip.io.formatting import brief
@@ -114,7 +115,11 @@ def _tag(name: str, weights: str | None) -> Mapping[str, Any] | None:
 
 def _as_trained(config: ForeignConfig, name: str, weights: str | None) -> ForeignConfig:
     """What the weights' source says wins over what a model's name or plain config says."""
-    if weights is None or config.layout == "hf" or config.preprocessing_from is not None:
+    if (
+        weights is None
+        or config.layout not in ("open_clip", "timm")
+        or config.preprocessing_from is not None
+    ):
         return config
     place = Path(weights)
     if place.exists():
@@ -173,10 +178,12 @@ def _parsed(
 ) -> ForeignConfig:
     """A configuration of either tool; the processor's file counts for Hugging Face's only."""
     try:
-        if data.get("model_type") != "clip":
+        kind = data.get("model_type")
+        if kind != "clip" and kind not in CLASSES:
             _check_is_clip(data, where)
             return read_open_clip(data, where, folder)
-        config = read_hugging_face(data, where)
+        read_model = read_hugging_face if kind == "clip" else read_siglip
+        config = read_model(data, where)
         if processor is None:
             return config
         settings = read_json(processor)
@@ -195,5 +202,5 @@ def _check_is_clip(data: Mapping[str, Any], where: str) -> None:
         if data.get(key):
             raise ValueError(
                 f"{where}: {key}={repr(data[key])[:100]} cannot be represented: only OpenCLIP's "
-                "ViT models and Hugging Face's model_type 'clip' can. Import another model."
+                "ViT models and Hugging Face's 'clip', 'siglip' and 'siglip2' can. Import another."
             )

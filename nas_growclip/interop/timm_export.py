@@ -83,9 +83,10 @@ def mlp_ratio(mlp_width: int, width: int) -> float:
 
 def _made(config: Mapping[str, Any], embed_dim: int) -> ImageArch | None:
     try:
-        return timm_tower(CLIPVisionCfg(**config), embed_dim, "timm").arch
+        tower = timm_tower(CLIPVisionCfg(**config), embed_dim, "timm")
     except ValueError:  # not a plain vision transformer
         return None
+    return tower.arch if tower.is_like_ours else None
 
 
 def _check(arch: ClipArch) -> None:

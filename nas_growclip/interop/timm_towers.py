@@ -48,6 +48,13 @@ class TimmTower(NamedTuple):
     arch: ImageArch
     absent: frozenset[str]
     """As ``ForeignConfig.absent``."""
+    has_layer_scale: bool
+    """Whether it has LayerScale, which becomes part of the matrices when it is imported."""
+
+    @property
+    def is_like_ours(self) -> bool:
+        """Whether weights of ours fill it as they are."""
+        return not self.absent and not self.has_layer_scale
 
 
 def timm_tower(
@@ -100,7 +107,8 @@ def _read_tower(
         projection_bias=_has_projection_bias(tower, embed_dim, place),
         cut_edge=bool(height % patch or width % patch),
     )
-    return TimmTower(arch, frozenset() if block.attn.qkv.bias is not None else QKV_BIAS)
+    absent = frozenset() if block.attn.qkv.bias is not None else QKV_BIAS
+    return TimmTower(arch, absent, not isinstance(block.ls1, nn.Identity))
 
 
 def _known_name(name: object, where: str, folder: Path | None) -> str:

@@ -42,26 +42,42 @@ SIGLIP_TEXT = {
 }
 
 
-@register_model
-def vit_cut_patch16_siglip_32(pretrained: bool = False, **options: Any) -> VisionTransformer:
-    """A tower of SigLIP 2, cut down."""
-    return cut_siglip(32, "gelu_tanh", options)
+SIGLIP = {"class_token": False, "global_pool": "map"}
+
+CUT_TOWERS: Mapping[str, dict[str, Any]] = {
+    "vit_cut_patch16_siglip_32": SIGLIP | {"img_size": 32},
+    "vit_cut_patch16_siglip2_32": SIGLIP | {"img_size": 32, "act_layer": "gelu_tanh"},
+    "vit_cut_patch16_siglip_36": SIGLIP | {"img_size": 36},
+    "vit_cut_patch16_clip_32": {"img_size": 32, "pre_norm": True, "act_layer": "quick_gelu"},
+    "vit_cut_patch16_gap_32": {
+        "img_size": 32,
+        "class_token": False,
+        "global_pool": "avg",
+        "fc_norm": False,
+        "qkv_bias": False,
+        "init_values": 0.1,
+    },
+}
+"""Towers of timm's kinds with few and small blocks: SigLIP (also with pixels that make no patch)
+and SigLIP 2, CLIP, and average pooling."""
 
 
-@register_model
-def vit_cut_patch16_siglip_36(pretrained: bool = False, **options: Any) -> VisionTransformer:
-    """A tower of SigLIP, cut down: the last four pixels of an image make no patch."""
-    return cut_siglip(36, "gelu", options)
+def cut_tower(name: str) -> Any:
+    """A function that makes the tower of a name, as those that timm registers."""
+
+    def make(pretrained: bool = False, **options: Any) -> VisionTransformer:
+        asked = {n: options[n] for n in ("num_classes", "global_pool") if n in options}
+        sizes = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 4}
+        model = VisionTransformer(**(sizes | CUT_TOWERS[name] | asked))
+        model.default_cfg = {}
+        return model
+
+    make.__name__, make.__module__ = name, __name__
+    return make
 
 
-def cut_siglip(image_size: int, activation: str, options: dict[str, Any]) -> VisionTransformer:
-    """As timm's ``vit_*_siglip_*``, with few and small blocks."""
-    asked = {name: options[name] for name in ("num_classes", "global_pool") if name in options}
-    sizes = {"img_size": image_size, "patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 4}
-    kind = {"class_token": False, "global_pool": "map", "act_layer": activation}
-    model = VisionTransformer(**(sizes | kind | asked))
-    model.default_cfg = {}
-    return model
+for _name in CUT_TOWERS:
+    register_model(cut_tower(_name))
 
 
 CONFIGS: Mapping[str, dict[str, Any]] = {
@@ -229,12 +245,36 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
         "custom_text": True,
         "vision_cfg": {
             "image_size": 32,
-            "timm_model_name": "vit_cut_patch16_siglip_32",
+            "timm_model_name": "vit_cut_patch16_siglip2_32",
             "timm_model_pretrained": False,
             "timm_pool": "map",
             "timm_proj": "none",
         },
         "text_cfg": SIGLIP_TEXT | {"act_kwargs": {"approximate": "tanh"}, "proj_bias": True},
+    },
+    "timm_siglip_base": {
+        "embed_dim": 64,
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {
+            "image_size": 32,
+            "timm_model_name": "vit_cut_patch16_siglip_32",
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "none",
+        },
+        "text_cfg": SIGLIP_TEXT,
+    },
+    "timm_gap": {
+        "embed_dim": 48,
+        "vision_cfg": {
+            "image_size": 32,
+            "timm_model_name": "vit_cut_patch16_gap_32",
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+        },
+        "text_cfg": TEXT,
     },
     "timm_average": {
         "embed_dim": 48,
@@ -251,8 +291,8 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
     "timm_head": {
         "embed_dim": 48,
         "vision_cfg": {
-            "image_size": 160,
-            "timm_model_name": "test_vit",
+            "image_size": 32,
+            "timm_model_name": "vit_cut_patch16_clip_32",
             "timm_model_pretrained": False,
             "timm_pool": "token",
             "timm_proj": None,

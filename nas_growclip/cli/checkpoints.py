@@ -172,7 +172,8 @@ def export(
 ) -> None:
     """Write a folder that other tools load: OpenCLIP, transformers, ONNX Runtime, PyTorch alone.
 
-    open_clip, hf (CLIPModel or SiglipModel) and siglip2 take what those have; transformers (AutoModel, by code in the
+    open_clip, hf (CLIPModel or SiglipModel) and siglip2 take what those have; transformers
+    (AutoModel, by code in the
     folder), onnx and torch (torch.export) take any, shared encoder included.
 
     Example:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from nas_growclip import plots
 from nas_growclip.records.frames import Run, load_run
-from nas_growclip.report import drawing
 
 RUNS_VARIABLE = "GROWCLIP_RUNS"
 """Environment variable with the run folders to read, separated as in PATH."""
@@ -15,12 +15,12 @@ RUNS_VARIABLE = "GROWCLIP_RUNS"
 
 def use_style() -> None:
     """Draw everything in the report's style."""
-    mpl.rcParams.update(drawing.STYLE)
+    mpl.rcParams.update(plots.STYLE)
 
 
 def line_style(place: int) -> dict[str, object]:
     """The report's style of the n-th series, as matplotlib's functions take it."""
-    color, marker, line = drawing.line_style(place)
+    color, marker, line = plots.line_style(place)
     return {"color": color, "marker": marker, "linestyle": line}
 
 

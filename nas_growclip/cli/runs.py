@@ -178,7 +178,8 @@ def report(
 ) -> None:
     """Write tables, figures and one HTML page from run folders; several runs side by side.
 
-    Prints each run's table.
+    Figures are written as PNG, SVG and PDF. Runs that differ in nothing but the seed are drawn as
+    one line in a band. Prints each run's table.
 
     Example:
         growclip report runs/demo runs/other --out report
@@ -188,7 +189,7 @@ def report(
     from nas_growclip.report import print_summary, write_report
 
     loaded = [load_run(path) for path in runs]
-    page = write_report(loaded, out or RunFolder(runs[0]).report)
+    page = write_report(loaded, out or RunFolder(runs[0]).report, ("svg", "pdf"))
     for records in loaded:
         print_summary(records)
     print(f"Report: {page}")

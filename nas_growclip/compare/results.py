@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 
 from nas_growclip.compare.bootstrap import Outcomes, paired_difference
-from nas_growclip.compare.figure import draw_comparison
 from nas_growclip.compare.folder import CompareFolder
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.io.formatting import percent, si
+from nas_growclip.plots import accuracy_vs_flops
+from nas_growclip.plots.saving import FORMATS, to_bytes
 from nas_growclip.records.folder import RunFolder, read_outcomes, read_timings
 from nas_growclip.records.frames import Run, load_run
-from nas_growclip.report.figures import to_png
-from nas_growclip.report.tables import FLOPS_NOTE
+from nas_growclip.records.words import FLOPS_NOTE
 
 METRICS = ("zero_shot_top1", "i2t_recall@1", "t2i_recall@1")
 RESULTS_FOLDER = "results"
@@ -127,7 +127,7 @@ def choices_frame(arms: Sequence[Arm]) -> pd.DataFrame:
 def times_frame(arms: Sequence[Arm]) -> pd.DataFrame:
     """Seconds of training, trials and measuring, the mean over an arm's runs."""
     rows = [
-        {"arm": arm.name, "seconds": sum(read_timings(run.path).values())}
+        {"arm": arm.name, "seconds": sum(timing.seconds for timing in read_timings(run.path))}
         for arm in arms
         for run in arm.runs.values()
     ]
@@ -179,7 +179,7 @@ def write_results(comparison: CompareFolder) -> Path:
 
     Returns:
         The folder: ``runs.csv``, ``arms.csv``, ``choices.csv``, ``times.csv``, ``arms.md`` and
-        ``accuracy_vs_flops.png``. All but the times follow from the seeds alone.
+        ``accuracy_vs_flops`` as PNG, SVG and PDF. All but the times follow from the seeds alone.
     """
     arms = load_arms(comparison)
     folder = comparison.out / RESULTS_FOLDER
@@ -198,6 +198,7 @@ def write_results(comparison: CompareFolder) -> Path:
         text += f"\nArm {arm}: failed at every learning rate; see failure.json of its runs.\n"
     write_atomically(folder / "arms.md", text.encode())
     if arms:
-        figure = to_png(lambda _: draw_comparison(frames["runs.csv"]), ())
-        write_atomically(folder / "accuracy_vs_flops.png", figure)
+        figure = accuracy_vs_flops({arm.name: tuple(arm.runs.values()) for arm in arms})
+        for suffix in FORMATS:
+            write_atomically(folder / f"accuracy_vs_flops.{suffix}", to_bytes(figure, suffix))
     return folder

@@ -21,7 +21,7 @@ from nas_growclip.io.mappings import to_mapping
 from nas_growclip.models.clip import Clip, placed
 from nas_growclip.models.flops import flops_by_encoder
 from nas_growclip.records.entries import Measure, Rollback, StageResult, Trial
-from nas_growclip.records.folder import append_timing, write_outcomes
+from nas_growclip.records.folder import write_outcomes
 from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.events import Event
 from nas_growclip.training.loop import LR_DECAY, DivergedError, count_rollbacks
@@ -50,7 +50,7 @@ def run_stage(stage: StageContext) -> tuple[Clip, StageResult]:
     with placed(state.model, stage.group.device):
         result = measure_stage(stage, state, trials, best, reason)
     describe_choice(stage, trials, best, reason, result)
-    append_timing(stage.timings, stage.index, "training", time.monotonic() - started)
+    stage.note_time("training", time.monotonic() - started)
     return state.model, result
 
 

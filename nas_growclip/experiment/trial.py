@@ -28,7 +28,6 @@ from nas_growclip.io.files import locked, make_folder
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.records.entries import Trial
-from nas_growclip.records.folder import append_timing
 from nas_growclip.search.loop import Report
 from nas_growclip.training.checkpoint import load_state
 from nas_growclip.training.events import Event
@@ -62,8 +61,7 @@ def measure_candidate(
         started = time.monotonic()
         trial = run_trial(stage, number, candidate, report)
         write_record(stage, trial)
-        seconds = time.monotonic() - started
-        append_timing(stage.timings, stage.index, f"trial {number}", seconds)
+        stage.note_time(f"trial {number}", time.monotonic() - started)
         return trial
 
 

@@ -46,6 +46,17 @@ def percent(value: float | None, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f}" if value is not None and math.isfinite(value) else DASH
 
 
+def duration(seconds: float) -> str:
+    """A time with its two largest units, as in ``2 h 5 min``; below a minute in seconds."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
 def mebibytes(size: int) -> str:
     """Bytes in MiB, as in ``1,024 MiB``."""
     return f"{size / 2**20:,.0f} MiB"

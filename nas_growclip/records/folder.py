@@ -4,7 +4,7 @@ import json
 import secrets
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_growclip.io.files import write_arrays, write_atomically
-from nas_growclip.io.mappings import from_mapping, read_mapping
+from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.lines import append_line, read_lines, whole_lines
 
@@ -242,16 +242,12 @@ def find_config(run: Path) -> Path:
             f"{run}: not a run folder: it has no {folder.config.name}. Give the --out of "
             "`growclip run`."
         )
-    if not folder.format.is_file():
-        found, writer = 1, "0.1.0"
-    else:
-        noted = from_mapping(_Format, read_mapping(folder.format), str(folder.format))
-        found, writer = noted.format, noted.written_by
-    if found != FORMAT:
+    noted = _read_format(folder)
+    if noted.format != FORMAT:
         raise ValueError(
             f"{run}: a run folder must have format {FORMAT} for this version, but has format "
-            f"{found}, written by nas_growclip {writer}. Use that version, or start from its "
-            "model: set parent to a stage's folder and choose another --out."
+            f"{noted.format}, written by nas_growclip {noted.written_by}. Use that version, or "
+            "start from its model: set parent to a stage's folder and choose another --out."
         )
     return folder.config
 
@@ -263,31 +259,46 @@ class _Format:
     id: str = ""
 
 
-def append_timing(folder: Path, stage: int, what: str, seconds: float) -> None:
+def _read_format(folder: RunFolder) -> _Format:
+    if not folder.format.is_file():
+        return _Format(format=1, written_by="0.1.0")
+    return from_mapping(_Format, read_mapping(folder.format), str(folder.format))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long a part of a stage took, and on which device."""
+
+    stage: int
+    what: str
+    """``training``, with the measuring after it, or ``trial`` and its number."""
+    seconds: float
+    device: str = ""
+    """As in ``cpu, 2 threads`` or a GPU's name; folders of before 0.2.0 do not say."""
+
+
+def append_timing(folder: Path, timing: Timing) -> None:
     """Note how long something took; times are kept apart, since they never repeat."""
-    timing = {"stage": stage, "what": what, "seconds": round(seconds, 3)}
-    append_line(RunFolder(folder).timings, json.dumps(timing))
+    rounded = replace(timing, seconds=round(timing.seconds, 3))
+    append_line(RunFolder(folder).timings, json.dumps(to_mapping(rounded)))
 
 
-def read_timings(run: Path) -> dict[str, float]:
-    """Seconds that a run's parts took, as in ``{"stage 0, training": 12.3}``; repeats add up.
+def read_timings(run: Path) -> tuple[Timing, ...]:
+    """How long a run's parts took, in the order in which they ended; some may repeat.
 
     Raises:
         ValueError: If a line is damaged.
     """
-    seconds: dict[str, float] = {}
-    for data, where in read_lines(RunFolder(run).timings):
-        timing = from_mapping(_Timing, data, where)
-        name = f"stage {timing.stage}, {timing.what}"
-        seconds[name] = seconds.get(name, 0.0) + timing.seconds
-    return seconds
+    return tuple(from_mapping(Timing, d, w) for d, w in read_lines(RunFolder(run).timings))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Timing:
-    stage: int
-    what: str
-    seconds: float
+def written_by(run: Path) -> str:
+    """The version that made a run folder.
+
+    Raises:
+        ValueError: If its note is damaged.
+    """
+    return _read_format(RunFolder(run)).written_by
 
 
 def note_data_folder(run: Path, folder: Path) -> None:

@@ -16,13 +16,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nas_growclip.io.formatting import percent, si
 from nas_growclip.records.entries import StageResult
 from nas_growclip.records.frames import Run
+from nas_growclip.records.held_out import set_differences
+from nas_growclip.records.ranking import chosen_trials, trials_by_stage
+from nas_growclip.records.words import ACCURACIES, FLOPS_NOTE
+from nas_growclip.report.figures import FIGURES
+from nas_growclip.report.plain_words import plain_reason
+from nas_growclip.report.provenance import Fact, facts, time_table
 from nas_growclip.report.reasons import choice_table, coefficient_words, rollback_lines
 from nas_growclip.report.tables import (
-    ACCURACIES,
-    FLOPS_NOTE,
     Table,
     candidate_table,
-    chosen_trials,
     retrieval_table,
     run_search_share,
     skipped_table,
@@ -30,24 +33,7 @@ from nas_growclip.report.tables import (
     summary_table,
     task_table,
     term_table,
-    trials_by_stage,
 )
-
-CAPTIONS: Mapping[str, str] = {
-    "accuracy_vs_flops": (
-        "Accuracy on the test pairs against the training FLOPs spent so far, the search's "
-        "included. One marker a stage; the thin dashed line is the level of a random model."
-    ),
-    "candidates": (
-        "What each stage had to choose from. Left: the objective's score of every candidate, "
-        "as a gain over the control. Right: the trials' learning curves on the validation pairs."
-    ),
-    "trajectory": (
-        "How the architecture grew: sizes relative to the first stage's parent, of the dimensions "
-        "that changed, and FLOPs of the model."
-    ),
-}
-
 
 TEMPLATE = "page.html"
 
@@ -64,6 +50,8 @@ class Figure(NamedTuple):
     """A figure and what it shows."""
 
     caption: str
+    files: str
+    """Names of its files beside the page."""
     data: str
     """PNG in base64."""
 
@@ -75,7 +63,7 @@ class Section:
     table: Table | None
     reasons: tuple[str, ...] = ()
     """Sentences on why the stage chose what it chose."""
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +72,7 @@ class Chapter:
 
     name: str
     summary: str
+    facts: tuple[Fact, ...]
     numbers: tuple[Number, ...]
     sections: tuple[Section, ...]
     """Tables of the whole run, then those of its stages."""
@@ -91,8 +80,16 @@ class Chapter:
     """The configuration as resolved, as YAML."""
 
 
-def render_page(runs: Sequence[Run], images: Mapping[str, bytes]) -> str:
-    """The whole page; ``images`` are PNG bytes under the figures' names."""
+def render_page(
+    runs: Sequence[Run], images: Mapping[str, bytes], formats: Sequence[str] = ("png",)
+) -> str:
+    """The whole page.
+
+    Args:
+        runs: What it is about.
+        images: PNG bytes under the figures' names.
+        formats: Of the figures' files beside the page.
+    """
     return (
         environment()
         .get_template(TEMPLATE)
@@ -101,12 +98,19 @@ def render_page(runs: Sequence[Run], images: Mapping[str, bytes]) -> str:
             chapters=[chapter(run) for run in runs],
             side_by_side=summary_table(runs) if len(runs) > 1 else None,
             figures=[
-                Figure(CAPTIONS[name], base64.b64encode(image).decode())
+                Figure(
+                    FIGURES[name].caption, _files(name, formats), base64.b64encode(image).decode()
+                )
                 for name, image in images.items()
             ],
+            differences=set_differences(runs),
             flops_note=FLOPS_NOTE,
         )
     )
+
+
+def _files(name: str, formats: Sequence[str]) -> str:
+    return ", ".join(f"{name}.{suffix}" for suffix in formats)
 
 
 def environment() -> Environment:
@@ -126,6 +130,7 @@ def chapter(run: Run) -> Chapter:
     return Chapter(
         name=run.name,
         summary=_summary(run),
+        facts=facts(run),
         numbers=_numbers(run.stages[-1]) if run.stages else (),
         sections=tuple(_sections(run)),
         config=yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
@@ -158,13 +163,15 @@ def _sections(run: Run) -> Iterator[Section]:
     yield _or_note(task_table(run), "No zero-shot task was measured.")
     if (retrieval := retrieval_table(run)).rows:
         yield Section(table=retrieval)
+    if run.stages:
+        yield Section(table=time_table(run))
     yield from _candidates(run)
     yield _or_note(skipped_table(run), "No pair was left out.")
 
 
 def _candidates(run: Run) -> Iterator[Section]:
     if not run.trials:
-        yield Section(table=None, note="No trial was recorded.")
+        yield Section(table=None, notes=("No trial was recorded.",))
     terms = term_table(run.trials)
     if terms.rows:
         yield Section(table=terms)
@@ -180,8 +187,10 @@ def _candidates(run: Run) -> Iterator[Section]:
 
 
 def _chosen(run: Run, stage: StageResult, table: Table) -> Section:
-    reasons = (stage.reason, *rollback_lines(stage))
-    return Section(table=table, reasons=reasons, note=coefficient_words(run, stage))
+    reasons = (plain_reason(run, stage), *rollback_lines(stage))
+    recorded = () if stage.reason in reasons else (f"As recorded: {stage.reason}",)
+    notes = (*recorded, coefficient_words(run, stage))
+    return Section(table=table, reasons=reasons, notes=notes)
 
 
 def _choices(run: Run, stage: StageResult) -> Section:
@@ -189,8 +198,8 @@ def _choices(run: Run, stage: StageResult) -> Section:
         return Section(table=choice_table(run, stage))
     except ValueError as error:
         words = f"Stage {stage.stage} cannot be scored for other amounts of data: {error}"
-        return Section(table=None, note=words)
+        return Section(table=None, notes=(words,))
 
 
 def _or_note(table: Table, otherwise: str) -> Section:
-    return Section(table=table) if table.rows else Section(table=None, note=otherwise)
+    return Section(table=table) if table.rows else Section(table=None, notes=(otherwise,))

@@ -6,10 +6,10 @@ from typing import Any
 from nas_growclip.io.formatting import DASH, number, si
 from nas_growclip.records.entries import StageResult
 from nas_growclip.records.frames import Run
+from nas_growclip.records.words import growth_words
 from nas_growclip.report.rescoring import Choice, is_reproduced, objective_config, stage_choices
 from nas_growclip.report.tables import (
     Table,
-    growth_words,
     in_order,
     term_tips,
     term_words,

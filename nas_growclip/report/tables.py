@@ -4,28 +4,15 @@ Accuracies are percent, with the level of a random model in brackets. FLOPs are 
 What was not measured, and what is no finite number, is a dash.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from nas_growclip.growth.candidates import Candidate
 from nas_growclip.io.formatting import DASH, number, percent, si
 from nas_growclip.records.entries import Measure, StageResult, Trial
 from nas_growclip.records.frames import Run
+from nas_growclip.records.ranking import Mark, mark_of
+from nas_growclip.records.words import ACCURACIES, CHANCE_NOTE, FLOPS_NOTE, growth_words
 from nas_growclip.search.objective import TERMS
-
-FLOPS_NOTE = "FLOPs are fvcore FLOPs: one multiply-add is one."
-CHANCE_NOTE = "In brackets: the level of a random model."
-
-ACCURACIES: Mapping[str, str] = {
-    "zero_shot_top1": "zero-shot top-1",
-    "i2t_recall@1": "image-to-text recall@1",
-    "t2i_recall@1": "text-to-image recall@1",
-}
-"""The metrics of the stage table and of the first figure, with their names in words."""
-
-Mark = Literal["", "chosen", "control", "pruned", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +23,8 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     text_columns: frozenset[str] = frozenset()
+    time_columns: frozenset[str] = frozenset()
+    """Columns of times, which never repeat."""
     marks: tuple[Mark, ...] = ()
     """One for each row, or none at all."""
     notes: tuple[str, ...] = ()
@@ -50,16 +39,6 @@ def accuracy(metrics: Mapping[str, Measure], name: str) -> str:
     return f"{percent(metrics[name].value)} ({percent(metrics[name].chance)})"
 
 
-def growth_words(candidate: Candidate) -> str:
-    """A candidate in words, as in ``image.width 64 → 96``; a step is not broken over lines."""
-    steps = (
-        f"{step.dimension}\N{NO-BREAK SPACE}{step.old}\N{NO-BREAK SPACE}→"
-        f"\N{NO-BREAK SPACE}{step.new}"
-        for step in candidate.steps
-    )
-    return ", ".join(steps) or "no growth"
-
-
 def search_share(stage: StageResult) -> float | None:
     """Part of the stage's training FLOPs that went into trials that were not continued."""
     total = stage.search_flops + stage.train_flops
@@ -71,28 +50,6 @@ def run_search_share(run: Run) -> float | None:
     search = sum(stage.search_flops for stage in run.stages)
     total = search + sum(stage.train_flops for stage in run.stages)
     return search / total if total else None
-
-
-def mark_of(trial: Trial, chosen: int | None) -> Mark:
-    """What is special about a trial; the chosen one is ``chosen`` also where it is the control."""
-    if trial.number == chosen:
-        return "chosen"
-    if trial.state != "complete":
-        return trial.state
-    return "control" if not trial.candidate.grows else ""
-
-
-def trials_by_stage(run: Run) -> dict[int, list[Trial]]:
-    """A run's trials for each stage that has any, the best score first, then those without."""
-    stages: dict[int, list[Trial]] = {}
-    for trial in run.trials:
-        stages.setdefault(trial.stage, []).append(trial)
-    return {stage: sorted(trials, key=_rank) for stage, trials in sorted(stages.items())}
-
-
-def chosen_trials(run: Run) -> dict[int, int]:
-    """Number of the chosen trial for each finished stage."""
-    return {stage.stage: stage.chosen_trial for stage in run.stages}
 
 
 def stage_table(run: Run) -> Table:
@@ -213,9 +170,8 @@ def candidate_table(stage: int, trials: Sequence[Trial], chosen: int | None) -> 
             *map(term_words, terms),
             "FLOPs a pair, forward",
             "params",
-            "pairs in the stage's budget",
+            "pairs in the budget",
             "training FLOPs of the trial",
-            "validation loss",
         ),
         rows=tuple(
             (
@@ -228,7 +184,6 @@ def candidate_table(stage: int, trials: Sequence[Trial], chosen: int | None) -> 
                 si(trial.params),
                 si(trial.stage_pairs),
                 si(trial.train_flops),
-                number(trial.metrics.get("loss")),
             )
             for trial, mark in zip(trials, marks, strict=True)
         ),
@@ -278,8 +233,3 @@ def skipped_table(run: Run) -> Table:
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """The names without repeats, in the order of their first use."""
     return tuple(dict.fromkeys(names))
-
-
-def _rank(trial: Trial) -> tuple[bool, float, int]:
-    scored = trial.state == "complete" and trial.score is not None and math.isfinite(trial.score)
-    return not scored, -(trial.score or 0.0) if scored else 0.0, trial.number

@@ -11,12 +11,10 @@ from rich.text import Text
 from nas_growclip.io.formatting import number, percent, si
 from nas_growclip.records.entries import Trial
 from nas_growclip.records.frames import Run
+from nas_growclip.records.words import ACCURACIES, CHANCE_NOTE, FLOPS_NOTE
 from nas_growclip.report.reasons import changed_words, choice_lines, rollback_lines
 from nas_growclip.report.rescoring import Rescoring, recorded_scores
 from nas_growclip.report.tables import (
-    ACCURACIES,
-    CHANCE_NOTE,
-    FLOPS_NOTE,
     accuracy,
     search_share,
 )

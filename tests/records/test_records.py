@@ -12,6 +12,7 @@ from nas_growclip.models.arch import DIMENSIONS, ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
 from nas_growclip.records.folder import (
     RunFolder,
+    Timing,
     append_timing,
     read_stages,
     read_trials,
@@ -186,10 +187,11 @@ def test_frames_have_a_column_for_every_dimension_metric_and_term(folder: Path) 
 
 def test_times_are_kept_apart_from_the_records(folder: Path) -> None:
     before = load_run(folder)
-    append_timing(folder, 1, "train", 1.23456)
+    append_timing(folder, Timing(stage=1, what="train", seconds=1.23456, device="cpu, 1 threads"))
     assert json.loads((RunFolder(folder).timings).read_text()) == {
         "stage": 1,
         "what": "train",
         "seconds": 1.235,
+        "device": "cpu, 1 threads",
     }
     assert load_run(folder) == before

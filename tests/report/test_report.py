@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -16,16 +17,19 @@ from markupsafe import escape
 
 import nas_growclip.report
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
-from nas_growclip.io.formatting import DASH, number, percent, si
+from nas_growclip.io.formatting import DASH, duration, number, percent, si
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
-from nas_growclip.records.folder import RunFolder, write_format
+from nas_growclip.records.folder import RunFolder, Timing, append_timing, write_format
 from nas_growclip.records.frames import Run, load_run
 from nas_growclip.records.lines import append_line
+from nas_growclip.records.ranking import trials_by_stage
+from nas_growclip.records.words import FLOPS_NOTE, growth_words
 from nas_growclip.report import print_summary, write_report
 from nas_growclip.report.page import environment
+from nas_growclip.report.plain_words import SENTENCES, plain_reason
 from nas_growclip.report.reasons import NOT_REPRODUCED_NOTE, RESCORING_NOTE
-from nas_growclip.report.tables import FLOPS_NOTE, accuracy
+from nas_growclip.report.tables import accuracy
 from nas_growclip.search.objective import OBJECTIVES, TERMS, DataSize, ObjectiveConfig
 from nas_growclip.search.refit import finished_stages, refit
 
@@ -181,15 +185,17 @@ def test_report_writes_tables_figures_and_a_self_contained_page(run: Run, tmp_pa
     page = write_report([run], out)
     assert page == out / "index.html"
     assert sorted(path.name for path in out.iterdir()) == [
+        "accuracy_by_set.png",
         "accuracy_vs_flops.png",
         "candidates.png",
+        "fronts.png",
         "index.html",
         "stages.csv",
         "trajectory.png",
         "trials.csv",
     ]
     text = page_without_images(page)
-    assert text.count('src="IMAGE"') == 3
+    assert text.count('src="IMAGE"') == 5
     assert not re.search(r"http|<link|<script|src=\"(?!IMAGE)|url\(", text)
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("trajectory.png",))
 
@@ -301,7 +307,7 @@ def test_csv_files_hold_the_frames(run: Run, tmp_path: Path) -> None:
 
 def test_same_records_give_the_same_bytes(run: Run, tmp_path: Path) -> None:
     for out in ("one", "two"):
-        write_report([run], tmp_path / out)
+        write_report([run], tmp_path / out, ("svg", "pdf"))
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
@@ -460,3 +466,75 @@ def test_report_needs_neither_torch_nor_pyplot() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(json.loads(done.stdout))
     assert not modules & {"torch", "timm", "open_clip", "matplotlib.pyplot"}
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_page_begins_with_seed_version_device_and_wall_time(run: Run, tmp_path: Path) -> None:
+    for stage in (1, 1, 2):
+        timing = Timing(stage=stage, what="trial 0", seconds=40.0, device="cpu, 1 threads")
+        append_timing(run.path, timing)
+    text = page_without_images(write_report([run], tmp_path / "report"))
+    facts = dict(re.findall(r'<dt>([^<]*)</dt><dd class="fact[^"]*">([^<]*)</dd>', text))
+    assert facts == {
+        "seed": "0",
+        "made by": f"nas_growclip {version('nas_growclip')}",
+        "device": "cpu, 1 threads",
+        "wall time": "2 min 0 s",
+    }
+    assert '<td class="number time">1 min 20 s</td>' in text.split("Wall time</h3>")[1]
+
+
+def test_durations_have_two_units() -> None:
+    assert [duration(s) for s in (0.04, 59.94, 61, 7500)] == [
+        "0.0 s",
+        "59.9 s",
+        "1 min 1 s",
+        "2 h 5 min",
+    ]
+
+
+def test_the_choice_is_told_in_plain_words(run: Run) -> None:
+    words = plain_reason(run, run.stages[1])
+    best, next_best = trials_by_stage(run)[2][:2]
+    assert words.startswith(f"{growth_words(best.candidate)} was chosen, with a score of +")
+    assert f"The next best was {growth_words(next_best.candidate)}" in words
+    assert f"{best.terms['advantage']:.2g} nats ahead of no growth's" in words
+    assert words.endswith("Of 8 trials 1 were stopped early and 1 failed.")
+
+
+def test_no_growth_is_told_with_the_best_that_was_tried(run: Run) -> None:
+    stage = replace(run.stages[1], chosen=NO_GROWTH, chosen_trial=0)
+    best = trials_by_stage(run)[2][0]
+    words = plain_reason(run, stage)
+    assert words.startswith("Nothing was grown")
+    assert f"The best of them was {growth_words(best.candidate)}" in words
+
+
+def test_what_was_scheduled_is_told_as_recorded(run: Run) -> None:
+    scheduled = replace(run, trials=run.trials[:1])
+    stage = replace(run.stages[0], chosen=NO_GROWTH, chosen_trial=0, reason="as scheduled.")
+    assert plain_reason(scheduled, stage) == "as scheduled."
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_has_a_sentence(objective: str) -> None:
+    trials = make_trials(1, ClipArch.preset("tiny"), 1.0)
+    config = ObjectiveConfig(name=objective)
+    data = DataSize(num_pairs_of(1), num_pairs_of(1), trials[0].flops)
+    terms = OBJECTIVES[objective].score(trials[1], trials[0], data, config).terms
+    assert set(terms) & set(SENTENCES)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_other_test_sets_are_said_on_the_page_and_on_stderr(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = {**run.stages[-1].metrics, "zero_shot_top1/shape": Measure(0.5, 0.1)}
+    other = replace(
+        run, name="other", stages=(*run.stages[:-1], replace(run.stages[-1], metrics=metrics))
+    )
+    with caplog.at_level("WARNING", logger="nas_growclip"):
+        text = page_without_images(write_report([run, other], tmp_path / "report"))
+    said = "shape: chance 20.00 % in searched; chance 10.00 % in other"
+    assert f"<li>{said}</li>" in text
+    assert said in caplog.text

@@ -1,13 +1,15 @@
 """What all figures share: style, colours, axes, legends."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from nas_growclip.records.frames import Run
 
@@ -19,6 +21,9 @@ DPI = 150
 
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#777777")
+
+
+WARNING = "#a33000"
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -46,6 +51,26 @@ STYLE: dict[Any, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
+
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A function that draws in the shared style, whatever matplotlib's settings are."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def settle(figure: Figure) -> None:
+    """Fix the layout: it is computed once, and then is the same in every format."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def line_style(index: int) -> tuple[str, str, Any]:
@@ -94,7 +119,7 @@ def figure_of_words(words: str) -> Figure:
 
 def new_figure(height: float) -> Figure:
     """A figure as wide as the page's text; its height is in inches."""
-    return Figure(figsize=(WIDTH, height), layout="constrained")
+    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
 
 
 def stage_axis(panel: Axes, stages: Sequence[int]) -> None:
@@ -105,16 +130,20 @@ def stage_axis(panel: Axes, stages: Sequence[int]) -> None:
     panel.set_xlim(-0.4, len(names) - 0.6)
 
 
-def flops_axis(panel: Axes, flops: Sequence[int]) -> None:
-    """FLOPs from left to right, logarithmic where they span much."""
+def flops_axis(panel: Axes, flops: Sequence[float]) -> None:
+    """FLOPs from left to right, logarithmic where they span more than a decade."""
     positive = [value for value in flops if value > 0]
     # Where no stage has been measured there is no point to take the limits from.
     panel.update_datalim([(value, 0.0) for value in positive], updatey=False)
-    if positive and max(positive) > 30 * min(positive):
+    if positive and max(positive) > 10 * min(positive):
         panel.set_xscale("log")
+        is_wide = max(positive) > 1000 * min(positive)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0,) if is_wide else (1.0, 2.0, 5.0)))
         panel.xaxis.set_minor_formatter(NullFormatter())
+    elif positive:
+        panel.xaxis.set_major_locator(MaxNLocator(6))
     if positive:
         panel.xaxis.set_major_formatter(EngFormatter())
     else:
         panel.xaxis.set_major_locator(NullLocator())
-    panel.margins(x=0.06)
+    panel.margins(x=0.08)

@@ -7,7 +7,7 @@ SOURCES := nas_growclip tests benchmarks analysis
 # Without bytecode on the disk every process compiles its libraries: ten seconds for PyTorch's.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: venv demo test campaign lint docs audit format clean
+.PHONY: venv demo notebooks test campaign lint docs audit format clean
 
 venv: $(INSTALLED)
 
@@ -20,6 +20,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/growclip run experiments/demo.yaml --out runs/demo
+
+# The notebooks' small runs, then every notebook, with its outputs and its figures for the docs.
+notebooks: $(INSTALLED)
+	$(BIN)/python -m analysis.notebooks
 
 # Two processes of one thread each: the models are too small to share a second core well.
 test: $(INSTALLED)

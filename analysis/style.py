@@ -1,4 +1,4 @@
-"""One style for every figure of the notebooks: readable in grey and at a column's width."""
+"""What the notebooks share: one style for every figure, and the runs to look at."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from nas_growclip import plots
 from nas_growclip.records.frames import Run, load_run
 
 RUNS_VARIABLE = "GROWCLIP_RUNS"
-"""Environment variable with the run folders to read, separated as in PATH."""
+"""Environment variable with the run folders to read, or patterns of them, separated as in PATH."""
 
 
 def use_style() -> None:
@@ -34,15 +34,19 @@ def chosen_runs(defaults: Sequence[str]) -> list[Run]:
         ValueError: If none of them holds a run.
     """
     named = os.environ.get(RUNS_VARIABLE)
+    patterns = named.split(os.pathsep) if named else defaults
     root = Path(__file__).resolve().parents[1]
-    if named:
-        paths = [Path(name) for name in named.split(os.pathsep)]
-    else:
-        paths = [path for pattern in defaults for path in sorted(root.glob(pattern))]
-    runs = [load_run(path) for path in paths]
+    runs = [load_run(path) for pattern in patterns for path in _matching(root, pattern, named)]
     if not any(run.stages for run in runs):
         raise ValueError(
-            f"No finished stage in {named or ', '.join(defaults)}. Run the experiment first, or "
+            f"No finished stage in {', '.join(patterns)}. Make the runs as the notebook says, or "
             f"name run folders in the environment variable {RUNS_VARIABLE}."
         )
     return runs
+
+
+def _matching(root: Path, pattern: str, named: str | None) -> list[Path]:
+    """The folders of a pattern; what was named and is not there is kept, to be refused."""
+    path = root / pattern
+    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    return found or ([path] if named else [])

@@ -86,7 +86,8 @@ def device_words(device: torch.device, num_processes: int = 1) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     elif device.type == "cpu":
-        name = f"cpu, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        name = f"cpu, {threads} thread{'s' if threads > 1 else ''}"
     else:
         name = str(device)
     return f"{num_processes} x {name}" if num_processes > 1 else name

@@ -54,9 +54,9 @@ def _total(trial: Trial) -> str:
 
 def _unfinished(trials: Sequence[Trial]) -> list[str]:
     states = [trial.state for trial in trials]
-    counts = {"were stopped early": states.count("pruned"), "failed": states.count("failed")}
+    counts = {"stopped early": states.count("pruned"), "failed": states.count("failed")}
     left = [f"{count} {words}" for words, count in counts.items() if count]
-    return [f"Of {len(trials)} trials {' and '.join(left)}."] if left else []
+    return [f"Of {len(trials)} trials, {' and '.join(left)}."] if left else []
 
 
 def _advantage(value: float, stage: StageResult) -> str:

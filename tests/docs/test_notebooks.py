@@ -2,108 +2,153 @@
 
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from analysis.notebooks import ROOT, commands, notebooks, pictures
+from analysis.scene_shards import SHARDS, write_shards
+from analysis.style import chosen_runs
+from nas_growclip.cli.main import COMMANDS
+from nas_growclip.compare.config import ArmRun, load_comparison, run_config
 from nas_growclip.data.config import WebdatasetConfig
-from nas_growclip.experiment.config import ExperimentConfig
+from nas_growclip.data.sources.table import open_split
+from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_stages
-from nas_growclip.growth.config import GrowthConfig
-from nas_growclip.search.config import SearchConfig
-from tests.data.sources.test_webdataset import write_shards
-from tests.support.runs import ROOT, smoke_config
-
-pytestmark = pytest.mark.slow
 
 ANALYSIS = ROOT / "analysis"
-NOTEBOOKS = sorted(path.name for path in ANALYSIS.glob("*.ipynb"))
-GROWN = ({}, {"image.width": 64})
+EXPERIMENTS = ROOT / "experiments" / "notebooks"
+NOTEBOOKS = notebooks()
+TEXTS = ("text/plain", "text/html", "text/latex")
 
 
-def tiny(**changes: object) -> ExperimentConfig:
-    config = smoke_config(passes=2.0, **changes)
-    return replace(config, data=replace(config.data, stages=(64, 128), test_pairs=32))
-
-
-def oracle() -> ExperimentConfig:
-    search = SearchConfig(backend="exhaustive", num_trials=9, trial_share=1.0, curve_points=12)
-    return tiny(search=search)
-
-
-def momentum(value: float) -> ExperimentConfig:
-    return tiny(schedule=GROWN, growth=GrowthConfig(momentum=value))
-
-
-def monthly() -> ExperimentConfig:
-    shards = WebdatasetConfig(
-        stages=(1, 2),
-        train="{00000..00001}.tar",
-        validation="00002.tar",
-        test="00003.tar",
-        test_by_stage=("00004.tar", "00005.tar"),
-    )
-    config = tiny(schedule=GROWN)
-    return replace(config, data=shards, train=replace(config.train, batch_size=16))
+def make_runs(name: str, arms: tuple[str, ...], sizes: tuple[int, ...], out: Path) -> None:
+    """Runs of a notebook's comparison with fewer arms, one seed, less data and fewer steps."""
+    config = load_comparison(EXPERIMENTS / f"{name}.yaml")
+    for arm in arms:
+        run = ArmRun(arm, None, config.seeds[0])
+        full = run_config(config, run)
+        zero_shot = full.data.zero_shot if name == "growth" else ()
+        data = replace(full.data, stages=sizes, test_pairs=32, zero_shot=zero_shot)
+        run_stages(replace(full, data=data, passes=1.0, stage_flops=()), out / name / run.path)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """Run folders for each notebook."""
-    root = tmp_path_factory.mktemp("notebooks")
-    write_shards(root / "shards", num_shards=6, per_shard=40)
-    configs = {
-        "oracle": oracle(),
-        "m_0.5": momentum(0.5),
-        "m_1": momentum(1.0),
-        "months": monthly(),
-        "none": tiny(schedule=({}, {})),
-    }
-    for name, config in configs.items():
-        run_stages(config, root / name, data_folder=root / "shards")
-    both = [root / "m_0.5", root / "m_1"]
-    return {
-        "accuracy_vs_flops.ipynb": both,
-        "trajectories.ipynb": both,
-        "pim_momentum.ipynb": both,
-        "search_regret.ipynb": [root / "oracle"],
-        "forgetting.ipynb": [root / "months"],
-        "dimensions.ipynb": [root / "none", root / "m_1"],
-    }
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the notebooks with outputs, and of their pictures, on runs smaller still."""
+    root = tmp_path_factory.mktemp("repository")
+    shutil.copytree(ANALYSIS, root / "analysis", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    runs = root / "runs" / "notebooks"
+    make_runs("growth", ("searched",), (64, 96, 128), runs)
+    make_runs("momentum", ("inherit", "half"), (64, 96), runs)
+    make_runs("dimensions", ("none@256", "image.width@256"), (64, 96), runs)
+    oracle = load_config(EXPERIMENTS / "oracle.yaml")
+    data = replace(oracle.data, zero_shot=())
+    run_stages(replace(oracle, data=data, passes=2.0), runs / "oracle")
+    write_shards(runs / "shards")
+    forgetting = replace(load_config(EXPERIMENTS / "forgetting.yaml"), passes=1.0)
+    run_stages(forgetting, runs / "forgetting", data_folder=runs / "shards")
+    command = [sys.executable, "-m", "analysis.notebooks", "--root", str(root), "--no-runs"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root
 
 
-def execute(notebook: str, folder: Path, runs: list[Path]) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute"]
-    command += ["--output-dir", str(folder), str(ANALYSIS / notebook)]
-    environment = os.environ | {"GROWCLIP_RUNS": os.pathsep.join(map(str, runs))}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def outputs(path: Path) -> list[dict[str, Any]]:
+    cells = json.loads(path.read_text())["cells"]
+    return [output for cell in cells for output in cell.get("outputs", ())]
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_notebook_runs_and_draws(
-    notebook: str, runs: dict[str, list[Path]], tmp_path: Path
-) -> None:
-    done = execute(notebook, tmp_path, runs[notebook])
-    assert done.returncode == 0, done.stderr[-2000:]
-    cells = json.loads((tmp_path / notebook).read_text())["cells"]
-    outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert any("text/html" in output.get("data", {}) for output in outputs)  # a table
-    assert not [output for output in outputs if output.get("name") == "stderr"]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
+def test_notebook_runs_and_draws(name: str, executed: Path) -> None:
+    found = outputs(executed / "analysis" / name)
+    assert any("image/png" in output.get("data", {}) for output in found)
+    assert any("text/html" in output.get("data", {}) for output in found)  # a table
+    assert not [output for output in found if output.get("name") == "stderr"]
 
 
+@pytest.mark.slow
+def test_figures_are_kept_for_the_docs(executed: Path) -> None:
+    kept = {path.stem.rpartition("_")[0] for path in (executed / "docs").rglob("*.png")}
+    assert kept == {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.slow
 def test_no_run_is_told(tmp_path: Path) -> None:
-    run_stages(replace(tiny(), data=tiny().data), tmp_path / "run")
-    (tmp_path / "run" / "stages.jsonl").write_text("")
-    done = execute(NOTEBOOKS[0], tmp_path, [tmp_path / "run"])
+    (tmp_path / "analysis").mkdir()
+    for name in ("__init__.py", "style.py", "trajectories.ipynb"):
+        shutil.copy(ANALYSIS / name, tmp_path / "analysis" / name)
+    command = [sys.executable, "-m", "analysis.notebooks", "--root", str(tmp_path), "--no-runs"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "No finished stage in" in done.stderr
+    assert "No finished stage in runs/notebooks/growth/" in done.stderr
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_notebooks_name_no_place_of_a_machine(notebook: str) -> None:
-    text = (ANALYSIS / notebook).read_text()
-    assert not [word for word in ("/home/", "/Users/", "/tmp/", "C:\\\\") if word in text]
+def texts(path: Path) -> str:
+    """Sources and outputs of a notebook but its pictures."""
+    cells = json.loads(path.read_text())["cells"]
+    shown = [
+        "".join(output.get("data", {}).get(kind, ())) + "".join(output.get("text", ()))
+        for output in outputs(path)
+        for kind in TEXTS
+    ]
+    return "\n".join(["".join(cell["source"]) for cell in cells] + shown)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_kept_with_outputs_and_name_no_place_of_a_machine(path: Path) -> None:
+    assert any(True for _ in pictures(_as_notebook(path)))
+    forbidden = re.compile(r"/home/|/Users/|/tmp/|/root/|/work/|[A-Z]:\\\\|site-packages")
+    assert not forbidden.search(texts(path))
+
+
+def _as_notebook(path: Path) -> Any:
+    class Notebook:
+        cells = json.loads(path.read_text())["cells"]
+
+    return Notebook
+
+
+def test_the_commands_that_make_the_runs_are_there() -> None:
+    found = [shlex.split(command) for command in commands(NOTEBOOKS)]
+    assert len(found) == 6
+    for program, what, *arguments in found:
+        if program == "growclip":
+            assert what in COMMANDS
+            load = load_comparison if what == "compare" else load_config
+            load(ROOT / arguments[0])
+            assert arguments[-1].startswith("runs/notebooks/")
+        else:
+            assert (program, what, arguments[0]) == ("python", "-m", "analysis.scene_shards")
+
+
+def test_the_index_names_every_notebook_and_its_figures() -> None:
+    page = (ROOT / "docs" / "guide" / "notebooks.md").read_text()
+    for path in NOTEBOOKS:
+        assert f"`{path.name}`" in page
+        assert f"notebooks/{path.stem}_1.png" in page
+
+
+def test_shards_of_two_kinds_are_pairs(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    config = WebdatasetConfig(
+        stages=(2,), train="train/{00000..00001}.tar", validation="validation.tar", test="test.tar"
+    )
+    pairs = list(open_split(config, tmp_path, "train", 2).epoch(None))
+    assert len(pairs) == SHARDS["train/00000"][1] + SHARDS["train/00001"][1]
+    negatives = [pair.caption.startswith("a negative of ") for pair in pairs]
+    assert sum(negatives) == SHARDS["train/00001"][1]
+
+
+def test_runs_may_be_named_by_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROWCLIP_RUNS", os.pathsep.join([str(tmp_path / "a*"), str(tmp_path)]))
+    with pytest.raises(ValueError, match="not a run folder"):
+        chosen_runs([])

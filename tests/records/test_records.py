@@ -187,11 +187,11 @@ def test_frames_have_a_column_for_every_dimension_metric_and_term(folder: Path) 
 
 def test_times_are_kept_apart_from_the_records(folder: Path) -> None:
     before = load_run(folder)
-    append_timing(folder, Timing(stage=1, what="train", seconds=1.23456, device="cpu, 1 threads"))
+    append_timing(folder, Timing(stage=1, what="train", seconds=1.23456, device="cpu, 1 thread"))
     assert json.loads((RunFolder(folder).timings).read_text()) == {
         "stage": 1,
         "what": "train",
         "seconds": 1.235,
-        "device": "cpu, 1 threads",
+        "device": "cpu, 1 thread",
     }
     assert load_run(folder) == before

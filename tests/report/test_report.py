@@ -471,14 +471,14 @@ def test_report_needs_neither_torch_nor_pyplot() -> None:
 @pytest.mark.usefixtures("no_figures")
 def test_page_begins_with_seed_version_device_and_wall_time(run: Run, tmp_path: Path) -> None:
     for stage in (1, 1, 2):
-        timing = Timing(stage=stage, what="trial 0", seconds=40.0, device="cpu, 1 threads")
+        timing = Timing(stage=stage, what="trial 0", seconds=40.0, device="cpu, 1 thread")
         append_timing(run.path, timing)
     text = page_without_images(write_report([run], tmp_path / "report"))
     facts = dict(re.findall(r'<dt>([^<]*)</dt><dd class="fact[^"]*">([^<]*)</dd>', text))
     assert facts == {
         "seed": "0",
         "made by": f"nas_growclip {version('nas_growclip')}",
-        "device": "cpu, 1 threads",
+        "device": "cpu, 1 thread",
         "wall time": "2 min 0 s",
     }
     assert '<td class="number time">1 min 20 s</td>' in text.split("Wall time</h3>")[1]
@@ -499,7 +499,7 @@ def test_the_choice_is_told_in_plain_words(run: Run) -> None:
     assert words.startswith(f"{growth_words(best.candidate)} was chosen, with a score of +")
     assert f"The next best was {growth_words(next_best.candidate)}" in words
     assert f"{best.terms['advantage']:.2g} nats ahead of no growth's" in words
-    assert words.endswith("Of 8 trials 1 were stopped early and 1 failed.")
+    assert words.endswith("Of 8 trials, 1 stopped early and 1 failed.")
 
 
 def test_no_growth_is_told_with_the_best_that_was_tried(run: Run) -> None:

@@ -129,7 +129,7 @@ def _nni_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "trial": record.get("trialJobId"),
         "candidate": _nni_label(grow if isinstance(grow, Mapping) else {"_name": grow}),
         "state": "complete",
-        "score": final["default"],
+        "score": final.get("score", final["default"]),
         "loss": final["loss"],
         "flops": final["flops"],
         "params": final["params"],

@@ -130,14 +130,14 @@ def describe_choice(
     config = stage.config.search
     with best_effort(f"stage {stage.index}, choice"):
         study = optuna.load_study(
-            study_name=study_name(stage.run, stage.index),
+            study_name=study_name(stage.run, stage.index, config.study_name),
             storage=open_storage(config.storage, stage.run, waits=True),
         )
         story = StageStory(trials=trials, best=best, reason=reason, history=history)
         describe_stage(study, story)
         if result:
             whole = study_of_run(
-                run_name(stage.run),
+                config.study_name or f"growclip/{run_name(stage.run)}",
                 open_storage(config.storage, stage.run, waits=True),
                 history,
                 read_trials(stage.run),

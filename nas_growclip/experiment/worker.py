@@ -13,7 +13,7 @@ from nas_growclip.experiment.search_stage import join_search
 from nas_growclip.experiment.stage_setup import load_run_config, open_stage
 from nas_growclip.io.files import remove_abandoned
 from nas_growclip.records.folder import read_stages
-from nas_growclip.search.optuna.backend import is_open
+from nas_growclip.search.optuna.backend import is_open, study_name
 from nas_growclip.search.optuna.storage import open_storage
 from nas_growclip.training.events import Observer, no_observer
 
@@ -52,7 +52,7 @@ def work(
     storage = open_storage(config.search.storage, run)
     joined, idle_since = -1, time.monotonic()
     while (index := len(read_stages(run))) < len(config.data.stages):
-        if index > joined and is_open(storage, run, index):
+        if index > joined and is_open(storage, study_name(run, index, config.search.study_name)):
             _log.info(f"stage {index}: joined the search")
             stage = open_stage(run, stage=index, data_folder=data_folder, device=device)
             join_search(replace(stage, observer=observer))

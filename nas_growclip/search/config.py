@@ -22,6 +22,8 @@ class SearchConfig:
     storage: str | None = None
     """Optuna's storage: none for ``study.db`` in the run folder (SQLite), ``journal`` for
     ``study.journal`` there (fit for a network disk), or a database's URL."""
+    study_name: str | None = None
+    """What the run's studies are called before ``/stage_NN``; ``growclip/RUN-ID`` if not given."""
     num_trials: int = 8
     """Trials a stage, the control included."""
     trial_share: float = 0.05

@@ -16,6 +16,7 @@ from nas_growclip.search.backends import BACKENDS
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.optuna import backend as optuna_search
+from nas_growclip.search.optuna import samplers
 from nas_growclip.search.optuna.backend import OptunaSearch, study_name
 from nas_growclip.search.optuna.samplers import MULTI_OBJECTIVE, PRUNERS, SAMPLERS
 from nas_growclip.search.protocol import Proposal, SearchTask
@@ -269,6 +270,25 @@ def test_lost_trial_is_failed_and_tried_again(
     first, *_ = stored(made)
     assert first.state.name == "FAIL"
     assert first.user_attrs["abandoned"]
+
+
+def test_own_samplers_pruners_and_study_names_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samplers, "SAMPLERS", dict(SAMPLERS))
+    monkeypatch.setattr(samplers, "PRUNERS", dict(PRUNERS))
+    monkeypatch.setattr(optuna_search, "SAMPLERS", samplers.SAMPLERS)
+    monkeypatch.setattr(optuna_search, "PRUNERS", samplers.PRUNERS)
+    made: list[int] = []
+    samplers.add_sampler("mine", lambda seed: made.append(seed) or samplers.random(seed))  # type: ignore[func-returns-value]
+    samplers.add_pruner("strict", lambda points: optuna.pruners.ThresholdPruner(lower=2.0))
+    config = SearchConfig(sampler="mine", pruner="strict", study_name="ours", num_trials=3)
+    trials = run_search(search_task(config, tmp_path))
+    assert made
+    assert [trial.state for trial in trials[1:]] == ["pruned", "pruned"]
+    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db") == ["ours/stage_01"]
+    with pytest.raises(ValueError, match="must be a new one, but there is 'tpe'"):
+        samplers.add_sampler("tpe", samplers.random)
 
 
 def test_study_that_an_older_version_minimised_is_refused(tmp_path: Path) -> None:

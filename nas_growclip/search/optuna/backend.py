@@ -144,7 +144,7 @@ class OptunaSearch:
         two = self.config.sampler in MULTI_OBJECTIVE
         directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 + two]
         study = optuna.create_study(
-            study_name=study_name(self.search.run, self.search.stage),
+            study_name=study_name(self.search.run, self.search.stage, self.config.study_name),
             storage=storage,
             directions=directions,
             load_if_exists=True,
@@ -411,14 +411,20 @@ def _partner_probability(loss: float) -> float:
     return math.exp(-loss)
 
 
-def study_name(run: Path | None, stage: int) -> str:
-    """Name of a stage's study; a storage may hold many runs."""
-    return f"growclip/{run_name(run) if run else 'memory'}/stage_{stage:02d}"
+def study_name(run: Path | None, stage: int, own: str | None = None) -> str:
+    """Name of a stage's study; a storage may hold many runs.
+
+    Args:
+        run: The run folder; None for a search in memory.
+        stage: The stage's number.
+        own: ``search.study_name``.
+    """
+    of_run = own or f"growclip/{run_name(run) if run else 'memory'}"
+    return f"{of_run}/stage_{stage:02d}"
 
 
-def is_open(storage: BaseStorage, run: Path, stage: int) -> bool:
-    """Whether a stage's study is there with its queue, so that workers may join."""
-    name = study_name(run, stage)
+def is_open(storage: BaseStorage, name: str) -> bool:
+    """Whether a study is there with its queue, so that workers may join."""
     return name in optuna.get_all_study_names(storage) and is_ready(
         optuna.load_study(study_name=name, storage=storage).user_attrs
     )

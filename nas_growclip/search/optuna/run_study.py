@@ -47,13 +47,13 @@ def study_of_run(
     """Make a run's study anew.
 
     Args:
-        name: The run's.
+        name: What the run's studies are called.
         storage: Where; a study of that name is replaced.
         stages: Finished ones.
         trials: Of all stages.
     """
     points = [*map(_of_stage, stages), *_of_trials(trials)]
-    full_name = f"growclip/{name}/whole run"
+    full_name = f"{name}/whole run"
     with suppress(KeyError):
         optuna.delete_study(study_name=full_name, storage=storage)
     study = optuna.create_study(

@@ -5,7 +5,7 @@ compares trials at the same point of their learning curves: the same share of th
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from optuna.exceptions import ExperimentalWarning
@@ -75,7 +75,7 @@ def nsga2(seed: int) -> BaseSampler:
     return NSGAIISampler(seed=seed, population_size=NSGA2_POPULATION)
 
 
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": tpe,
     "random": random,
     "grid": grid,
@@ -112,7 +112,7 @@ def wilcoxon(points: int) -> BasePruner:
         return WilcoxonPruner(p_threshold=0.1, n_startup_steps=2)
 
 
-PRUNERS: Mapping[str, Callable[[int], BasePruner]] = {
+PRUNERS: dict[str, Callable[[int], BasePruner]] = {
     "none": no_pruner,
     "median": median,
     "successive_halving": successive_halving,
@@ -120,3 +120,41 @@ PRUNERS: Mapping[str, Callable[[int], BasePruner]] = {
     "wilcoxon": wilcoxon,
 }
 """Optuna's pruners by name, made from the number of points of a trial's learning curve."""
+
+
+def add_sampler(name: str, make: Callable[[int], BaseSampler]) -> None:
+    """Make a sampler of one's own known in this process, under a name for ``search.sampler``.
+
+    It weighs one objective, the score, which is maximised, over *which dimensions, then which
+    sizes*. Workers and later resumptions need the same call before they read the run's settings.
+
+    Args:
+        name: A new one.
+        make: Makes the sampler from a seed, anew for every proposal.
+
+    Raises:
+        ValueError: If there is one of that name.
+    """
+    _refuse_known(name, SAMPLERS)
+    SAMPLERS[name] = make
+
+
+def add_pruner(name: str, make: Callable[[int], BasePruner]) -> None:
+    """Make a pruner of one's own known in this process, under a name for ``search.pruner``.
+
+    It compares points of learning curves, exp(-loss), of which higher is better.
+
+    Args:
+        name: A new one.
+        make: Makes the pruner from the number of points of a trial's learning curve.
+
+    Raises:
+        ValueError: If there is one of that name.
+    """
+    _refuse_known(name, PRUNERS)
+    PRUNERS[name] = make
+
+
+def _refuse_known(name: str, table: Iterable[str]) -> None:
+    if name in table:
+        raise ValueError(f"The name must be a new one, but there is {name!r}. Choose another.")

@@ -278,7 +278,7 @@ def small_experiment(
 
 
 def stage_trials(storage: BaseStorage, run: Path, stage: int) -> list[FrozenTrial]:
-    if not is_open(storage, run, stage):
+    if not is_open(storage, study_name(run, stage)):
         return []
     return optuna.load_study(study_name=study_name(run, stage), storage=storage).trials
 

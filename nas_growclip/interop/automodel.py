@@ -1,7 +1,8 @@
 """A folder that ``transformers.AutoModel`` loads, shared encoder included, by code of its own.
 
-The code is ``modeling_growclip.py`` beside this file; it is copied into the folder, and needs torch
-and transformers alone. The folder is a checkpoint of ours as well.
+Its code, ``modeling_growclip.py`` and ``image_processing_growclip.py``, lies beside this file and
+is copied into the folder; it needs transformers and what that needs. The folder is a checkpoint of
+ours as well.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 from nas_growclip.interop.clip_tokenizer import write_hf_tokenizer
 from nas_growclip.interop.extras import require_packages
 from nas_growclip.interop.foreign import HF_CONFIG, HF_PROCESSOR
-from nas_growclip.interop.processors import image_processor_config
+from nas_growclip.interop.processors import sized_preprocess_cfg
 from nas_growclip.interop.programs import ENCODERS, check_encoder, plain_copy
 from nas_growclip.interop.writing import write_json, write_weights
 from nas_growclip.io.files import filled_whole, write_atomically
@@ -23,34 +24,31 @@ from nas_growclip.models.checkpoint import ARCH_FILE, WEIGHTS_FILE
 from nas_growclip.models.clip import Clip
 
 MODULE = "modeling_growclip"
+PROCESSOR_MODULE = "image_processing_growclip"
 AUTO_CLASSES = ("AutoModel", "AutoModelForZeroShotImageClassification")
 
 
 def export_auto_model(model: Clip, out: Path) -> None:
     """Write a folder for ``AutoModel.from_pretrained(OUT, trust_remote_code=True)``, in float32.
 
-    Needs no network; tokenizer and image processor are CLIP's.
+    Needs no network; the tokenizer is transformers' own of CLIP.
 
     Raises:
-        ValueError: If transformers is missing, its image processor cannot do what the model's
-            preprocessing does, the folder computes something else than the model or cannot be
-            written; a new folder is not there then.
+        ValueError: If transformers is missing, the folder computes something else than the model or
+            cannot be written; a new folder is not there then.
     """
     require_packages(("transformers",), "--format transformers", "transformers")
     plain = plain_copy(model)
-    processor = image_processor_config(plain.arch.image) | {"processor_class": "CLIPProcessor"}
     with filled_whole(out) as folder:
         write_json(folder / HF_CONFIG, _config(plain.arch))
         write_atomically(folder / ARCH_FILE, (plain.arch.to_json() + "\n").encode())
-        write_atomically(folder / f"{MODULE}.py", _code())
+        for module in (MODULE, PROCESSOR_MODULE):
+            code = files(__package__).joinpath(f"{module}.py").read_bytes()
+            write_atomically(folder / f"{module}.py", code)
         write_weights(folder / WEIGHTS_FILE, plain.state_dict())
-        write_json(folder / HF_PROCESSOR, processor)
+        write_json(folder / HF_PROCESSOR, _processor_config(plain.arch))
         write_hf_tokenizer(folder, plain.arch.text.context_length)
         _check(plain, folder, out)
-
-
-def _code() -> bytes:
-    return files(__package__).joinpath(f"{MODULE}.py").read_bytes()
 
 
 def _config(arch: ClipArch) -> dict[str, Any]:
@@ -61,6 +59,16 @@ def _config(arch: ClipArch) -> dict[str, Any]:
         "auto_map": {"AutoConfig": f"{MODULE}.GrowClipConfig"} | classes,
         "dtype": "float32",
         "arch": arch.to_dict(),
+    }
+
+
+def _processor_config(arch: ClipArch) -> dict[str, Any]:
+    name = "GrowClipImageProcessor"
+    return {
+        "image_processor_type": name,
+        "processor_class": "CLIPProcessor",
+        "auto_map": {"AutoImageProcessor": f"{PROCESSOR_MODULE}.{name}"},
+        "preprocess_cfg": sized_preprocess_cfg(arch.image),
     }
 
 

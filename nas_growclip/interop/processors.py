@@ -56,6 +56,12 @@ def open_clip_preprocess_cfg(preprocessing: Preprocessing) -> dict[str, Any]:
     return config | ({"fill_color": preprocessing.fill_color} if preprocessing.fill_color else {})
 
 
+def sized_preprocess_cfg(image: ImageArch) -> dict[str, Any]:
+    """OpenCLIP's ``preprocess_cfg`` with the size, (height, width), for whoever has no tower."""
+    size = {"size": list(image.image_shape), "mode": "RGB"}
+    return size | open_clip_preprocess_cfg(image.preprocessing)
+
+
 def read_image_processor(config: Mapping[str, Any], image: ImageArch, where: str) -> Preprocessing:
     """Hugging Face's ``preprocessor_config.json`` of a ``CLIPImageProcessor``.
 
@@ -135,15 +141,9 @@ def image_processor_config(image: ImageArch) -> dict[str, Any]:
         raise ValueError(
             "Hugging Face's CLIPImageProcessor cannot fit an image's longer side, which this "
             "model's preprocessing does (resize_mode 'longest'). Export it with --format open_clip "
-            "or onnx."
+            "or transformers."
         )
     is_squashed = preprocessing.resize_mode == "squash"
-    if height != width and not is_squashed:
-        raise ValueError(
-            "Hugging Face's CLIPImageProcessor cannot cover a shape that is not square, which this "
-            f"model's preprocessing does: {(height, width)}, resize_mode 'shortest'. Export it "
-            "with --format open_clip or onnx."
-        )
     both = {"height": height, "width": width}
     resample = {name: number for number, name in _RESAMPLING.items()}
     return {

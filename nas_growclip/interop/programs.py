@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 
 from nas_growclip.growth.verify import probe
 from nas_growclip.interop.clip_tokenizer import END, PAD, START, tokenizer_json, vocabulary
-from nas_growclip.interop.processors import open_clip_preprocess_cfg
+from nas_growclip.interop.processors import sized_preprocess_cfg
 from nas_growclip.interop.writing import write_json
 from nas_growclip.io.files import filled_whole, writing
 from nas_growclip.models.arch import ClipArch
@@ -139,14 +139,13 @@ def description(model: Clip, suffix: str) -> dict[str, Any]:
     scale, *bias = (float(value) for value in model.scale_and_bias())
     encoders = {e.name: {"file": e.name + suffix, "input": e.input, "output": e.output}
                 for e in ENCODERS}  # fmt: skip
-    size = {"size": list(arch.image.image_shape), "mode": "RGB"}
     return {
         **encoders,
         "embed_dim": arch.embed_dim,
         "normalized": True,
         "logit_scale": scale,
         "logit_bias": bias[0] if bias else None,
-        "preprocess_cfg": size | open_clip_preprocess_cfg(arch.image.preprocessing),
+        "preprocess_cfg": sized_preprocess_cfg(arch.image),
         "tokenizer": _tokenizer_description(arch),
     }
 

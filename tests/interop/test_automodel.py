@@ -4,6 +4,7 @@ import ast
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ from nas_growclip.cli.main import main
 from nas_growclip.data.preprocess import preprocess
 from nas_growclip.interop import modeling_growclip
 from nas_growclip.interop.automodel import export_auto_model
+from nas_growclip.interop.image_processing_growclip import GrowClipImageProcessor
 from nas_growclip.interop.importing import checkpoint_arch, open_checkpoint
-from nas_growclip.models.arch import ClipArch
+from nas_growclip.interop.processors import sized_preprocess_cfg
 from nas_growclip.models.checkpoint import save_model
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.preprocessing import Preprocessing
-from tests.support.exported import MODELS, ODD, PLAIN, SHARED, TEXTS, batches, largest_difference
+from tests.support.exported import MODELS, SHARED, TEXTS, batches, largest_difference
 
 
 @pytest.fixture(autouse=True)
@@ -77,14 +79,41 @@ def test_its_tokenizer_gives_the_models_embeddings(model: Clip, folder: Path) ->
             assert float((loaded.get_text_features(**given) - expected).abs().max()) < 1e-5
 
 
+SHAPES = ((90, 120), (61, 33), (64, 33), (16, 16), (7, 200), (13, 5))
+
+
+def picture(shape: tuple[int, int]) -> Image.Image:
+    rng = np.random.default_rng(shape)
+    return Image.fromarray(rng.integers(0, 255, (*shape, 3), dtype=np.uint8))
+
+
 def test_its_image_processor_is_ours_to_the_bit(model: Clip, folder: Path) -> None:
-    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    rng = np.random.default_rng(0)
-    for shape in ((90, 120), (61, 33), model.arch.image.image_shape):
-        picture = Image.fromarray(rng.integers(0, 255, (*shape, 3), dtype=np.uint8))
-        given = processor(picture, return_tensors="pt").pixel_values
-        ours = preprocess([picture], model.arch.image)
-        assert float((given - ours).abs().max()) < 1e-5
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    pictures = [picture(shape) for shape in SHAPES]
+    ours = preprocess(pictures, model.arch.image)
+    assert torch.equal(processor(pictures, return_tensors="pt").pixel_values, ours)
+    arrays = [np.asarray(image) for image in pictures]
+    assert torch.equal(processor(arrays, return_tensors="pt").pixel_values, ours)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
+def test_every_preprocessing_is_ours_to_the_bit(
+    mode: Any, interpolation: Any, shape: tuple[int, int]
+) -> None:
+    image = replace(
+        SHARED.image,
+        image_height=shape[0],
+        image_size=shape[1],
+        preprocessing=Preprocessing(
+            resize_mode=mode, interpolation=interpolation, mean=(0.5, 0.1, 0.9), fill_color=77
+        ),
+    )
+    processor = GrowClipImageProcessor(sized_preprocess_cfg(image))
+    for image_shape in SHAPES:
+        given = processor(picture(image_shape), return_tensors="pt").pixel_values
+        assert torch.equal(given, preprocess([picture(image_shape)], image)), image_shape
 
 
 def test_the_zero_shot_pipeline_works_with_it(model: Clip, folder: Path) -> None:
@@ -112,33 +141,20 @@ def test_it_is_a_checkpoint_of_ours_too(model: Clip, folder: Path) -> None:
     assert largest_difference(model, images, tokens, given) < 1e-5
 
 
-def test_its_code_needs_torch_and_transformers_alone(folder: Path) -> None:
-    code = (folder / "modeling_growclip.py").read_text()
-    imports = [
+def test_its_code_needs_transformers_and_what_that_needs(folder: Path) -> None:
+    assert imported_by(folder / "modeling_growclip.py") == {"torch", "transformers"}
+    assert imported_by(folder / "image_processing_growclip.py") == {"numpy", "PIL", "transformers"}
+
+
+def imported_by(path: Path) -> set[str]:
+    """Packages beside Python's own that a file imports."""
+    modules = [
         alias.name if isinstance(node, ast.Import) else node.module
-        for node in ast.walk(ast.parse(code))
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for alias in node.names
     ]
-    tops = {str(name).partition(".")[0] for name in imports}
-    assert tops - sys.stdlib_module_names == {"torch", "transformers"}
-
-
-@pytest.mark.parametrize(
-    ("arch", "message"),
-    [
-        (ODD, r"cannot cover a shape that is not square.*\(8, 12\).*--format open_clip or onnx"),
-        (PLAIN, r"cannot fit an image's longer side.*--format open_clip or onnx"),
-    ],
-)
-def test_what_its_image_processor_cannot_do_is_refused(
-    arch: ClipArch, message: str, tmp_path: Path
-) -> None:
-    mode = "shortest" if arch is ODD else "longest"
-    image = replace(arch.image, preprocessing=Preprocessing(resize_mode=mode))
-    with pytest.raises(ValueError, match=message):
-        export_auto_model(Clip(replace(arch, image=image)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    return {str(name).partition(".")[0] for name in modules} - sys.stdlib_module_names
 
 
 def test_code_that_computes_something_else_is_an_error_and_leaves_no_folder(

@@ -19,14 +19,19 @@ def test_a_folder_is_filled_at_the_end(tmp_path: Path, is_there: bool) -> None:
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "1", "b": "2"}
 
 
+def fill_in_vain(folder: Path) -> None:
+    with filled_whole(folder) as made:
+        (made / "a").write_text("1")
+        raise KeyError
+
+
 @pytest.mark.parametrize("is_there", [False, True])
 def test_an_error_leaves_what_was_there(tmp_path: Path, is_there: bool) -> None:
     folder = tmp_path / "out"
     if is_there:
         folder.mkdir()
-    with pytest.raises(KeyError), filled_whole(folder) as made:
-        (made / "a").write_text("1")
-        raise KeyError
+    with pytest.raises(KeyError):
+        fill_in_vain(folder)
     assert folder.exists() == is_there
     assert not is_there or not list(folder.iterdir())
 

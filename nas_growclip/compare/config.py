@@ -11,7 +11,7 @@ import yaml
 
 from nas_growclip.experiment.config import ExperimentConfig, with_files
 from nas_growclip.io.choices import require_choice
-from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
+from nas_growclip.io.mappings import from_mapping, read_fields, read_mapping, to_mapping
 from nas_growclip.io.ranges import above, check_ranges
 
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
@@ -41,6 +41,7 @@ class CompareConfig:
     """Metric on ``validation`` after the last stage that chooses among them."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         self._check_arms()
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: must be all different, but got {list(self.seeds)}.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nas_growclip.data.augment import AugmentConfig
+from nas_growclip.io.mappings import read_fields
 from nas_growclip.io.ranges import at_least, check_ranges, within
 
 MAX_BAD_SHARE = 0.2
@@ -42,6 +43,7 @@ class StagedData:
     """Random crops and flips of training images."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         if not self.stages:
             raise ValueError("stages: must list one size or more. Add the first stage's size.")
         for before, after in zip((0, *self.stages), self.stages, strict=False):

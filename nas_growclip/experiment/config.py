@@ -17,7 +17,7 @@ from nas_growclip.growth.pim import PIM_GROUPS, PIM_VARIANTS
 from nas_growclip.growth.space import GrowthSpace
 from nas_growclip.interop.importing import checkpoint_arch
 from nas_growclip.io.choices import require_choice
-from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
+from nas_growclip.io.mappings import from_mapping, read_fields, read_mapping, to_mapping
 from nas_growclip.io.ranges import above, check_ranges
 from nas_growclip.io.shipped import file_or_shipped
 from nas_growclip.models.arch import DIMENSIONS, PRESETS, ClipArch
@@ -73,6 +73,7 @@ class ExperimentConfig:
     """Metrics on ``test`` after each stage; the search always measures ``loss``."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         _check_numbers(to_mapping(self), "")
         check_ranges(self, passes=above(0), stage_flops=above(0))
         self._check_stages()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nas_growclip.io.mappings import read_fields
 from nas_growclip.models.arch import ClipArch, dimension_steps
 
 SHRINKABLE = frozenset({"image.patch_size"})
@@ -45,6 +46,7 @@ class Candidate:
     """PIM's momentum where it is searched for; None leaves the configured one."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         for dimension in self.dimensions:
             if self.dimensions.count(dimension) > 1:
                 raise ValueError(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from nas_growclip.io.mappings import read_fields
 from nas_growclip.io.ranges import above, at_least, check_ranges, within
 
 
@@ -71,6 +72,7 @@ class GrowthConfig:
     """The rate of new entries, where moments are kept."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         check_ranges(
             self,
             momentum=within(0, 1),

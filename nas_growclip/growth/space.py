@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 
 from nas_growclip.growth.candidates import (
     NO_GROWTH,
@@ -17,7 +18,9 @@ from nas_growclip.growth.candidates import (
     GrowthStep,
     check_growth,
 )
+from nas_growclip.growth.encoding import ConditionalEncoding, OrdinalEncoding, Suggests
 from nas_growclip.io.choices import require_choice
+from nas_growclip.io.mappings import from_mapping, read_fields, read_mapping
 from nas_growclip.io.ranges import check_ranges, within
 from nas_growclip.models.arch import DIMENSIONS, MAX_SIZE, TIED_DIMENSIONS, ClipArch
 
@@ -42,6 +45,7 @@ class SizeChoices:
     """The dimension may grow once the stage has so many pairs."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         if not (self.sizes or self.ratios or self.add):
             raise ValueError("must give sizes, ratios or add. Add one of them.")
         sizes = within(1, MAX_SIZE)
@@ -86,6 +90,7 @@ class GrowthSpace:
     """PIM's momenta to search among; none leaves ``growth.momentum`` to every candidate."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         for dimension in self.dimensions:
             require_choice(dimension, DIMENSIONS, "dimensions")
         self._check_together()
@@ -111,6 +116,38 @@ class GrowthSpace:
         blended = (replace(c, momentum=momentum) for c in legal for momentum in self.momenta)
         return (NO_GROWTH, *blended)
 
+    def suggest(
+        self, trial: Suggests, parent: ClipArch, num_pairs: int, *, as_levels: bool = False
+    ) -> Candidate:
+        """Draw a candidate in an Optuna trial, in an objective of one's own.
+
+        The parameter ``grow`` chooses which dimensions grow, and each of those then its size under
+        its own name. All choices are categorical, so any sampler can draw them, for any number of
+        objectives. A study must keep to one parent, number of pairs and space: begin another one
+        for another stage.
+
+        Args:
+            trial: Optuna's, or another one that has its ``suggest_categorical`` and
+                ``suggest_int``.
+            parent: The architecture that grows.
+            num_pairs: Pairs that the stage trains on.
+            as_levels: Whether to draw a whole number for every dimension instead, 0 for the size
+                it has, which Gaussian processes and CMA-ES can model. Levels of no legal candidate
+                mean the nearest one.
+
+        Raises:
+            ValueError: If earlier trials of the study had other choices.
+        """
+        encode = OrdinalEncoding if as_levels else ConditionalEncoding
+        encoding = encode(self.candidates(parent, num_pairs))
+        try:
+            return encoding.suggest(trial)
+        except ValueError as error:
+            raise ValueError(
+                "A study must keep to one parent, number of pairs and space, but a parameter had "
+                f"other choices in earlier trials: {str(error).rstrip('.')}. Begin another study."
+            ) from None
+
     def _growths(self, parent: ClipArch, num_pairs: int) -> list[tuple[Steps, ...]]:
         """For each dimension or group, in the order of ``dimensions``, every way it may grow."""
         group_of = {dimension: group for group in self.together for dimension in group}
@@ -131,6 +168,25 @@ class GrowthSpace:
             for chosen in itertools.combinations(growths, count):
                 for parts in itertools.product(*chosen):
                     yield Candidate(steps=tuple(itertools.chain(*parts)))
+
+
+def load_space(path: str | Path) -> GrowthSpace:
+    """Read a growth space: that of an experiment, or a file of one alone.
+
+    Args:
+        path: YAML or JSON, as in ``experiments/`` or in ``search_spaces/``.
+
+    Raises:
+        ValueError: If the file is missing, or it or a value in it is bad.
+    """
+    file = Path(path)
+    data, where = read_mapping(file), str(file)
+    if isinstance(data.get("space"), str):
+        where = str(file.parent / data["space"])
+        data = read_mapping(Path(where))
+    elif "space" in data:
+        data, where = data["space"], f"{file}: space"
+    return from_mapping(GrowthSpace, data, where)
 
 
 def _check_count(num_growths: Sequence[int], most: int, num_momenta: int) -> None:

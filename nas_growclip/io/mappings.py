@@ -6,6 +6,7 @@ messages gain the place here.
 """
 
 import dataclasses
+import functools
 import json
 import re
 import types
@@ -165,6 +166,35 @@ def from_mapping(cls: type[T], data: object, where: str) -> T:
     except ValueError as error:
         message = str(error)
         raise ValueError(message if message.startswith(where) else f"{where}: {message}") from None
+
+
+def read_fields(settings: Any) -> None:
+    """Read what a dataclass's fields were given as plain mappings and lists, as from a file.
+
+    For its ``__post_init__``: what is made by hand, as ``GrowthConfig(rewarm={"steps": 9})``, is
+    then what a file would give, or refused as there.
+
+    Raises:
+        ValueError: On an unknown or missing key, a wrong type, or a failed range check.
+    """
+    for name, hint in _nested_fields(type(settings)):  # type: ignore[arg-type]  # of a class
+        value = getattr(settings, name)
+        read = _convert(hint, value, name)
+        if read is not value:
+            object.__setattr__(settings, name, read)
+
+
+@functools.cache
+def _nested_fields(cls: type) -> tuple[tuple[str, Any], ...]:
+    """The fields that hold more than one plain value, with their types."""
+    return tuple((n, hint) for n, hint in typing.get_type_hints(cls).items() if _is_nested(hint))
+
+
+def _is_nested(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    holds_more = dataclasses.is_dataclass(hint) or origin is tuple
+    is_mapping = isinstance(origin, type) and issubclass(origin, Mapping)
+    return holds_more or is_mapping or any(map(_is_nested, typing.get_args(hint)))
 
 
 def to_mapping(value: Any) -> Any:

@@ -16,7 +16,13 @@ from typing import Any, Literal
 import yaml
 
 from nas_growclip.io.choices import look_up, require_choice
-from nas_growclip.io.mappings import OMITTED_AT_DEFAULT, from_mapping, read_mapping, to_mapping
+from nas_growclip.io.mappings import (
+    OMITTED_AT_DEFAULT,
+    from_mapping,
+    read_fields,
+    read_mapping,
+    to_mapping,
+)
 from nas_growclip.io.ranges import at_least, require_in_range, within
 from nas_growclip.models.preprocessing import Preprocessing
 
@@ -137,6 +143,7 @@ class ImageArch:
     """Whether pixels right and below that fill no whole patch are left out; else there are none."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         _require_positive("image", self)
         _require_heads("image", "image.width", self.width, self)
         self._require_patches()
@@ -302,6 +309,7 @@ class ClipArch:
     """Whether the logits have a learned bias: then SigLIP's loss trains the model, else CLIP's."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         _require_size("embed_dim", self.embed_dim)
         if self.shared.depth:
             _require_heads("shared", "embed_dim", self.embed_dim, self.shared)

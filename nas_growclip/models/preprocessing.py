@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from nas_growclip.io.mappings import read_fields
 from nas_growclip.io.ranges import above, check_ranges, within
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -36,4 +37,5 @@ class Preprocessing:
     """Value, in [0, 255], of what ``longest`` fills."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         check_ranges(self, mean=within(0, 1), std=above(0), fill_color=within(0, 255))

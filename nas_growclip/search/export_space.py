@@ -10,14 +10,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import distribution_to_json
+from optuna.distributions import CategoricalDistribution, distribution_to_json
 
+from nas_growclip.growth.encoding import ConditionalEncoding, Value
+from nas_growclip.growth.parameters import GROW, MOMENTUM
 from nas_growclip.growth.space import GrowthSpace
 from nas_growclip.io.choices import look_up
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.nni.space import nni_space
-from nas_growclip.search.optuna.encoding import ConditionalEncoding, Value
-from nas_growclip.search.parameters import GROW, MOMENTUM
 
 Params = Mapping[str, Value]
 
@@ -53,8 +53,8 @@ def optuna_document(parent: ClipArch, num_pairs: int, space: GrowthSpace) -> dic
     encoding = ConditionalEncoding(space.candidates(parent, num_pairs))
     params = {c.label: encoding.params(c) for c in encoding.candidates}
     order = (GROW, *space.dimensions, MOMENTUM)
-    distributions = sorted(
-        encoding.distributions().items(), key=lambda item: order.index(item[0].partition("|")[0])
+    parameters = sorted(
+        encoding.choices().items(), key=lambda item: order.index(item[0].partition("|")[0])
     )
     return {
         "num_pairs": num_pairs,
@@ -62,10 +62,10 @@ def optuna_document(parent: ClipArch, num_pairs: int, space: GrowthSpace) -> dic
         "parameters": [
             {
                 "name": name,
-                "distribution": json.loads(distribution_to_json(distribution)),
+                "distribution": json.loads(distribution_to_json(CategoricalDistribution(choices))),
                 "when": asked_when(name, list(params.values())),
             }
-            for name, distribution in distributions
+            for name, choices in parameters
         ],
         "candidates": params,
     }

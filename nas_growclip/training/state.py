@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
+from torch.optim import AdamW
 
 from nas_growclip.growth.config import NO_REWARM, RewarmConfig
+from nas_growclip.io.mappings import read_fields
 from nas_growclip.io.ranges import above, at_least, check_ranges, require_in_range, within
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
@@ -73,6 +75,7 @@ class TrainConfig:
     half the learning rate; a trial that diverges has failed."""
 
     def __post_init__(self) -> None:
+        read_fields(self)
         check_ranges(
             self,
             batch_size=at_least(1),
@@ -156,9 +159,14 @@ def make_optimizer(model: Clip, config: TrainConfig) -> EntrywiseAdamW:
 
 def optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     """AdamW's moments under their parameters' names, with their step counts."""
+    return moments_of(state.model, state.optimizer)
+
+
+def moments_of(model: Clip, optimizer: AdamW) -> dict[str, Tensor]:
+    """The same of any AdamW that trains a model."""
     tensors: dict[str, Tensor] = {}
-    for name, parameter in state.model.named_parameters():
-        moments = state.optimizer.state.get(parameter)
+    for name, parameter in model.named_parameters():
+        moments = optimizer.state.get(parameter)
         if moments:
             tensors |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
             tensors[f"step_count.{name}"] = moments.get("step_count", moments["step"])

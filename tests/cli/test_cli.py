@@ -139,16 +139,22 @@ def test_an_example_is_taken_from_the_docstring() -> None:
 
 def test_public_names_are_frozen() -> None:
     assert set(public_names) == {
+        "Candidate",
         "Clip",
         "ClipArch",
         "ExperimentConfig",
+        "GrowthConfig",
         "GrowthSpace",
         "GrowthStep",
+        "candidate_from_nni",
         "count_flops",
+        "grow_optimizer",
         "inherit",
         "load_config",
         "load_model",
         "load_run",
+        "load_space",
+        "nni_space",
         "preprocess",
         "run_experiment",
         "save_model",

@@ -1,15 +1,20 @@
 """The growth space: every candidate legal, no growth first, wider with more data."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_growclip.growth.candidates import NO_GROWTH, SHRINKABLE
-from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
+from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices, load_space
 from nas_growclip.models.arch import DIMENSIONS, ClipArch
+from tests.support.runs import ROOT, SMOKE, smoke_config
 
 TINY = ClipArch.preset("tiny")
 
@@ -170,3 +175,62 @@ def test_only_no_growth_is_left_at_the_largest_sizes() -> None:
 def test_bad_spaces_are_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+BY_HAND = """
+from nas_growclip import Candidate, ClipArch, GrowthConfig, GrowthSpace
+
+parent = ClipArch.preset("tiny")
+space = GrowthSpace(
+    dimensions={"text.depth": {"add": [1]}, "image.width": {"ratios": [2], "from_pairs": 9}},
+    combine=[{"from_pairs": 0, "num_dimensions": 2}],
+    together=[["text.depth", "image.width"]],
+)
+assert [c.label for c in space.candidates(parent, 9)] == ["none", "text.depth=3+image.width=128"]
+step = {"dimension": "text.depth", "old": 2, "new": 3}
+assert Candidate(steps=[step]).apply(parent) == parent.with_size("text.depth", 3)
+assert ClipArch(**parent.to_dict()) == parent
+assert GrowthConfig(moments="grow", rewarm={"steps": 9}).rewarm.peak == 1.3
+try:
+    GrowthSpace(dimensions={"text.depth": {"ad": [1]}})
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_plain_mappings_are_read_or_refused_where_objects_are_expected() -> None:
+    """In a process of its own: here every argument's type is checked before it can be read."""
+    ended = subprocess.run(
+        [sys.executable, "-c", BY_HAND], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "dimensions: text.depth: ad: unknown key. Did you mean 'add'?\n"
+
+
+def test_a_space_is_read_from_an_experiment_or_from_a_file_of_its_own(tmp_path: Path) -> None:
+    alone = ROOT / "search_spaces" / "tiny.yaml"
+    space = load_space(alone)
+    assert space.dimensions["image.width"].ratios == (1.5, 2.0)
+    assert load_space(str(ROOT / "experiments" / "demo.yaml")) == space
+    assert load_space(SMOKE) == smoke_config().space
+    run = tmp_path / "config.yaml"
+    run.write_text(smoke_config().to_yaml())
+    assert load_space(run) == smoke_config().space
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"dimension": {}}, r"mine\.yaml: dimension: unknown key\. Did you mean 'dimensions'\?"),
+        (
+            {"space": {"dimensions": {"text.deep": {"add": [1]}}}},
+            r"yaml: space: dimensions: must be",
+        ),
+        ({"space": "other.yaml"}, r"other\.yaml: no such file"),
+        ({"space": 3}, r"mine\.yaml: space: must be a mapping, but got int"),
+    ],
+)
+def test_a_bad_file_of_a_space_is_named(content: object, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=message):
+        load_space(file)

@@ -1,14 +1,15 @@
 """The strict reader: every mistake is named with its place."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
+from nas_growclip.io.mappings import from_mapping, read_fields, read_mapping, to_mapping
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,57 @@ def test_a_tag_tells_dataclasses_of_a_union_apart() -> None:
 def test_mistakes_in_a_union_are_named(shape: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_mapping(Drawing, {"shape": shape}, "a.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByHand:
+    name: str = ""
+    inner: Any = Inner(1.0)
+    """Typed below, so that the tests' own check of types comes after the reading."""
+    sizes: Any = ()
+    table: Any = field(default_factory=dict)
+    shape: Any = Circle()
+
+    def __post_init__(self) -> None:
+        read_fields(self)
+
+
+ByHand.__annotations__ |= {
+    "inner": Inner | None,
+    "sizes": tuple[int, ...],
+    "table": Mapping[str, Inner],
+    "shape": Circle | Square,
+}
+
+
+def test_what_is_made_by_hand_is_read_as_from_a_file() -> None:
+    made = ByHand(
+        inner={"rate": 2},
+        sizes=[1, 2],
+        table={"k": {"rate": 0.5, "steps": [3]}},
+        shape={"kind": "square", "side": 3},
+    )
+    assert made == ByHand(
+        inner=Inner(2.0), sizes=(1, 2), table={"k": Inner(0.5, (3,))}, shape=Square(side=3)
+    )
+    assert ByHand(inner=None).inner is None
+    inner = Inner(1.0)
+    assert ByHand(inner=inner).inner is inner
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"inner": {"rat": 1.0}}, r"^inner: rat: unknown key\. Did you mean 'rate'\?"),
+        ({"inner": 3}, r"^inner: must be a mapping, but got int '3'"),
+        ({"sizes": 4}, r"^sizes: must be a list, but got int '4'"),
+        ({"table": {"k": {}}}, r"^table: k: rate: missing key"),
+        ({"shape": {"kind": "circle", "side": 1}}, r"^shape: side: unknown key for kind 'circle'"),
+    ],
+)
+def test_mistakes_made_by_hand_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ByHand(**fields)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

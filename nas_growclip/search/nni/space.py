@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate
-from nas_growclip.search.parameters import GROW, MOMENTUM, grow_value, momenta_of, unique
+from nas_growclip.growth.parameters import GROW, MOMENTUM, grow_value, momenta_of, unique
 
 
 def nni_space(candidates: Sequence[Candidate]) -> dict[str, Any]:

@@ -32,11 +32,11 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate
+from nas_growclip.growth.encoding import ConditionalEncoding, OrdinalEncoding
 from nas_growclip.io.files import locked
 from nas_growclip.records.entries import Trial
 from nas_growclip.records.folder import RunFolder, run_name
 from nas_growclip.search.optuna.dashboard import describe_trial
-from nas_growclip.search.optuna.encoding import ConditionalEncoding, OrdinalEncoding
 from nas_growclip.search.optuna.liveness import LivenessMonitor, identity, is_gone
 from nas_growclip.search.optuna.samplers import (
     MULTI_OBJECTIVE,

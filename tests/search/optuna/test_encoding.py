@@ -13,18 +13,18 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.distributions import json_to_distribution
+from optuna.distributions import CategoricalDistribution, IntDistribution, json_to_distribution
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler
 from optuna.trial import FixedTrial
 
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
+from nas_growclip.growth.encoding import ConditionalEncoding, OrdinalEncoding
+from nas_growclip.growth.parameters import grow_value
 from nas_growclip.growth.space import Combination, GrowthSpace, SizeChoices
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.export_space import FORMATS, space_document
 from nas_growclip.search.nni.space import candidate_from_nni, nni_space
-from nas_growclip.search.optuna.encoding import ConditionalEncoding, OrdinalEncoding
 from nas_growclip.search.optuna.samplers import grid
-from nas_growclip.search.parameters import grow_value
 from tests.support.strategies import archs
 
 Sizes = Mapping[str, Sequence[int]]
@@ -134,11 +134,18 @@ def labels(candidates: Sequence[Candidate]) -> list[str]:
     return sorted(c.label for c in candidates)
 
 
+def distributions(encoding: Any) -> dict[str, Any]:
+    """Every parameter of an encoding as Optuna has it."""
+    if isinstance(encoding, OrdinalEncoding):
+        return {name: IntDistribution(0, top) for name, top in encoding.tops().items()}
+    return {name: CategoricalDistribution(c) for name, c in encoding.choices().items()}
+
+
 def drawn(encoding: Any, sampler: BaseSampler, most: int) -> Iterator[Candidate]:
     """What a study draws, until it stops itself or has drawn the most."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found: list[Candidate] = []
-    known = encoding.distributions()
+    known = distributions(encoding)
 
     def objective(trial: optuna.Trial) -> float:
         found.append(encoding.suggest(trial))
@@ -168,7 +175,7 @@ def test_parameters_give_their_candidate_back_in_any_space(space: Space) -> None
         encoding = encode(candidates)
         params = [encoding.params(candidate) for candidate in candidates]
         assert [encoding.suggest(FixedTrial(p)) for p in params] == list(candidates)
-        assert {name for p in params for name in p} == set(encoding.distributions())
+        assert {name for p in params for name in p} == set(distributions(encoding))
 
 
 @settings(max_examples=6)
@@ -217,9 +224,9 @@ def test_cmaes_takes_the_levels(space: str) -> None:
 
 def test_conditional_names_are_plain_where_every_size_is_legal() -> None:
     encoding = ConditionalEncoding(PATCHES.candidates(TINY, 1))
-    plain = encoding.distributions()
-    assert plain["text.depth"].choices == (3, 4)
-    assert plain["momentum"].choices == (1.0, 0.5)
+    plain = encoding.choices()
+    assert plain["text.depth"] == (3, 4)
+    assert plain["momentum"] == (1.0, 0.5)
     asked = [encoding.params(candidate) for candidate in encoding.candidates]
     qualified = {n for p in asked for n in p if "|" in n}
     assert qualified

@@ -1,4 +1,4 @@
-"""A stage's candidates as a search space, for Optuna and for NNI.
+"""A stage's candidates as parameters that a search tool draws one by one, as Optuna does.
 
 A stage's space is the list of its legal candidates, which need not be a product of sizes: a
 combination may be illegal. Each encoding turns that list into parameters so that every sample
@@ -6,16 +6,27 @@ decodes to a legal candidate and every candidate can be drawn.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-
-from optuna.distributions import CategoricalDistribution, IntDistribution
-from optuna.trial import BaseTrial
+from typing import Any, Protocol, runtime_checkable
 
 from nas_growclip.growth.candidates import Candidate
-from nas_growclip.search.parameters import GROW, MOMENTUM, grow_value, momenta_of, unique
+from nas_growclip.growth.parameters import GROW, MOMENTUM, grow_value, momenta_of, unique
 
 Value = str | int | float
 Choose = Callable[[str, tuple[Value, ...]], Value]
 """(parameter, its choices) -> the chosen one."""
+
+
+@runtime_checkable
+class Suggests(Protocol):
+    """What draws parameters: a trial of Optuna."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of some choices."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """A whole number from ``low`` to ``high``."""
+        ...
 
 
 class ConditionalEncoding:
@@ -35,7 +46,7 @@ class ConditionalEncoding:
         for candidate in self.candidates:
             self._by_dimensions.setdefault(grow_value(candidate), []).append(candidate)
 
-    def suggest(self, trial: BaseTrial) -> Candidate:
+    def suggest(self, trial: Suggests) -> Candidate:
         """Draw a candidate's parameters in a trial, one after the other."""
         return self.walk(lambda name, choices: _suggested(trial, name, choices))
 
@@ -55,15 +66,15 @@ class ConditionalEncoding:
         self.walk(choose)
         return found
 
-    def distributions(self) -> dict[str, CategoricalDistribution]:
+    def choices(self) -> dict[str, tuple[Value, ...]]:
         """Every parameter that some candidate asks for, with its choices."""
-        found: dict[str, CategoricalDistribution] = {}
+        found: dict[str, tuple[Value, ...]] = {}
         for candidate in self.candidates:
 
             def choose(
                 name: str, choices: tuple[Value, ...], candidate: Candidate = candidate
             ) -> Value:
-                found[name] = CategoricalDistribution(choices)
+                found[name] = choices
                 return _value_in(candidate, name)
 
             self.walk(choose)
@@ -105,7 +116,7 @@ class OrdinalEncoding:
         self.momenta = momenta_of(self.candidates)
         self._levels = [self._levels_of(candidate) for candidate in self.candidates]
 
-    def suggest(self, trial: BaseTrial) -> Candidate:
+    def suggest(self, trial: Suggests) -> Candidate:
         """Draw every level in a trial; gives the nearest candidate."""
         drawn = {name: trial.suggest_int(name, 0, top) for name, top in self.tops().items()}
         distances = [_distance(drawn, levels) for levels in self._levels]
@@ -120,10 +131,6 @@ class OrdinalEncoding:
         _check_member(candidate, self.candidates)
         return {**dict.fromkeys(self.tops(), 0), **self._levels_of(candidate)}
 
-    def distributions(self) -> dict[str, IntDistribution]:
-        """Every parameter with its levels."""
-        return {name: IntDistribution(0, top) for name, top in self.tops().items()}
-
     def tops(self) -> dict[str, int]:
         """Each parameter's highest level."""
         tops: dict[str, int] = {str(d): len(sizes) for d, sizes in self.sizes.items()}
@@ -136,9 +143,8 @@ class OrdinalEncoding:
         return levels | ({} if momentum is None else {MOMENTUM: self.momenta.index(momentum)})
 
 
-def _suggested(trial: BaseTrial, name: str, choices: tuple[Value, ...]) -> Value:
-    chosen = trial.suggest_categorical(name, choices)
-    assert isinstance(chosen, str | int | float)
+def _suggested(trial: Suggests, name: str, choices: tuple[Value, ...]) -> Value:
+    chosen: Value = trial.suggest_categorical(name, choices)
     return chosen
 
 

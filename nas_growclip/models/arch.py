@@ -522,6 +522,13 @@ def _openai(patch_size: int, width: int, depth: int, text_width: int) -> ClipArc
     )
 
 
+def _siglip_b_16() -> ClipArch:
+    """SigLIP-B/16's sizes and loss; images are pooled at a class token, as in every preset."""
+    wide = _openai(patch_size=16, width=768, depth=12, text_width=768)
+    text = dataclasses.replace(wide.text, context_length=64)
+    return dataclasses.replace(wide, text=text, logit_bias=True)
+
+
 PRESETS: Mapping[str, ClipArch] = {
     "tiny": _tiny(width=64, depth=2, shared_depth=1, image_size=32),
     "tiny_64px": _tiny(width=64, depth=2, shared_depth=1, image_size=64),
@@ -530,5 +537,6 @@ PRESETS: Mapping[str, ClipArch] = {
     "vit_b_32": _openai(patch_size=32, width=768, depth=12, text_width=512),
     "vit_b_16": _openai(patch_size=16, width=768, depth=12, text_width=512),
     "vit_l_14": _openai(patch_size=14, width=1024, depth=24, text_width=768),
+    "siglip_b_16": _siglip_b_16(),
 }
 """Named architectures; the ``vit_*`` sizes are those of OpenAI's and OpenCLIP's models."""

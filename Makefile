@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := nas_growclip tests benchmarks analysis docs/guide/scripts
+SOURCES := nas_growclip tests benchmarks analysis docs
 # Without bytecode on the disk every process compiles its libraries: ten seconds for PyTorch's.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -9,7 +9,7 @@ import typer
 
 from nas_growclip.cli.choices import NniAction
 from nas_growclip.cli.options import DataFolder, Device, RunArgument, require_at_least_one
-from nas_growclip.search.parameters import GROW
+from nas_growclip.growth.parameters import GROW
 
 RECORDS = "records"
 

@@ -37,19 +37,16 @@ ARCH_HELP = f"a preset ({', '.join(PRESETS)}), a YAML or JSON file, or a checkpo
 
 
 def read_space(path: Path | None, parent: str) -> "GrowthSpace":
-    """A growth space from its file or its name, else from the run that a parent is a stage of.
+    """A growth space from a file or its name, else from the run that a parent is a stage of.
 
     Raises:
         ValueError: If the file is bad, or none is given and the parent is of no run.
     """
-    from nas_growclip.growth.space import GrowthSpace
-    from nas_growclip.io.mappings import from_mapping, read_mapping
-    from nas_growclip.io.shipped import file_or_shipped
+    from nas_growclip.growth.space import load_space
     from nas_growclip.records.folder import RunFolder
 
     if path is not None:
-        path = file_or_shipped(path, "search_spaces")
-        return from_mapping(GrowthSpace, read_mapping(path), str(path))
+        return load_space(path)
     config = RunFolder(Path(parent).resolve().parent).config
     if parent in PRESETS or not Path(parent).is_dir() or not config.is_file():
         raise ValueError(
@@ -57,7 +54,7 @@ def read_space(path: Path | None, parent: str) -> "GrowthSpace":
             f"but got PARENT={parent!r}. Give a file, or the name of one that is shipped, as in "
             "--space tiny."
         )
-    return from_mapping(GrowthSpace, read_mapping(config).get("space"), f"{config}: space")
+    return load_space(config)
 
 
 def parse_size(text: str) -> tuple[str, int]:

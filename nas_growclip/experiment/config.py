@@ -14,12 +14,11 @@ from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import DEPTH_OPERATORS
 from nas_growclip.growth.operators import OPERATORS
 from nas_growclip.growth.pim import PIM_GROUPS, PIM_VARIANTS
-from nas_growclip.growth.space import GrowthSpace
+from nas_growclip.growth.space import GrowthSpace, space_file
 from nas_growclip.interop.importing import checkpoint_arch
 from nas_growclip.io.choices import require_choice
 from nas_growclip.io.mappings import from_mapping, read_fields, read_mapping, to_mapping
 from nas_growclip.io.ranges import above, check_ranges
-from nas_growclip.io.shipped import file_or_shipped
 from nas_growclip.models.arch import DIMENSIONS, PRESETS, ClipArch
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
 from nas_growclip.search.config import SearchConfig
@@ -159,10 +158,7 @@ def with_files(data: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """
     read, folder = dict(data), file.parent
     if isinstance(read.get("space"), str):
-        space = folder / read["space"]
-        if not space.exists():
-            space = folder / file_or_shipped(Path(read["space"]), "search_spaces")
-        read["space"] = read_mapping(space)
+        read["space"] = read_mapping(space_file(read["space"], folder))
     parent = read.get("parent")
     if isinstance(parent, str) and parent not in PRESETS:
         places = [path for path in (folder / parent, Path(parent)) if path.is_dir()]

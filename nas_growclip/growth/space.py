@@ -22,6 +22,7 @@ from nas_growclip.growth.encoding import ConditionalEncoding, OrdinalEncoding, S
 from nas_growclip.io.choices import require_choice
 from nas_growclip.io.mappings import from_mapping, read_fields, read_mapping
 from nas_growclip.io.ranges import check_ranges, within
+from nas_growclip.io.shipped import file_or_shipped
 from nas_growclip.models.arch import DIMENSIONS, MAX_SIZE, TIED_DIMENSIONS, ClipArch
 
 Steps = tuple[GrowthStep, ...]
@@ -174,19 +175,34 @@ def load_space(path: str | Path) -> GrowthSpace:
     """Read a growth space: that of an experiment, or a file of one alone.
 
     Args:
-        path: YAML or JSON, as in ``experiments/`` or in ``search_spaces/``.
+        path: YAML or JSON, as in ``experiments/`` or in ``search_spaces/``; or the name of a space
+            that comes with the package, as ``tiny``.
 
     Raises:
         ValueError: If the file is missing, or it or a value in it is bad.
     """
-    file = Path(path)
+    file = file_or_shipped(Path(path), "search_spaces")
     data, where = read_mapping(file), str(file)
     if isinstance(data.get("space"), str):
-        where = str(file.parent / data["space"])
-        data = read_mapping(Path(where))
+        named = space_file(data["space"], file.parent)
+        data, where = read_mapping(named), str(named)
     elif "space" in data:
         data, where = data["space"], f"{file}: space"
     return from_mapping(GrowthSpace, data, where)
+
+
+def space_file(name: str, folder: Path) -> Path:
+    """The file that an experiment names as its space.
+
+    Args:
+        name: A file's path, or the name of a space that comes with the package.
+        folder: The experiment's: what relative paths start from.
+
+    Raises:
+        ValueError: If it is a bare name and there is neither.
+    """
+    file = folder / name
+    return file if file.exists() else folder / file_or_shipped(Path(name), "search_spaces")
 
 
 def _check_count(num_growths: Sequence[int], most: int, num_momenta: int) -> None:

@@ -212,6 +212,7 @@ def test_a_space_is_read_from_an_experiment_or_from_a_file_of_its_own(tmp_path: 
     assert space.dimensions["image.width"].ratios == (1.5, 2.0)
     assert load_space(str(ROOT / "experiments" / "demo.yaml")) == space
     assert load_space(SMOKE) == smoke_config().space
+    assert load_space("tiny") == space
     run = tmp_path / "config.yaml"
     run.write_text(smoke_config().to_yaml())
     assert load_space(run) == smoke_config().space
@@ -226,6 +227,7 @@ def test_a_space_is_read_from_an_experiment_or_from_a_file_of_its_own(tmp_path: 
             r"yaml: space: dimensions: must be",
         ),
         ({"space": "other.yaml"}, r"other\.yaml: no such file"),
+        ({"space": "other"}, r"'other' must be a file, or the name of one of the search_spaces"),
         ({"space": 3}, r"mine\.yaml: space: must be a mapping, but got int"),
     ],
 )

@@ -20,9 +20,8 @@ from nas_growclip.growth.candidates import Candidate
 from nas_growclip.growth.space import load_space
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.optuna.samplers import experimental
-from tests.support.runs import ROOT
 
-SPACE = load_space(ROOT / "search_spaces" / "tiny.yaml")
+SPACE = load_space("tiny")
 TINY = ClipArch.preset("tiny")
 NUM_PAIRS = 10_000
 CANDIDATES = SPACE.candidates(TINY, NUM_PAIRS)

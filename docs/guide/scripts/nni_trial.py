@@ -1,0 +1,35 @@
+"""A trial of your own in an NNI experiment: NNI says what grows, this trains and measures it."""
+
+import nni
+import torch
+from sklearn.datasets import load_digits
+from torch.nn.functional import cross_entropy, interpolate
+
+from nas_growclip import Clip, ClipArch, candidate_from_nni, inherit, load_space
+
+images, labels = map(torch.tensor, load_digits(return_X_y=True))
+images = interpolate(images.float().view(-1, 1, 8, 8) / 16, 32).expand(-1, 3, -1, -1)
+space, tiny = load_space("tiny"), Clip(ClipArch.preset("tiny"))
+captions = tiny.tokenize([f"a handwritten {digit}" for digit in range(10)])
+
+
+def loss_of(model, rows):
+    image, text, scale = model(images[rows], captions)
+    return cross_entropy(scale * image @ text.T, labels[rows])
+
+
+def trained(model, steps=10):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(model, torch.randint(1500, (64,))).backward()
+        optimizer.step()
+    return model
+
+
+torch.manual_seed(0)  # every trial trains the same parent; in earnest: load_model("our_clip")
+parent = trained(tiny)
+candidates = space.candidates(parent.arch, num_pairs=10_000)
+candidate = candidate_from_nni(nni.get_next_parameter(), candidates)
+child = trained(inherit(parent, candidate.apply(parent.arch)))
+nni.report_final_result(-loss_of(child, slice(1500, None)).item())

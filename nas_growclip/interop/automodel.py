@@ -7,6 +7,7 @@ ours as well.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -19,12 +20,15 @@ from nas_growclip.interop.processors import sized_preprocess_cfg
 from nas_growclip.interop.programs import ENCODERS, check_encoder, plain_copy
 from nas_growclip.interop.writing import write_json, write_weights
 from nas_growclip.io.files import filled_whole, write_atomically
-from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.arch import OMITTED_AT_DEFAULT, ClipArch
 from nas_growclip.models.checkpoint import ARCH_FILE, WEIGHTS_FILE
 from nas_growclip.models.clip import Clip
 
 MODULE = "modeling_growclip"
 PROCESSOR_MODULE = "image_processing_growclip"
+KNOWN = ("preprocessing",)
+"""What is written only where it is not the default, and the folder's code knows nevertheless."""
+ACTIVATIONS = ("gelu", "quick_gelu")
 AUTO_CLASSES = ("AutoModel", "AutoModelForZeroShotImageClassification")
 
 
@@ -34,9 +38,11 @@ def export_auto_model(model: Clip, out: Path) -> None:
     Needs no network; the tokenizer is transformers' own of CLIP.
 
     Raises:
-        ValueError: If transformers is missing, the folder computes something else than the model or
-            cannot be written; a new folder is not there then.
+        ValueError: If the model has traits of other kinds than CLIP, transformers is missing, the
+            folder computes something else than the model or cannot be written; a new folder is not
+            there then.
     """
+    _refuse_traits(model.arch)
     require_packages(("transformers",), "--format transformers", "transformers")
     plain = plain_copy(model)
     with filled_whole(out) as folder:
@@ -49,6 +55,33 @@ def export_auto_model(model: Clip, out: Path) -> None:
         write_json(folder / HF_PROCESSOR, _processor_config(plain.arch))
         write_hf_tokenizer(folder, plain.arch.text.context_length)
         _check(plain, folder, out)
+
+
+def _refuse_traits(arch: ClipArch) -> None:
+    """Refuse what the code that is copied into the folder has not.
+
+    Raises:
+        ValueError: If a tower has a trait that none of CLIP's own has.
+    """
+    others = {
+        f"{name}.{field.name}": getattr(tower, field.name)
+        for name, tower in (("image", arch.image), ("text", arch.text))
+        for field in fields(tower)
+        if field.metadata == OMITTED_AT_DEFAULT
+        and field.name not in KNOWN
+        and getattr(tower, field.name) != field.default
+    }
+    for name in ("image", "text"):
+        activation = getattr(arch, name).activation
+        if activation not in ACTIVATIONS:
+            others[f"{name}.activation"] = activation
+    if others:
+        traits = ", ".join(f"{name} {value!r}" for name, value in others.items())
+        raise ValueError(
+            "AutoModel's code has CLIP's towers and a shared encoder, but this model has "
+            f"{traits}. Export it with --format onnx or torch, or, without a shared encoder, "
+            "open_clip or hf."
+        )
 
 
 def _config(arch: ClipArch) -> dict[str, Any]:

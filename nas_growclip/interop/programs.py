@@ -2,7 +2,8 @@
 
 A folder of programs holds ``image_encoder`` and ``text_encoder``, which compute unit-length
 embeddings in float32; ``inference.json``, which says how images and texts become their inputs and
-their outputs logits; and ``tokenizer.json``.
+their outputs logits; and ``tokenizer.json``, or the files of another tokenizer than CLIP's in
+``tokenizer``.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from nas_growclip.io.files import filled_whole, writing
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.gates import folded_state
+from nas_growclip.models.tokenizers import TOKENIZER_FOLDER, copy_tokenizer
 
 DESCRIPTION = "inference.json"
 TOKENIZER = "tokenizer.json"
@@ -74,7 +76,10 @@ def export_programs(model: Clip, out: Path, files: ProgramFiles) -> None:
                 files.write(_program(plain, encoder), encoder, path)
             check_encoder(plain, encoder, files.read(path, encoder), str(out / path.name))
         write_json(folder / DESCRIPTION, description(plain, files.suffix))
-        write_json(folder / TOKENIZER, tokenizer_json(plain.arch.text.context_length))
+        if plain.arch.text.tokenizer is None:
+            write_json(folder / TOKENIZER, tokenizer_json(plain.arch.text.context_length))
+        else:
+            copy_tokenizer(plain.arch.text.tokenizer, folder / TOKENIZER_FOLDER)
 
 
 def plain_copy(model: Clip) -> Clip:
@@ -151,7 +156,16 @@ def description(model: Clip, suffix: str) -> dict[str, Any]:
 
 
 def _tokenizer_description(arch: ClipArch) -> dict[str, Any]:
-    tokens = vocabulary().tokens
+    kind, tokens = arch.text.tokenizer, vocabulary().tokens
+    if kind is not None:
+        return {
+            "kind": "of transformers.AutoTokenizer",
+            "folder": TOKENIZER_FOLDER,
+            "name": kind.name,
+            "clean": kind.clean,
+            "strip_sep_token": kind.strip_sep_token,
+            "context_length": arch.text.context_length,
+        }
     return {
         "kind": "CLIP byte-pair encoding",
         "file": TOKENIZER,

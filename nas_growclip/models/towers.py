@@ -157,7 +157,7 @@ class AttentionPool(nn.Module):
         self, tokens: Float[Tensor, "batch tokens width"]
     ) -> Float[Tensor, "batch embed_dim"]:
         """The pooled and projected tokens."""
-        batch = len(tokens)
+        batch = tokens.shape[0]
         key, value = (
             part.reshape(batch, part.shape[1], self.num_heads, -1).transpose(1, 2)
             for part in self.kv(tokens).chunk(2, dim=-1)
@@ -202,7 +202,7 @@ class TextTower(nn.Module):
     def _pooled(self, stream: Tensor, tokens: Tensor) -> Tensor:
         if self.arch.pooling == "end":
             index = tokens.eq(self.arch.end_token).int().argmax(dim=-1)
-            return stream[torch.arange(len(stream), device=stream.device), index]
+            return stream[torch.arange(stream.shape[0], device=stream.device), index]
         return stream[:, 0 if self.arch.pooling == "first" else -1]
 
 

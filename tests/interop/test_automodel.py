@@ -24,6 +24,7 @@ from nas_growclip.interop.processors import sized_preprocess_cfg
 from nas_growclip.models.checkpoint import save_model
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.preprocessing import Preprocessing
+from tests.growth.test_traits import KINDS, parent_of
 from tests.support.exported import MODELS, SHARED, TEXTS, batches, largest_difference
 
 
@@ -195,3 +196,13 @@ def test_the_command_says_how_to_load_it(
     assert said.err == ""
     assert main(given) == 2
     assert "must be a new or empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_traits_that_the_code_has_not_are_refused(kind: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(
+        ValueError, match=r"AutoModel's code has .*, but this model has (image|text)\."
+    ):
+        export_auto_model(parent_of(kind), out)
+    assert not out.exists()

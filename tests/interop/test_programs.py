@@ -23,6 +23,7 @@ from nas_growclip.interop.processors import read_preprocess_cfg
 from nas_growclip.interop.programs import export_torch
 from nas_growclip.models.checkpoint import save_model
 from nas_growclip.models.clip import Clip
+from tests.growth.test_traits import KINDS, parent_of
 from tests.support.exported import MODELS, SHARED, TEXTS, batches, largest_difference
 from tests.support.runs import ROOT
 
@@ -55,6 +56,19 @@ def run_onnx(folder: Path, encoder: str, batch: Tensor) -> Tensor:
     session = onnxruntime.InferenceSession(folder / about["file"])
     (embeddings,) = session.run([about["output"]], {about["input"]: batch.numpy()})
     return torch.from_numpy(embeddings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_tower_is_a_program(kind: str, tmp_path: Path) -> None:
+    model = parent_of(kind)
+    export_torch(model, tmp_path / "out")  # which compares both encoders with the model's
+    about = json.loads((tmp_path / "out" / "inference.json").read_text())["tokenizer"]
+    assert ("file" in about) == (model.arch.text.tokenizer is None)
+    assert ("name" in about) == (model.arch.text.tokenizer is not None)
+
+
+def test_an_attention_pooled_model_is_a_graph(tmp_path: Path) -> None:
+    export_onnx(parent_of("siglip"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("size", [1, 5])

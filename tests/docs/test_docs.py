@@ -115,8 +115,9 @@ def test_tests_and_modules_named_in_a_page_exist(page: Path) -> None:
 
 
 def module_named(path: str) -> Path | None:
-    """A file as pages name it: from the root or the package, or one of growth's tests."""
-    bases = (ROOT, ROOT / "nas_growclip", ROOT / "tests" / "growth")
+    """A file as pages name it: from the root or the package, code of exports, growth's tests."""
+    package = ROOT / "nas_growclip"
+    bases = (ROOT, package, package / "interop", ROOT / "tests" / "growth")
     return next((base / path for base in bases if (base / path).is_file()), None)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from nas_growclip.cli.options import (
     require_at_least_one,
 )
 from nas_growclip.io.ranges import above, require_in_range
+
+if TYPE_CHECKING:
+    from nas_growclip.records.frames import Run
 
 
 def run(
@@ -175,6 +178,14 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="default: the first run's report folder")
     ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.db",
+            help="also put every stage and candidate of the runs into one Optuna study, for "
+            "optuna-dashboard",
+        ),
+    ] = None,
 ) -> None:
     """Write tables, figures and one HTML page from run folders; several runs side by side.
 
@@ -182,7 +193,7 @@ def report(
     one line in a band. Prints each run's table.
 
     Example:
-        growclip report runs/demo runs/other --out report
+        growclip report runs/demo runs/other --out report --study report/runs.db
     """
     from nas_growclip.records.folder import RunFolder
     from nas_growclip.records.frames import load_run
@@ -193,6 +204,20 @@ def report(
     for records in loaded:
         print_summary(records)
     print(f"Report: {page}")
+    if study is not None:
+        _write_study(loaded, study)
+        print(f"Study: optuna-dashboard sqlite:///{study}")
+
+
+def _write_study(runs: "list[Run]", database: Path) -> None:
+    from nas_growclip.io.files import make_folder
+    from nas_growclip.search.optuna.run_study import RunRecords, study_of_runs
+    from nas_growclip.search.optuna.storage import open_storage
+
+    make_folder(database.parent)
+    records = [RunRecords(run.name, run.stages, run.trials) for run in runs]
+    storage = open_storage(f"sqlite:///{database}", database.parent)
+    study_of_runs(f"growclip/{', '.join(run.name for run in runs)}", storage, records)
 
 
 def rescore(

@@ -29,8 +29,8 @@ from nas_growclip.search.loop import Report, search
 from nas_growclip.search.nni.space import nni_space
 from nas_growclip.search.objective import explain
 from nas_growclip.search.optuna.backend import study_name
-from nas_growclip.search.optuna.dashboard import StageStory, best_effort, describe_stage, save_note
-from nas_growclip.search.optuna.run_study import NOTE, study_of_run
+from nas_growclip.search.optuna.dashboard import StageStory, best_effort, describe_stage
+from nas_growclip.search.optuna.run_study import RunRecords, study_of_runs
 from nas_growclip.search.optuna.storage import open_storage
 from nas_growclip.search.protocol import Proposal, SearchTask
 from nas_growclip.search.warm_start import warm_start_candidates
@@ -136,13 +136,12 @@ def describe_choice(
         story = StageStory(trials=trials, best=best, reason=reason, history=history)
         describe_stage(study, story)
         if result:
-            whole = study_of_run(
-                config.study_name or f"growclip/{run_name(stage.run)}",
+            name = run_name(stage.run)
+            study_of_runs(
+                f"{config.study_name or f'growclip/{name}'}/whole run",
                 open_storage(config.storage, stage.run, waits=True),
-                history,
-                read_trials(stage.run),
+                [RunRecords(name, history, read_trials(stage.run))],
             )
-            save_note(whole, NOTE)
 
 
 def choose_trial(stage: StageContext, trials: Sequence[Trial]) -> tuple[Trial, str]:

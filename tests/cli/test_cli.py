@@ -48,7 +48,7 @@ def test_commands_and_options_are_frozen() -> None:
         "continue": ["--data", "--device", "--flops", "--old-data", "RUN"],
         "compare": ["--data", "--device", "--out", "--workers", "COMPARISON.yaml"],
         "worker": ["--data", "--device", "--patience", "RUN"],
-        "report": ["--out", "RUN"],
+        "report": ["--out", "--study", "RUN"],
         "rescore": ["--data-ratio", "--json", "--objective", "--set", "RUN"],
         "grow": [
             "--depth-operator",

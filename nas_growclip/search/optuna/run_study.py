@@ -1,9 +1,9 @@
-"""A whole run as one Optuna study, for optuna-dashboard: its front is the picture of the run.
+"""A whole run, or several, as one Optuna study: in optuna-dashboard its front is their picture.
 
 Two objectives, how well the right partner is found and the FLOPs that it takes, over the model of
 each finished stage and, marked, each candidate that was tried. Sizes are parameters of their own,
-so that the importances are those of the dimensions. The study is made anew when a stage ends;
-nothing reads it back.
+so that the importances are those of the dimensions. A run's own study is made anew when a stage
+ends; nothing reads it back.
 """
 
 import math
@@ -19,6 +19,7 @@ from optuna.trial import create_trial
 from nas_growclip.growth.candidates import Candidate
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.search.optuna.dashboard import save_note
 from nas_growclip.search.optuna.samplers import experimental
 
 OBJECTIVES = ("exp(-loss) on validation", "FLOPs a pair")
@@ -28,6 +29,16 @@ Every finished stage's model, and every candidate at the end of its trial, a par
 (attribute *what*). exp(-loss) is the probability that a model gives to the right partner, geometric
 mean over the validation pairs. FLOPs are fvcore FLOPs: one multiply-add is one; one pair, forward.
 """
+
+
+class RunRecords(NamedTuple):
+    """What a run recorded."""
+
+    name: str
+    stages: Sequence[StageResult]
+    """Finished ones."""
+    trials: Sequence[Trial]
+    """Of all stages."""
 
 
 class Point(NamedTuple):
@@ -41,29 +52,31 @@ class Point(NamedTuple):
     attributes: Mapping[str, Any]
 
 
-def study_of_run(
-    name: str, storage: BaseStorage, stages: Sequence[StageResult], trials: Iterable[Trial]
-) -> optuna.Study:
-    """Make a run's study anew.
+def study_of_runs(name: str, storage: BaseStorage, runs: Sequence[RunRecords]) -> optuna.Study:
+    """Make a study of one run or of several anew.
 
     Args:
-        name: What the run's studies are called.
-        storage: Where; a study of that name is replaced.
-        stages: Finished ones.
-        trials: Of all stages.
+        name: The study's; one of that name is replaced.
+        storage: Where.
+        runs: What they recorded.
     """
-    points = [*map(_of_stage, stages), *_of_trials(trials)]
-    full_name = f"{name}/whole run"
+    points = [point for run in runs for point in _points(run)]
     with suppress(KeyError):
-        optuna.delete_study(study_name=full_name, storage=storage)
+        optuna.delete_study(study_name=name, storage=storage)
     study = optuna.create_study(
-        study_name=full_name, storage=storage, directions=["maximize", "minimize"]
+        study_name=name, storage=storage, directions=["maximize", "minimize"]
     )
     with experimental():
         study.set_metric_names(list(OBJECTIVES))
     ranges = size_ranges(points)
     study.add_trials([_trial(point, ranges) for point in points])
+    save_note(study, NOTE)
     return study
+
+
+def _points(run: RunRecords) -> list[Point]:
+    points = [*map(_of_stage, run.stages), *_of_trials(run.trials)]
+    return [p._replace(attributes={"run": run.name, **p.attributes}) for p in points]
 
 
 def size_ranges(points: Sequence[Point]) -> Mapping[str, IntDistribution]:

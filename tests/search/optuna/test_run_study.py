@@ -8,13 +8,14 @@ import optuna
 import pytest
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
+from nas_growclip.cli.main import main
 from nas_growclip.experiment.run import run_stages
 from nas_growclip.growth.candidates import Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Measure, StageResult, Trial
 from nas_growclip.records.folder import read_stages, read_trials, run_name
 from nas_growclip.search.config import SearchConfig
-from nas_growclip.search.optuna.run_study import CANDIDATE, STAGE, study_of_run
+from nas_growclip.search.optuna.run_study import CANDIDATE, STAGE, RunRecords, study_of_runs
 from tests.support.runs import smoke_config
 
 PARENT = ClipArch.preset("tiny")
@@ -63,7 +64,8 @@ def a_stage(best: Trial, loss: float) -> StageResult:
 
 def in_memory(trials: list[Trial]) -> optuna.Study:
     storage = optuna.storages.InMemoryStorage()
-    return study_of_run("mine", storage, [a_stage(trials[1], 1.0)], trials)
+    records = RunRecords("mine", [a_stage(trials[1], 1.0)], trials)
+    return study_of_runs("mine", storage, [records])
 
 
 def test_points_are_stages_and_candidates() -> None:
@@ -79,6 +81,23 @@ def test_points_are_stages_and_candidates() -> None:
     assert stage.user_attrs["test: zero_shot/scenes"] == 0.5
     assert control.params == {"image.width": PARENT.size("image.width")}
     assert stage.params == grown.params == {"image.width": 96}
+
+
+def test_several_runs_are_one_study(tmp_path: Path) -> None:
+    """As often as it is made; sizes that only one run has are a parameter of all."""
+    wide, deep = (
+        [a_trial(0, name, PARENT.size(name), 3.0), a_trial(1, name, size, 2.0)]
+        for name, size in (("image.width", 96), ("text.depth", 4))
+    )
+    runs = [
+        RunRecords(name, [a_stage(trials[1], 1.0)], trials)
+        for name, trials in (("wide", wide), ("deep", deep))
+    ]
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/runs.db")
+    for _ in range(2):
+        study = study_of_runs("both", storage, runs)
+    assert [t.user_attrs["run"] for t in study.trials] == ["wide"] * 3 + ["deep"] * 3
+    assert all(set(t.params) == {"image.width", "text.depth"} for t in study.trials)
 
 
 def test_front_is_the_best_for_the_flops() -> None:
@@ -114,6 +133,10 @@ def test_runs_that_share_a_storage_have_a_study_each(tmp_path: Path) -> None:
         run_stages(config, run)
     names = set(optuna.get_all_study_names(storage))
     assert len(names) == 6
+    both = tmp_path / "both" / "runs.db"
+    assert main(["report", *map(str, runs), "--out", str(both.parent), "--study", str(both)]) == 0
+    (name,) = optuna.get_all_study_names(f"sqlite:///{both}")
+    assert len(optuna.load_study(study_name=name, storage=f"sqlite:///{both}").trials) == 12
     for run in runs:
         name = f"growclip/{run_name(run)}/whole run"
         assert name in names

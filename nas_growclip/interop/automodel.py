@@ -20,7 +20,8 @@ from nas_growclip.interop.processors import sized_preprocess_cfg
 from nas_growclip.interop.programs import ENCODERS, check_encoder, plain_copy
 from nas_growclip.interop.writing import write_json, write_weights
 from nas_growclip.io.files import filled_whole, write_atomically
-from nas_growclip.models.arch import OMITTED_AT_DEFAULT, ClipArch
+from nas_growclip.io.mappings import OMITTED_AT_DEFAULT
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.checkpoint import ARCH_FILE, WEIGHTS_FILE
 from nas_growclip.models.clip import Clip
 

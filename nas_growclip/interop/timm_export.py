@@ -34,7 +34,7 @@ def timm_vision_cfg(arch: ClipArch, out: Path) -> dict[str, Any]:
         ValueError: If timm has no such tower.
     """
     image = arch.image
-    _check(arch)
+    _check_width(arch)
     config = {
         "image_size": list(image.image_shape),
         "timm_model_pretrained": False,
@@ -43,10 +43,12 @@ def timm_vision_cfg(arch: ClipArch, out: Path) -> dict[str, Any]:
         "timm_proj_bias": image.projection_bias,
     }
     plain = replace(image, preprocessing=Preprocessing())
-    for name in timm.list_models(f"vit_*_patch{image.patch_size}_*_{image.image_size}"):
+    kind = "siglip*" if image.pooling == "attention" else "*"
+    for name in timm.list_models(f"vit_*_patch{image.patch_size}_{kind}_{image.image_size}"):
         named = config | {"timm_model_name": name}
         if _made(named, arch.embed_dim) == plain:
             return named
+    _check_norms(image)
     return config | {"timm_model_name": f"{LOCAL}{(out / IMAGE_TOWER).absolute()}"}
 
 
@@ -89,16 +91,19 @@ def _made(config: Mapping[str, Any], embed_dim: int) -> ImageArch | None:
     return tower.arch if tower.is_like_ours else None
 
 
-def _check(arch: ClipArch) -> None:
+def _check_width(arch: ClipArch) -> None:
     image = arch.image
-    if image.norm_eps != TIMM_EPS:
-        raise ValueError(
-            f"OpenCLIP makes this image tower by timm, whose norms have epsilon {TIMM_EPS}, but "
-            f"image.norm_eps is {image.norm_eps}. Use the checkpoint as it is, by load_model."
-        )
     if image.pooling == "attention" and image.width != arch.embed_dim:
         raise ValueError(
             "Pooling by attention has the image tower's width for others, but image.width is "
             f"{image.width} and embed_dim is {arch.embed_dim}. Grow them to the same size, or use "
             "the checkpoint as it is, by load_model."
+        )
+
+
+def _check_norms(image: ImageArch) -> None:
+    if image.norm_eps != TIMM_EPS:
+        raise ValueError(
+            f"OpenCLIP makes this image tower by timm, whose norms have epsilon {TIMM_EPS}, but "
+            f"image.norm_eps is {image.norm_eps}. Use the checkpoint as it is, by load_model."
         )

@@ -6,13 +6,16 @@ from typing import Any
 import pytest
 import torch
 
+from nas_growclip.growth.adam_moments import grow_moments
 from nas_growclip.growth.claims import is_exact
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import inherit
+from nas_growclip.growth.plan import plan_growth
 from nas_growclip.growth.verify import perturbed, probe, similarity, similarity_change
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch, TokenizerArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.training.state import TrainConfig, start_training
+from tests.growth.test_adam_moments import as_moments, gradients
 from tests.growth.test_special_axes import contrastive_step
 
 TOKENIZER = TokenizerArch(name="some/tokenizer")
@@ -165,3 +168,18 @@ def test_every_parameter_is_trained(kind: str) -> None:
     state = start_training(Clip(arch_of(kind)), TrainConfig())
     known = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
     assert known == {id(p) for p in state.model.parameters()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moments_grow_as_gradients_do(kind: str) -> None:
+    sizes = {"image.mlp_width": 31, "image.head_dim": 11, "image.heads": 4, "text.mlp_width": 17}
+    parent, config = parent_of(kind), GrowthConfig(moments="grow")
+    target = parent.arch.with_sizes(sizes)
+    plan = plan_growth(parent, target, config)
+    moments = grow_moments(plan, as_moments(gradients(parent, 7)))
+    for name, gradient in gradients(inherit(parent, target, config), 7).items():
+        is_old = moments[f"step_count.{name}"].expand(gradient.shape) == 7
+        scale = gradient.abs().max() + 1e-12
+        assert is_old.any(), name
+        difference = (moments[f"exp_avg.{name}"] - gradient)[is_old].abs().max()
+        assert difference < 1e-9 * scale, name

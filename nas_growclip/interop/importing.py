@@ -18,6 +18,7 @@ from nas_growclip.interop.layouts import (
     TIMM_IMAGE,
     Rule,
     join_attention,
+    join_biases,
     join_head,
     join_query,
     patches_as_pixels,
@@ -87,7 +88,9 @@ def import_with_provenance(
     tensors = {n: t for n, t in tensors.items() if n not in NO_WEIGHTS}
     tensors = {n: t for n, t in tensors.items() if not n.endswith(".position_ids")}
     check_numbers(tensors, path)
-    tensors = _folded_scales(_unprefixed(join_head(join_query(join_attention(tensors)))))
+    for join in (join_attention, join_biases, join_query, join_head):
+        tensors = join(tensors)
+    tensors = _folded_scales(_unprefixed(tensors))
     if config.layout == "siglip2" and HF_PATCHES in tensors:
         size = config.arch.image.patch_size
         tensors[HF_PATCHES] = patches_as_pixels(tensors[HF_PATCHES], size)

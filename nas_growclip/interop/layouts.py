@@ -206,6 +206,18 @@ def split_attention(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
+def join_biases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """EVA's biases of query and value as one of all three: its keys have none, which is 0."""
+    joined = dict(weights)
+    for name in weights:
+        value = f"{name.removesuffix('q_bias')}v_bias"
+        if name.endswith(".attn.q_bias") and value in weights:
+            query = joined.pop(name)
+            parts = [query, torch.zeros_like(query), joined.pop(value)]
+            joined[f"{name.removesuffix('q_bias')}qkv.bias"] = torch.cat(parts)
+    return joined
+
+
 def join_query(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Timm's latent vector, times the matrix that makes the query of it, as the query.
 

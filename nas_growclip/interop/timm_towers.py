@@ -9,8 +9,9 @@ import timm
 import torch
 from open_clip.model import CLIPVisionCfg
 from open_clip.timm_model import TimmModel
-from timm.layers import AttentionPoolLatent, PatchEmbed
+from timm.layers import AttentionPoolLatent, Mlp, PatchEmbed
 from timm.layers.activations import GELU, GELUTanh, QuickGELU
+from timm.models.eva import Eva, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -48,13 +49,13 @@ class TimmTower(NamedTuple):
     arch: ImageArch
     absent: frozenset[str]
     """As ``ForeignConfig.absent``."""
-    has_layer_scale: bool
-    """Whether it has LayerScale, which becomes part of the matrices when it is imported."""
+    is_changed: bool
+    """Whether its blocks have LayerScale, or EVA's biases, which are changed on import."""
 
     @property
     def is_like_ours(self) -> bool:
         """Whether weights of ours fill it as they are."""
-        return not self.absent and not self.has_layer_scale
+        return not self.absent and not self.is_changed
 
 
 def timm_tower(
@@ -107,8 +108,9 @@ def _read_tower(
         projection_bias=_has_projection_bias(tower, embed_dim, place),
         cut_edge=bool(height % patch or width % patch),
     )
-    absent = frozenset() if block.attn.qkv.bias is not None else QKV_BIAS
-    return TimmTower(arch, absent, not isinstance(block.ls1, nn.Identity))
+    has_bias = block.attn.qkv.bias is not None or type(block) is EvaBlock
+    is_scaled = not isinstance(getattr(block, "ls1", None), nn.Identity)
+    return TimmTower(arch, frozenset() if has_bias else QKV_BIAS, is_scaled)
 
 
 def _known_name(name: object, where: str, folder: Path | None) -> str:
@@ -180,10 +182,11 @@ def _has_projection_bias(tower: Any, embed_dim: int, place: str) -> bool:
 
 
 def _check_kind(trunk: Any, place: str) -> None:
-    if type(trunk) is not VisionTransformer:
+    is_plain_eva = type(trunk) is Eva and trunk.rope is None
+    if type(trunk) is not VisionTransformer and not is_plain_eva:
         raise ValueError(
             f"{place} is a {type(trunk).__name__}, which cannot be represented; only timm's plain "
-            "VisionTransformer can."
+            "VisionTransformer, and EVA without rotary positions, can."
         )
     if type(trunk.patch_embed) is not PatchEmbed:
         raise ValueError(
@@ -204,10 +207,10 @@ def _differences(trunk: Any) -> dict[str, bool]:
     is_map = type(trunk.attn_pool) is AttentionPoolLatent
     patch_height, patch_width = trunk.patch_embed.patch_size
     return {
-        "register tokens": trunk.num_reg_tokens > 0,
+        "register tokens": trunk.reg_token is not None,
         f"pooling {trunk.global_pool!r}": trunk.global_pool not in _POOLINGS,
         "another attention pooling": trunk.attn_pool is not None and not is_map,
-        "pooling of the class token with the others": trunk.pool_include_prefix,
+        "pooling of the class token with the others": getattr(trunk, "pool_include_prefix", False),
         "a position for patches only": trunk.no_embed_class and trunk.cls_token is not None,
         "no positions": trunk.pos_embed is None,
         "no norm at its end, or two": sum(norms) != 1,
@@ -218,12 +221,15 @@ def _differences(trunk: Any) -> dict[str, bool]:
 
 
 def _differences_of_block(block: Any) -> dict[str, bool]:
-    if type(block) is not Block:
-        return {f"blocks of another kind, {type(block).__name__}": True}
+    if type(block) not in (Block, EvaBlock) or type(block.mlp) is not Mlp:
+        kind = f"{type(block).__name__} with {type(block.mlp).__name__}"
+        return {f"blocks of another kind, {kind}": True}
     attention = block.attn
     norms = (attention.q_norm, attention.k_norm, attention.norm, block.mlp.norm)
     return {
         "norms within its blocks": not all(isinstance(n, nn.Identity) for n in norms),
         "projections without a bias": attention.proj.bias is None or block.mlp.fc2.bias is None,
+        "query, key and value apart": attention.qkv is None,
+        "scales of its blocks": getattr(block, "gamma_1", None) is not None,
         "gated attention": getattr(attention, "gate", None) is not None,
     }

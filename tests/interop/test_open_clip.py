@@ -259,6 +259,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "pools by attention and is projected to 48 then",
     ),
+    "timm_rope": (
+        {
+            "vision_cfg": {
+                "timm_model_name": "eva02_tiny_patch14_224",
+                "timm_pool": "token",
+                "timm_proj": "linear",
+            }
+        },
+        "is a Eva, which cannot be represented",
+    ),
     "timm_mlp": (
         {"vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "mlp"}},
         "is projected by mlp, which cannot be represented",

@@ -44,7 +44,7 @@ def importable_tags() -> list[tuple[str, str]]:
 @pytest.mark.slow
 def test_every_importable_tag_has_the_activation_and_pixels_that_open_clip_lists() -> None:
     tags = importable_tags()
-    assert len(tags) >= 119
+    assert len(tags) >= 121
     corrected, plain = 0, {entry.name: entry.arch for entry in zoo()}
     for name, tag in tags:
         listed = open_clip.get_pretrained_cfg(name, tag)

@@ -8,6 +8,7 @@ from typing import Any
 import open_clip
 import torch
 from timm.models import register_model
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -49,6 +50,7 @@ CUT_TOWERS: Mapping[str, dict[str, Any]] = {
     "vit_cut_patch16_siglip2_32": SIGLIP | {"img_size": 32, "act_layer": "gelu_tanh"},
     "vit_cut_patch16_siglip_36": SIGLIP | {"img_size": 36},
     "vit_cut_patch16_clip_32": {"img_size": 32, "pre_norm": True, "act_layer": "quick_gelu"},
+    "eva_cut_patch16_32": {"img_size": 32, "mlp_ratio": 3.5},
     "vit_cut_patch16_gap_32": {
         "img_size": 32,
         "class_token": False,
@@ -59,16 +61,17 @@ CUT_TOWERS: Mapping[str, dict[str, Any]] = {
     },
 }
 """Towers of timm's kinds with few and small blocks: SigLIP (also with pixels that make no patch)
-and SigLIP 2, CLIP, and average pooling."""
+and SigLIP 2, CLIP, EVA, and average pooling."""
 
 
 def cut_tower(name: str) -> Any:
     """A function that makes the tower of a name, as those that timm registers."""
 
-    def make(pretrained: bool = False, **options: Any) -> VisionTransformer:
+    def make(pretrained: bool = False, **options: Any) -> VisionTransformer | Eva:
         asked = {n: options[n] for n in ("num_classes", "global_pool") if n in options}
         sizes = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 4}
-        model = VisionTransformer(**(sizes | CUT_TOWERS[name] | asked))
+        kind = Eva if "eva" in name else VisionTransformer
+        model = kind(**(sizes | CUT_TOWERS[name] | asked))
         model.default_cfg = {}
         return model
 
@@ -264,6 +267,18 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
             "timm_proj": "none",
         },
         "text_cfg": SIGLIP_TEXT,
+    },
+    "timm_eva": {
+        "embed_dim": 48,
+        "custom_text": True,
+        "vision_cfg": {
+            "image_size": 32,
+            "timm_model_name": "eva_cut_patch16_32",
+            "timm_model_pretrained": False,
+            "timm_pool": "token",
+            "timm_proj": None,
+        },
+        "text_cfg": TEXT,
     },
     "timm_gap": {
         "embed_dim": 48,

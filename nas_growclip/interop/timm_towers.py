@@ -83,9 +83,7 @@ def timm_tower(
 
 
 @functools.lru_cache(maxsize=256)
-def _read_tower(
-    name: str, embed_dim: int, pool: str, proj: str | None, proj_bias: bool
-) -> TimmTower:
+def _read_tower(name: str, embed_dim: int, pool: Any, proj: Any, proj_bias: Any) -> TimmTower:
     tower, place = _made_tower(name, embed_dim, pool, proj, proj_bias), f"timm's {name}"
     trunk = tower.trunk
     _check_trunk(trunk, place)
@@ -135,11 +133,11 @@ def _check_exported(config: Mapping[str, Any], place: str) -> None:
         )
 
 
-def _made_tower(name: str, embed_dim: int, pool: str, proj: str | None, proj_bias: bool) -> Any:
+def _made_tower(name: str, embed_dim: int, pool: Any, proj: Any, proj_bias: Any) -> Any:
     try:
         with torch.device("meta"):
             return TimmModel(name, embed_dim, pool=pool, proj=proj, proj_bias=proj_bias)
-    except (RuntimeError, TypeError, AssertionError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         with torch.device("meta"):
             _check_kind(timm.create_model(name), f"timm's {name}")
         reason = " ".join(str(error).split()) or type(error).__name__

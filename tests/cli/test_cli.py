@@ -62,7 +62,7 @@ def test_commands_and_options_are_frozen() -> None:
             "--set",
             "PARENT",
         ],
-        "import": ["--out", "MODEL_NAME_OR_CONFIG_JSON", "WEIGHTS"],
+        "import": ["--out", "--tokenizer", "MODEL_NAME_OR_CONFIG_JSON", "WEIGHTS"],
         "export": ["--format", "--out", "CHECKPOINT"],
         "flops": ["--json", "ARCH_OR_CHECKPOINT"],
         "eval": ["--batch-size", "--data", "--device", "--json", "--out", "CHECKPOINT"],

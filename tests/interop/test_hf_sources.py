@@ -73,7 +73,7 @@ def test_texts_are_pooled_where_transformers_pools_them(tmp_path: Path, end: int
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "siglip": ({"model_type": "siglip"}, "model_type='siglip' cannot be represented"),
+    "siglip_alone": ({"model_type": "siglip_vision_model"}, "model_type='siglip_vision_m.* cannot"),
     "text_alone": ({"model_type": "clip_text_model"}, "model_type='clip_text_model' cannot"),
     "end": ({"text_config": TEXT | {"eos_token_id": 7}}, "eos_token_id=7 cannot be represented"),
     "no_end": ({"text_config": {"eos_token_id": None}}, "eos_token_id=None cannot be represented"),

@@ -46,11 +46,11 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("repository")
     shutil.copytree(ANALYSIS, root / "analysis", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     runs = root / "runs" / "notebooks"
-    make_runs("growth", ("searched",), (64, 96, 128), runs)
+    make_runs("growth", ("searched",), (64, 96), runs)
     make_runs("momentum", ("inherit", "half"), (64, 96), runs)
     make_runs("dimensions", ("none@256", "image.width@256"), (64, 96), runs)
     oracle = load_config(EXPERIMENTS / "oracle.yaml")
-    data = replace(oracle.data, zero_shot=())
+    data = replace(oracle.data, stages=(64, 96), test_pairs=32, zero_shot=())
     run_stages(replace(oracle, data=data, passes=2.0), runs / "oracle")
     write_shards(runs / "shards")
     forgetting = replace(load_config(EXPERIMENTS / "forgetting.yaml"), passes=1.0)

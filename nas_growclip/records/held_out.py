@@ -1,7 +1,7 @@
 """What a run's accuracies were measured on, and whether several runs can be compared."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -20,14 +20,15 @@ def set_differences(runs: Sequence[Run]) -> tuple[str, ...]:
 
     Files are compared by their checksums, as the stages' manifests have them; where a run has no
     manifest, sets are compared by the level of a random model.
+
+    Raises:
+        ValueError: If a manifest is damaged.
     """
     finished = [run for run in runs if run.stages]
-    manifests = [_manifest(run) for run in finished]
+    from_files = [_sets_of_manifest(run) for run in finished]
     by_run = [
-        _sets_of_manifest(manifest)
-        if manifest is not None and None not in manifests
-        else _sets_of_metrics(run.stages[-1])
-        for run, manifest in zip(finished, manifests, strict=True)
+        sets if sets is not None and None not in from_files else _sets_of_metrics(run.stages[-1])
+        for run, sets in zip(finished, from_files, strict=True)
     ]
     names = dict.fromkeys(name for sets in by_run for name in sets)
     return tuple(
@@ -45,24 +46,28 @@ def _in_words(runs: Sequence[Run], found: Sequence[str | None]) -> str:
     return "; ".join(f"{what or 'none'} in {', '.join(where)}" for what, where in names.items())
 
 
-def _manifest(run: Run) -> Mapping[str, Any] | None:
+def _sets_of_manifest(run: Run) -> dict[str, str] | None:
+    """Sets by the checksums and sizes in the last stage's manifest; None where there is none."""
     path = RunFolder(run.path).stage(run.stages[-1].stage).manifest
-    return read_mapping(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    manifest = read_mapping(path)
+    try:
+        tasks = {str(task.get("name")): _task_words(task) for task in manifest.get("zero_shot", ())}
+        return {TEST: _pairs_words(manifest.get("test", {}))} | tasks
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: must be a stage's manifest, but: {error}. Restore the file."
+        ) from None
 
 
-def _sets_of_manifest(manifest: Mapping[str, Any]) -> dict[str, str]:
-    return {TEST: _pairs_words(manifest.get("test", {}))} | {
-        str(task.get("name")): _task_words(task) for task in manifest.get("zero_shot", ())
-    }
-
-
-def _pairs_words(split: Mapping[str, Any]) -> str:
+def _pairs_words(split: Any) -> str:
     checksums = json.dumps([entry.get("sha256") for entry in split.get("entries", ())])
     short = sha256(checksums.encode()).hexdigest()[:8]
     return f"{whole(split.get('num_pairs'))} pairs (checksum {short})"
 
 
-def _task_words(task: Mapping[str, Any]) -> str:
+def _task_words(task: Any) -> str:
     if "entries" in task:
         return _pairs_words(task)
     return f"{whole(task.get('num_images'))} images of {task.get('num_classes')} classes"

@@ -254,6 +254,15 @@ def test_runs_measured_on_other_files_are_said_to_be(tmp_path: Path) -> None:
     assert "digits: 100 images of 10 classes in one" in said
 
 
+@pytest.mark.parametrize("content", ['{"test": []}', '{"zero_shot": 1}', '{"zero_shot": [2]}'])
+def test_a_damaged_manifest_is_refused(content: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", num_stages=1)
+    write_manifest(run, "1")
+    RunFolder(run.path).stage(1).manifest.write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json: must be a stage's manifest, but: "):
+        set_differences([run])
+
+
 def test_without_manifests_sets_are_told_apart_by_their_chance(single: Run) -> None:
     harder = changed(single, lambda n, m: replace(m, chance=m.chance / 2) if "count" in n else m)
     assert set_differences([single, single]) == ()

@@ -107,12 +107,13 @@ def best_rate(first: int, mean_loss: Callable[[int], float]) -> int:
 
 def table(found: dict[Task, float], options: argparse.Namespace) -> str:
     """Mean losses over the seeds that are there; the best of a row in bold."""
+    tried = sorted({task.rate for task in found})
     lines = [
-        f"| depth | width | FLOPs a pair | rule | {' | '.join(f'{rate:g}' for rate in RATES)} |",
-        "|---" * (4 + len(RATES)) + "|",
+        f"| depth | width | FLOPs a pair | rule | {' | '.join(f'{rate:g}' for rate in tried)} |",
+        "|---" * (4 + len(tried)) + "|",
     ]
     for rule, depth, width in cells(options):
-        means = [_mean(found, (rule, depth, width, rate)) for rate in RATES]
+        means = [_mean(found, (rule, depth, width, rate)) for rate in tried]
         known = [mean for mean in means if mean is not None]
         if known:
             shown = [_cell(mean, mean == min(known)) for mean in means]

@@ -43,8 +43,9 @@ class Entry(NamedTuple):
 
 @functools.cache
 def zoo() -> tuple[Entry, ...]:
-    """Every configuration, in OpenCLIP's order."""
-    return tuple(map(_entry, open_clip.list_models()))
+    """Every configuration that OpenCLIP brings along, in its order."""
+    own = {path.stem for path in (Path(open_clip.__file__).parent / "model_configs").glob("*.json")}
+    return tuple(_entry(name) for name in open_clip.list_models() if name in own)
 
 
 def _entry(name: str) -> Entry:

@@ -104,4 +104,4 @@ def test_refused_export_says_what_is_lost(
     assert main(["export", str(tmp_path / "m"), "--out", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
     assert "has no shared encoder, and without its 2 blocks" in printed
-    assert "load_model" in printed
+    assert "Export it with --format transformers, onnx or torch." in printed

@@ -296,8 +296,8 @@ class Campaign:
 
 
 WALL_TIME = re.compile(r'(?<= time">)[^<]*')
-NEVER_THE_SAME = {"timings.jsonl", ".owner", "study.db", "study.lock"}
-"""Files of a run folder that hold times, process numbers or attempts."""
+NEVER_THE_SAME = {"format.json", "timings.jsonl", ".owner", "study.db", "study.lock"}
+"""Files of a run folder that hold ids, times, process numbers or attempts."""
 
 
 def differences(run: Path, reference: Path) -> list[str]:

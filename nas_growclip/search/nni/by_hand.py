@@ -77,8 +77,8 @@ def create(experiment: NniExperiment, port: int | None = None) -> ByHand:
             running = launch(experiment, folder, port)
             made = ByHand(running.manager.id, running.manager.port)
             write_atomically(folder / STATE_FILE, json.dumps(made._asdict()).encode())
-            _await_first_trial(running)
             running.manager._proc.returncode = 0  # Python need not wait for what goes on
+            _await_first_trial(running)
     return made
 
 

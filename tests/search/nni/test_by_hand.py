@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.run import prepare_folder
 from nas_growclip.records.folder import RunFolder
-from nas_growclip.search.nni.experiment import NniExperiment, check_installed
+from nas_growclip.search.nni.experiment import NniExperiment, Running, check_installed
 from tests.support.runs import smoke_config
 
 pytestmark = pytest.mark.skipif(
@@ -89,10 +90,32 @@ def failing(folder: Path, **changes: Any) -> NniExperiment:
     return replace(made, **changes)
 
 
-@pytest.mark.slow
-def test_a_first_trial_that_fails_is_told_and_nothing_is_left(folder: Path) -> None:
-    with pytest.raises(ChildProcessError, match="out of everything"):
+def test_a_first_trial_that_fails_is_told_and_nothing_is_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NNI's list of trials is given: a real trial may be seen running before it fails."""
+    manager = SimpleNamespace(id="x", port=1, _proc=SimpleNamespace(returncode=None))
+    jobs = iter([("WAITING",), ("WAITING", "FAILED")])
+    log = folder / "log"
+    left: list[subprocess.Popen[bytes]] = []
+
+    def job(status: str) -> SimpleNamespace:
+        given = {"sequenceId": 0, "hyperParameters": [SimpleNamespace(parameters={})]}
+        return SimpleNamespace(status=status, finalMetricData=None, logPath=str(log), **given)
+
+    def launch(*given: Any) -> Any:
+        log.mkdir()
+        (log / "trial.stderr").write_text("growclip nni-trial: out of everything\n")
+        left.append(subprocess.Popen(["sleep", "600"], start_new_session=True))
+        return Running(manager, ())
+
+    manager.list_trial_jobs = lambda: [job(status) for status in next(jobs)]
+    monkeypatch.setattr(by_hand(), "launch", launch)
+    monkeypatch.setattr(by_hand(), "check", lambda running: "RUNNING")
+    monkeypatch.setattr(by_hand(), "POLL_SECONDS", 0.0)
+    with pytest.raises(ChildProcessError, match="it failed: growclip nni-trial: out of everything"):
         by_hand().create(failing(folder))
+    assert [process.wait() for process in left] == [0]  # psutil has waited for it
     assert processes(folder) == []
     assert not by_hand().is_known(folder)
 

@@ -14,6 +14,7 @@ from tests.support.processes import in_two_processes
 
 
 @pytest.mark.slow
+@pytest.mark.long("two processes wait for each other, for long where they share a processor")
 def test_two_shares_train_what_two_copies_train(tmp_path: Path) -> None:
     codes = in_two_processes(lambda: sharded_steps.main(tmp_path), tmp_path)
     assert codes == [0, 0], (tmp_path / "0.log").read_text()

@@ -173,8 +173,8 @@ def export(
     """Write a folder that other tools load: OpenCLIP, transformers, ONNX Runtime, PyTorch alone.
 
     open_clip, hf (CLIPModel or SiglipModel) and siglip2 take what those have; transformers
-    (AutoModel, by code in the
-    folder), onnx and torch (torch.export) take any, shared encoder included.
+    (AutoModel, by code in the folder), onnx and torch (torch.export) take any, shared encoder
+    included.
 
     Example:
         growclip export runs/demo/stage_02 --format onnx --out exported

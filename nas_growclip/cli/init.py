@@ -37,7 +37,7 @@ def init(
     if experiment.exists():
         raise ValueError(f"{experiment}: must be a new file, but there is one. Name another.")
     write_atomically(experiment, experiment_yaml(experiment, source, parent).encode())
-    print(f"Written: {experiment}. Edit it, then: {_first_command(experiment, source)}")
+    print(f"Written: {experiment}. Edit it, then: {run_command(experiment, source)}")
 
 
 def experiment_yaml(file: Path, source: Source, parent: str) -> str:
@@ -50,11 +50,9 @@ def experiment_yaml(file: Path, source: Source, parent: str) -> str:
     text = (SHIPPED / "experiment.yaml.jinja").read_text(encoding="utf-8")
     template = jinja2.Template(text, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     written: str = template.render(
-        file=file,
-        stem=file.stem,
+        command=run_command(file, source),
         source=source,
         parent=parent,
-        has_files=source != "scenes",
         has_shared=arch.shared.depth > 0,
         image_size=arch.image.image_size,
         presets=", ".join(PRESETS),
@@ -63,6 +61,7 @@ def experiment_yaml(file: Path, source: Source, parent: str) -> str:
     return written
 
 
-def _first_command(file: Path, source: Source) -> str:
+def run_command(file: Path, source: Source) -> str:
+    """What runs an experiment."""
     where = "" if source == "scenes" else " --data DATA"
     return f"growclip run {file} --out runs/{file.stem}{where}"

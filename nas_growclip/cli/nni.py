@@ -11,9 +11,8 @@ from nas_growclip.cli.choices import NniAction
 from nas_growclip.cli.options import DataFolder, Device, RunArgument, require_at_least_one
 from nas_growclip.growth.parameters import GROW
 
-RECORDS = "records"
-
 if TYPE_CHECKING:
+    from nas_growclip.records.folder import StageFolder
     from nas_growclip.search.nni.by_hand import Status
     from nas_growclip.search.nni.experiment import NniExperiment, NniTrial
 
@@ -64,11 +63,12 @@ def nni(
         print(f"NNI experiment {made.id} runs at http://localhost:{made.port}")
         print(f"Its trials: growclip nni status {run}. Its end: growclip nni stop {run}.")
     elif action == "status":
-        print("\n".join(described(by_hand.status(experiment_folder(run, stage)))))
+        print("\n".join(described(by_hand.status(experiment_stage(run, stage).nni_by_hand))))
     else:
-        folder = experiment_folder(run, stage)
-        print(f"NNI experiment {by_hand.stop(folder).id} is stopped; no process of it is left.")
-        print(f"Its trials' records: {folder / RECORDS}")
+        files = experiment_stage(run, stage)
+        stopped = by_hand.stop(files.nni_by_hand)
+        print(f"NNI experiment {stopped.id} is stopped; no process of it is left.")
+        print(f"Its trials' records: {files.nni_records}")
 
 
 def asked_experiment(
@@ -88,13 +88,13 @@ def asked_experiment(
         raise ValueError(
             f"{opened.files.path}: its growth space must have a candidate, but has none."
         )
-    made, folder = nni_experiment(opened, candidates), opened.files.nni_by_hand
-    records = ("--trials", str(folder.resolve() / RECORDS))
-    return replace(made, folder=folder, command=made.command + records)
+    made = nni_experiment(opened, candidates)
+    records = ("--trials", str(opened.files.nni_records.resolve()))
+    return replace(made, folder=opened.files.nni_by_hand, command=made.command + records)
 
 
-def experiment_folder(run: Path, stage: int | None) -> Path:
-    """Where the experiment of a stage has its files; of any one stage if none is named.
+def experiment_stage(run: Path, stage: int | None) -> "StageFolder":
+    """The stage that is named, or the only one that has an experiment.
 
     Raises:
         ValueError: If there is none, or no stage is named and there are several.
@@ -104,9 +104,8 @@ def experiment_folder(run: Path, stage: int | None) -> Path:
 
     find_config(run)
     if stage is not None:
-        return RunFolder(run).stage(stage).nni_by_hand
-    places = [folder.nni_by_hand for folder in stage_folders(run)]
-    found = [folder for folder in places if is_known(folder)]
+        return RunFolder(run).stage(stage)
+    found = [folder for folder in stage_folders(run) if is_known(folder.nni_by_hand)]
     if len(found) != 1:
         raise ValueError(
             f"{run}: must have one NNI experiment unless --stage names its stage, but has "

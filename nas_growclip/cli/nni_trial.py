@@ -121,13 +121,14 @@ def try_candidate(
     from nas_growclip.experiment.trial import measure_candidate
     from nas_growclip.experiment.trial_records import scored_trial
     from nas_growclip.growth.candidates import NO_GROWTH
+    from nas_growclip.search.objective import partner_probability
 
     points: list[int] = []
 
     def report(point: int, loss: float) -> bool:
         points.append(point)
         if math.isfinite(loss):
-            reports.intermediate({"default": math.exp(-loss), "loss": loss})
+            reports.intermediate({"default": partner_probability(loss), "loss": loss})
         return False
 
     control = measure_candidate(stage, 0, NO_GROWTH) if candidate.grows else None
@@ -153,9 +154,11 @@ def final_result(trial: "Trial", control: "Trial") -> dict[str, float]:
     its trial, it is a loss again, and exp(-that) a probability of the right partner: higher scores
     are higher ones, and no growth ends where its curve does.
     """
+    from nas_growclip.search.objective import partner_probability
+
     score = float(trial.score or 0.0)
     return {
-        "default": math.exp(score - control.metrics["loss"]),
+        "default": partner_probability(control.metrics["loss"] - score),
         "score": score,
         "loss": trial.metrics["loss"],
         "flops": float(trial.flops),

@@ -129,17 +129,16 @@ def describe_choice(
     history = (*stage.history, *([result] if result else []))
     config = stage.config.search
     with best_effort(f"stage {stage.index}, choice"):
-        study = optuna.load_study(
-            study_name=study_name(stage.run, stage.index, config.study_name),
-            storage=open_storage(config.storage, stage.run, waits=True),
-        )
+        storage = open_storage(config.storage, stage.run, waits=True)
+        own_name = study_name(stage.run, stage.index, config.study_name)
+        study = optuna.load_study(study_name=own_name, storage=storage)
         story = StageStory(trials=trials, best=best, reason=reason, history=history)
         describe_stage(study, story)
         if result:
             name = run_name(stage.run)
             study_of_runs(
                 f"{config.study_name or f'growclip/{name}'}/whole run",
-                open_storage(config.storage, stage.run, waits=True),
+                storage,
                 [RunRecords(name, history, read_trials(stage.run))],
             )
 

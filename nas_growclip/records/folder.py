@@ -182,6 +182,11 @@ class StageFolder:
         return self.path / "nni_by_hand"
 
     @property
+    def nni_records(self) -> Path:
+        """The records of that experiment's trials."""
+        return self.nni_by_hand / "records"
+
+    @property
     def nni_proposals(self) -> Path:
         """What NNI's tuner proposed."""
         return self.nni / "proposed.json"
@@ -220,9 +225,7 @@ def write_format(run: Path) -> None:
 
 def run_name(run: Path) -> str:
     """A run's name where several are kept together: its folder's, with the id that it got."""
-    path = RunFolder(run).format
-    noted = from_mapping(_Format, read_mapping(path), str(path)) if path.is_file() else None
-    return "-".join(filter(None, (run.resolve().name, noted.id if noted else "")))
+    return "-".join(filter(None, (run.resolve().name, _read_format(RunFolder(run)).id)))
 
 
 def stage_folders(run: Path) -> list[StageFolder]:

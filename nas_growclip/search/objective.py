@@ -83,6 +83,11 @@ class ObjectiveConfig:
         return CurvePrior(self.decay_exponent, self.curve_certainty)
 
 
+def partner_probability(loss: float) -> float:
+    """exp(-loss): what a model gives to the right partner, geometric mean over the pairs."""
+    return math.exp(-loss)
+
+
 class DataSize(NamedTuple):
     """What an objective knows of the data and of the run's start."""
 

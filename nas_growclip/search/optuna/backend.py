@@ -15,7 +15,6 @@ exp(-loss), so that higher is better there too. Attributes are written while a t
 Optuna freezes finished trials.
 """
 
-import math
 import random
 import threading
 import time
@@ -36,6 +35,7 @@ from nas_growclip.growth.encoding import ConditionalEncoding, OrdinalEncoding
 from nas_growclip.io.files import locked
 from nas_growclip.records.entries import Trial
 from nas_growclip.records.folder import RunFolder, run_name
+from nas_growclip.search.objective import partner_probability
 from nas_growclip.search.optuna.dashboard import describe_trial
 from nas_growclip.search.optuna.liveness import LivenessMonitor, identity, is_gone
 from nas_growclip.search.optuna.samplers import (
@@ -108,7 +108,7 @@ class OptunaSearch:
         if self.config.sampler in MULTI_OBJECTIVE:
             return False
         asked = self._open[number]
-        asked.report(_partner_probability(loss), point)
+        asked.report(partner_probability(loss), point)
         return asked.user_attrs["candidate"] != CONTROL and bool(asked.should_prune())
 
     def tell(self, trial: Trial) -> None:
@@ -193,7 +193,7 @@ class OptunaSearch:
         self._take(asked, Proposal(trial.number, trial.candidate), {})
         if self.config.sampler not in MULTI_OBJECTIVE:
             for point, (_, loss) in enumerate(trial.curve):
-                asked.report(_partner_probability(loss), point)
+                asked.report(partner_probability(loss), point)
         self.tell(trial)
 
     def _claim(self) -> Proposal | None:
@@ -404,11 +404,6 @@ class _Given(RandomSampler):
     ) -> Any:
         """The chosen value."""
         return self._params[param_name]
-
-
-def _partner_probability(loss: float) -> float:
-    """exp(-loss): what the model gives to the right partner, geometric mean over the pairs."""
-    return math.exp(-loss)
 
 
 def study_name(run: Path | None, stage: int, own: str | None = None) -> str:

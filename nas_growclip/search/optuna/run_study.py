@@ -19,6 +19,7 @@ from optuna.trial import create_trial
 from nas_growclip.growth.candidates import Candidate
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.search.objective import partner_probability
 from nas_growclip.search.optuna.dashboard import save_note
 from nas_growclip.search.optuna.samplers import experimental
 
@@ -118,7 +119,7 @@ def _of_trials(trials: Iterable[Trial]) -> Iterator[Point]:
 
 def _trial(point: Point, ranges: Mapping[str, IntDistribution]) -> optuna.trial.FrozenTrial:
     return create_trial(
-        values=[math.exp(-point.loss), float(point.flops)],
+        values=[partner_probability(point.loss), float(point.flops)],
         params={name: point.arch.size(name) for name in ranges},
         distributions=dict(ranges),
         user_attrs=dict(point.attributes),

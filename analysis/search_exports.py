@@ -18,6 +18,8 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 
+from nas_growclip.search.nni.space import sample_label
+
 COLUMNS = ("trial", "candidate", "state", "score", "loss", "flops", "params", "curve")
 
 _STEP = re.compile(r"([a-z_.]+)=(\d+)")
@@ -121,13 +123,12 @@ def _study_row(trial: FrozenTrial, sign: float) -> dict[str, Any]:
 
 
 def _nni_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    grow = record["parameter"]["grow"]
     final = _decoded(record["value"])
     # NNI lists the final result among the intermediate ones.
     points = [point for point in map(_decoded, record.get("intermediate", ())) if point != final]
     return {
         "trial": record.get("trialJobId"),
-        "candidate": _nni_label(grow if isinstance(grow, Mapping) else {"_name": grow}),
+        "candidate": sample_label(record["parameter"]),
         "state": "complete",
         "score": final.get("score", final["default"]),
         "loss": final["loss"],
@@ -142,16 +143,6 @@ def _decoded(value: Any) -> Any:
     while isinstance(value, str):
         value = json.loads(value)
     return value
-
-
-def _nni_label(grow: Mapping[str, Any]) -> str:
-    """The candidate's label; sizes that are fixed stand in the name already."""
-    given = {name: value for name, value in grow.items() if name != "_name"}
-    steps = [
-        f"{part}={int(given[part])}" if part in given else part
-        for part in str(grow["_name"]).split("+")
-    ]
-    return "+".join(steps)
 
 
 def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

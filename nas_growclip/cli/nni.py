@@ -1,15 +1,14 @@
 """The command that starts, shows and stops an NNI experiment of a run's stage."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_growclip.cli.choices import NniAction
 from nas_growclip.cli.options import DataFolder, Device, RunArgument, require_at_least_one
-from nas_growclip.growth.parameters import GROW
+from nas_growclip.search.nni.space import sample_label
 
 if TYPE_CHECKING:
     from nas_growclip.records.folder import StageFolder
@@ -125,11 +124,4 @@ def described(status: "Status") -> list[str]:
 def _line(trial: "NniTrial") -> str:
     values = [f"{name} {value:.4g}" for name, value in trial.metrics.items()]
     said = "; ".join(filter(None, (", ".join(values), trial.message)))
-    return f"  {trial.number}: {_grown(trial.parameters)}: {trial.state}; {said}".rstrip("; ")
-
-
-def _grown(sample: Mapping[str, Any]) -> str:
-    """What a sample grows, as in ``image.width=96``."""
-    values = dict(sample.get(GROW) or {})
-    name = values.pop("_name", "none")
-    return "+".join(f"{dimension}={size:g}" for dimension, size in values.items()) or name
+    return f"  {trial.number}: {sample_label(trial.parameters)}: {trial.state}; {said}".rstrip("; ")

@@ -153,12 +153,7 @@ def image_processor_config(image: ImageArch) -> dict[str, Any]:
         "resample": resample[preprocessing.interpolation],
         "do_center_crop": not is_squashed,
         "crop_size": both,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocessing.mean),
-        "image_std": list(preprocessing.std),
-        "do_convert_rgb": True,
+        **_normalizing(preprocessing),
     }
 
 
@@ -184,6 +179,13 @@ def siglip_processor_config(image: ImageArch, kind: str) -> dict[str, Any]:
         "do_resize": True,
         **size,
         "resample": resample[preprocessing.interpolation],
+        **_normalizing(preprocessing),
+    }
+
+
+def _normalizing(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What Hugging Face's image processors do with pixels behind every resizing."""
+    return {
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

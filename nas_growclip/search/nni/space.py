@@ -26,8 +26,7 @@ def candidate_from_nni(sample: Mapping[str, Any], candidates: Sequence[Candidate
     """
     if not sample:
         return NO_GROWTH
-    given = sample.get(GROW)
-    values = dict(given) if isinstance(given, Mapping) else {"_name": given}
+    values = _values(sample)
     part = _nni_parts(candidates).get(str(values.pop("_name", None)), ())
     for candidate in part:
         if sample.keys() == {GROW} and _is_sample_of(values, candidate):
@@ -36,6 +35,20 @@ def candidate_from_nni(sample: Mapping[str, Any], candidates: Sequence[Candidate
         f"NNI's sample must be one of the stage's {len(candidates)} candidates, but got "
         f"{dict(sample)!r}. Is the search space that of this stage?"
     )
+
+
+def sample_label(sample: Mapping[str, Any]) -> str:
+    """The label of an NNI sample's candidate, as ``Candidate.label``; sizes are not checked."""
+    values = _values(sample)
+    name, momentum = str(values.pop("_name", None) or "none"), values.pop(MOMENTUM, None)
+    steps = [f"{part}={int(values[part])}" if part in values else part for part in name.split("+")]
+    return "+".join(steps) + ("" if momentum is None else f"@{momentum:g}")
+
+
+def _values(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sample grows under ``_name``, and the sizes that its name does not fix."""
+    given = sample.get(GROW)
+    return dict(given) if isinstance(given, Mapping) else {"_name": given}
 
 
 def _nni_parts(candidates: Sequence[Candidate]) -> dict[str, Sequence[Candidate]]:

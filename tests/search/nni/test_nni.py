@@ -29,6 +29,8 @@ from nas_growclip.experiment.run import prepare_folder
 from nas_growclip.experiment.stage_setup import open_stage
 from nas_growclip.experiment.trial import trained_trial
 from nas_growclip.growth.candidates import NO_GROWTH
+from nas_growclip.growth.space import load_space
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.nni.experiment import (
     ASSESSORS,
     TUNERS,
@@ -37,7 +39,7 @@ from nas_growclip.search.nni.experiment import (
     check_installed,
     run_nni_experiment,
 )
-from nas_growclip.search.nni.space import candidate_from_nni, nni_space
+from nas_growclip.search.nni.space import candidate_from_nni, nni_space, sample_label
 from nas_growclip.training.loop import DivergedError
 from tests.support.runs import ROOT, smoke_config
 
@@ -82,6 +84,19 @@ def fake_nni(monkeypatch: pytest.MonkeyPatch) -> FakeNni:
 
 def arguments(run: Path, *more: str) -> list[str]:
     return ["nni-trial", "--run", str(run), "--device", "cpu", *more]
+
+
+@pytest.mark.parametrize("momenta", [(), (0.5, 0.9)])
+def test_a_samples_label_is_its_candidates(momenta: tuple[float, ...]) -> None:
+    arch = ClipArch.preset("tiny")
+    space = load_space("tiny")
+    found = [c for c in space.candidates(arch, 50_000) if c.grows]
+    candidates = [replace(c, momentum=m) for c in found for m in momenta or (None,)]
+    for item in nni_space(candidates)["grow"]["_value"]:
+        sizes = {name: choice["_value"][-1] for name, choice in item.items() if name != "_name"}
+        sample = {"grow": {"_name": item["_name"], **sizes}}
+        assert sample_label(sample) == candidate_from_nni(sample, candidates).label
+    assert sample_label({}) == NO_GROWTH.label
 
 
 def test_trial_reports_its_curve_and_its_score(

@@ -27,11 +27,11 @@ from nas_growclip.records.folder import read_trials, run_name
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
 from nas_growclip.search.loop import Report, search
 from nas_growclip.search.nni.space import nni_space
-from nas_growclip.search.objective import explain
 from nas_growclip.search.optuna.backend import study_name
 from nas_growclip.search.optuna.dashboard import StageStory, best_effort, describe_stage
 from nas_growclip.search.optuna.run_study import RunRecords, study_of_runs
 from nas_growclip.search.optuna.storage import open_storage
+from nas_growclip.search.plain_words import Choice, choice_words, choices_at_other_data
 from nas_growclip.search.protocol import Proposal, SearchTask
 from nas_growclip.search.warm_start import warm_start_candidates
 
@@ -152,7 +152,7 @@ def choose_trial(stage: StageContext, trials: Sequence[Trial]) -> tuple[Trial, s
     if any(trial.score is not None for trial in trials):
         best = stage.plan.objective.choose(trials)
         if not is_scheduled:
-            return best, f"{explain(best, trials)} Searched because {_trigger_words(stage)}."
+            return best, _reason(stage, trials, best)
         return best, f"{best.candidate}, as scheduled."
     first = trials[0]
     if is_scheduled:
@@ -163,3 +163,23 @@ def choose_trial(stage: StageContext, trials: Sequence[Trial]) -> tuple[Trial, s
         f"no growth: the parent is kept, since {failed} of {len(trials)} trials failed, the "
         f"control among them: {first.message}"
     )
+
+
+def _reason(stage: StageContext, trials: Sequence[Trial], best: Trial) -> str:
+    """Why the search chose this trial, and why there was a search."""
+    plan = stage.plan
+    words = choice_words(
+        Choice(
+            trials=trials,
+            best=best,
+            num_pairs=plan.data_size.num_pairs,
+            stage_flops=plan.budget,
+            other_data=choices_at_other_data(
+                trials, plan.data_size, plan.objective, plan.coefficients
+            ),
+        )
+    )
+    if plan.decision and not plan.decision.should_search:
+        return f"no growth: not searched, since {_trigger_words(stage)}."
+    said = words or f"{best.candidate}, the only trial that could be scored."
+    return f"{said} Searched because {_trigger_words(stage)}."

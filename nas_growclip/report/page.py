@@ -20,7 +20,6 @@ from nas_growclip.records.held_out import set_differences
 from nas_growclip.records.ranking import chosen_trials, trials_by_stage
 from nas_growclip.records.words import ACCURACIES, FLOPS_NOTE
 from nas_growclip.report.figures import FIGURES
-from nas_growclip.report.plain_words import plain_reason
 from nas_growclip.report.provenance import Fact, facts, time_table
 from nas_growclip.report.reasons import choice_table, coefficient_words, rollback_lines
 from nas_growclip.report.tables import (
@@ -187,10 +186,8 @@ def _candidates(run: Run) -> Iterator[Section]:
 
 
 def _chosen(run: Run, stage: StageResult, table: Table) -> Section:
-    reasons = (plain_reason(run, stage), *rollback_lines(stage))
-    recorded = () if stage.reason in reasons else (f"As recorded: {stage.reason}",)
-    notes = (*recorded, coefficient_words(run, stage))
-    return Section(table=table, reasons=reasons, notes=notes)
+    reasons = (stage.reason, *rollback_lines(stage))
+    return Section(table=table, reasons=reasons, notes=(coefficient_words(run, stage),))
 
 
 def _choices(run: Run, stage: StageResult) -> Section:

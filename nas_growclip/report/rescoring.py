@@ -7,7 +7,6 @@ does the parent; the number of pairs and the FLOPs budget that follows from it c
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from nas_growclip.io.choices import require_choice
@@ -15,7 +14,7 @@ from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.frames import Run
-from nas_growclip.search.objective import OBJECTIVES, DataSize, ObjectiveConfig
+from nas_growclip.search.objective import OBJECTIVES, ObjectiveConfig, scored_again
 from nas_growclip.search.refit import FinishedStage, finished_stages, refit
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -118,16 +117,14 @@ def _rescored(
     """The trials of a finished stage, scored by coefficients that are refitted already."""
     if not 0 < data_ratio < math.inf:
         raise ValueError(f"data_ratio must be a finite number above 0, but got {data_ratio}.")
-    stage = finished.result.stage
-    data = finished.data._replace(num_pairs=_times(finished.data.num_pairs, data_ratio))
-    trials = [replace(t, stage_pairs=_times(t.stage_pairs, data_ratio)) for t in finished.trials]
+    stage, trials = finished.result.stage, finished.trials
     control = next((trial for trial in trials if trial.number == 0), None)
     if control is None or control.state != "complete":
         raise ValueError(
             f"Stage {stage} must have a complete control to be scored against, but its trial 0 is "
             f"{control.state if control else 'missing'}. See {RunFolder(run.path).trials}."
         )
-    return tuple(_scored(trial, control, data, coefficients) for trial in trials)
+    return scored_again(trials, finished.data, coefficients, data_ratio)
 
 
 def choose(trials: Sequence[Trial], config: ObjectiveConfig) -> Trial:
@@ -244,20 +241,6 @@ def _finished(run: Run, stage: int) -> FinishedStage:
         f"{run.path}: stage {stage} must have finished to be scored again, but only {numbers} "
         "have. Resume the run."
     )
-
-
-def _scored(trial: Trial, control: Trial, data: DataSize, coefficients: ObjectiveConfig) -> Trial:
-    if trial.state != "complete":
-        return trial
-    rule = OBJECTIVES[coefficients.name].score
-    try:
-        score = rule(trial, control, data, coefficients)
-    except (ValueError, LookupError, ArithmeticError) as error:
-        raise ValueError(
-            f"Stage {trial.stage}, trial {trial.number}: cannot be scored by "
-            f"{coefficients.name!r}: {error}. Check its record and the coefficients."
-        ) from None
-    return replace(trial, score=score.value, terms=score.terms)
 
 
 def _times(pairs: int, ratio: float) -> int:

@@ -18,7 +18,8 @@ from nas_growclip.report.tables import (
     accuracy,
     search_share,
 )
-from nas_growclip.search.objective import ObjectiveConfig, explain
+from nas_growclip.search.objective import ObjectiveConfig
+from nas_growclip.search.plain_words import Choice, choice_words
 
 TERMINAL_WIDTH = 100
 """Columns of the summary where stdout is no terminal."""
@@ -71,7 +72,8 @@ def print_rescored(run: Run, rescorings: Sequence[Rescoring], config: ObjectiveC
     """
     console = _console()
     for rescoring in rescorings:
-        now = explain(rescoring.chosen, rescoring.trials)
+        choice = Choice(rescoring.trials, rescoring.chosen, rescoring.result.num_pairs)
+        now = choice_words(choice) or f"{rescoring.chosen.candidate}."
         coefficients = changed_words(config, rescoring.coefficients)
         console.print(_rescored_table(run, rescoring))
         console.print(

@@ -10,7 +10,7 @@ budget, a smaller one sees the same pairs more often, and a repeated pair is wor
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ TERMS: Mapping[str, str] = {
     "doublings": "how many times the FLOPs of a pair doubled, 1 at least",
     "log_flops": "FLOPs of a pair in e-folds above the control's",
     "relative_time": "FLOPs of a pair by the control's",
+    "score_deviation": "standard deviation of the score as a forecast of the stage's end",
 }
 """What each term of a score means, in one sentence."""
 
@@ -184,19 +185,20 @@ def data_size_aware(trial: Trial, control: Trial, data: DataSize, config: Object
         for t in (control, trial)
     ]
     ahead = advantage(trial, control, data.num_pairs, config)
-    cost = config.cost_scale * law.cost(*ends).mean
-    is_control = not trial.candidate.grows
-    gained = Prediction(0.0, 0.0) if is_control else ahead
+    cost = law.cost(*ends)
+    pairs_cost = config.cost_scale * cost.mean
+    gained = ahead if trial.candidate.grows else Prediction(0.0, 0.0)
     price = capacity_price(trial.flops, data, config) - capacity_price(control.flops, data, config)
     terms = {
         "observed_loss": trial.metrics["loss"],
         "predicted_loss": law.loss(ends[1]).mean - gained.mean,
         "predicted_deviation": math.hypot(law.loss(ends[1]).deviation, gained.deviation),
         "advantage": gained.mean,
-        "pairs_cost": cost,
+        "pairs_cost": pairs_cost,
         "capacity_price": price,
+        "score_deviation": math.hypot(gained.deviation, config.cost_scale * cost.deviation),
     }
-    return Score(gained.mean - cost - price, terms)
+    return Score(gained.mean - pairs_cost - price, terms)
 
 
 def quality(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Score:
@@ -290,15 +292,6 @@ def choose_knee(trials: Sequence[Trial]) -> Trial:
     return front[int(above.argmax())]
 
 
-def explain(best: Trial, trials: Iterable[Trial]) -> str:
-    """One sentence: why this trial was chosen, in the objective's terms."""
-    others = [t for t in trials if t.score is not None and t.number != best.number]
-    runner_up = max(others, key=lambda trial: trial.score or 0.0, default=None)
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in best.terms.items())
-    against = f"; next best {runner_up.label} {runner_up.score:+.4g}" if runner_up else ""
-    return f"{best.candidate}: score {best.score:+.4g} over no growth ({terms}){against}."
-
-
 class Objective(NamedTuple):
     """How trials are scored, and how one of them is chosen."""
 
@@ -317,3 +310,43 @@ OBJECTIVES: Mapping[str, Objective] = {
     "loss_times_time": Objective(loss_times_time),
 }
 """Objectives by name."""
+
+
+def scored_again(
+    trials: Sequence[Trial], data: DataSize, config: ObjectiveConfig, data_ratio: float = 1.0
+) -> tuple[Trial, ...]:
+    """A stage's trials scored as if its data had been so many times as much, without training.
+
+    Args:
+        trials: The stage's trials, a complete control with number 0 among them.
+        data: The data as it was.
+        config: The objective and its coefficients.
+        data_ratio: How many times as much data there is; the FLOPs budget follows it.
+
+    Returns:
+        The trials in their order; those that did not complete are as they were.
+
+    Raises:
+        ValueError: If a record cannot be scored.
+    """
+    data = data._replace(num_pairs=_times(data.num_pairs, data_ratio))
+    changed = [replace(t, stage_pairs=_times(t.stage_pairs, data_ratio)) for t in trials]
+    control = next(trial for trial in changed if trial.number == 0)
+    return tuple(_scored(trial, control, data, config) for trial in changed)
+
+
+def _scored(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Trial:
+    if trial.state != "complete":
+        return trial
+    try:
+        score = OBJECTIVES[config.name].score(trial, control, data, config)
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise ValueError(
+            f"Stage {trial.stage}, trial {trial.number}: cannot be scored by {config.name!r}: "
+            f"{error}. Check its record and the coefficients."
+        ) from None
+    return replace(trial, score=score.value, terms=score.terms)
+
+
+def _times(pairs: int, ratio: float) -> int:
+    return max(1, round(pairs * ratio))

@@ -23,11 +23,9 @@ from nas_growclip.records.entries import Measure, StageResult, Trial, to_line
 from nas_growclip.records.folder import RunFolder, Timing, append_timing, write_format
 from nas_growclip.records.frames import Run, load_run
 from nas_growclip.records.lines import append_line
-from nas_growclip.records.ranking import trials_by_stage
-from nas_growclip.records.words import FLOPS_NOTE, growth_words
+from nas_growclip.records.words import FLOPS_NOTE
 from nas_growclip.report import print_summary, write_report
 from nas_growclip.report.page import environment
-from nas_growclip.report.plain_words import SENTENCES, plain_reason
 from nas_growclip.report.reasons import NOT_REPRODUCED_NOTE, RESCORING_NOTE
 from nas_growclip.report.tables import accuracy
 from nas_growclip.search.objective import OBJECTIVES, TERMS, DataSize, ObjectiveConfig
@@ -491,38 +489,6 @@ def test_durations_have_two_units() -> None:
         "1 min 1 s",
         "2 h 5 min",
     ]
-
-
-def test_the_choice_is_told_in_plain_words(run: Run) -> None:
-    words = plain_reason(run, run.stages[1])
-    best, next_best = trials_by_stage(run)[2][:2]
-    assert words.startswith(f"{growth_words(best.candidate)} was chosen, with a score of +")
-    assert f"The next best was {growth_words(next_best.candidate)}" in words
-    assert f"{best.terms['advantage']:.2g} nats ahead of no growth's" in words
-    assert words.endswith("Of 8 trials, 1 stopped early and 1 failed.")
-
-
-def test_no_growth_is_told_with_the_best_that_was_tried(run: Run) -> None:
-    stage = replace(run.stages[1], chosen=NO_GROWTH, chosen_trial=0)
-    best = trials_by_stage(run)[2][0]
-    words = plain_reason(run, stage)
-    assert words.startswith("Nothing was grown")
-    assert f"The best of them was {growth_words(best.candidate)}" in words
-
-
-def test_what_was_scheduled_is_told_as_recorded(run: Run) -> None:
-    scheduled = replace(run, trials=run.trials[:1])
-    stage = replace(run.stages[0], chosen=NO_GROWTH, chosen_trial=0, reason="as scheduled.")
-    assert plain_reason(scheduled, stage) == "as scheduled."
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_has_a_sentence(objective: str) -> None:
-    trials = make_trials(1, ClipArch.preset("tiny"), 1.0)
-    config = ObjectiveConfig(name=objective)
-    data = DataSize(num_pairs_of(1), num_pairs_of(1), trials[0].flops)
-    terms = OBJECTIVES[objective].score(trials[1], trials[0], data, config).terms
-    assert set(terms) & set(SENTENCES)
 
 
 @pytest.mark.usefixtures("no_figures")

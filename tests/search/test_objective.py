@@ -20,7 +20,6 @@ from nas_growclip.search.objective import (
     choose_growth,
     choose_knee,
     effective_pairs,
-    explain,
     fit_control,
     pareto_front,
 )
@@ -226,16 +225,6 @@ def test_choice_takes_the_best_score_and_fewer_flops_on_a_tie() -> None:
     assert choose_growth(scored).number == 2
     with pytest.raises(ValueError, match="At least one trial must complete"):
         choose_growth(scored[3:])
-
-
-def test_explanation_names_the_step_the_terms_and_the_next_best() -> None:
-    best = replace(trial(1), score=0.2, terms={"predicted_gain": 0.2})
-    text = explain(best, [replace(trial(0), score=0.0), best])
-    assert "text.depth 2 -> 3" in text
-    assert "predicted_gain 0.2" in text
-    assert "next best none +0" in text
-    control = replace(trial(0), score=0.0)
-    assert explain(control, [control]).startswith("no growth")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,198 @@
+"""Why a stage chose what it chose, in sentences for those who do not know the objective's terms.
+
+The same sentences stand in the log, in the records, in the report and in optuna-dashboard.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+from nas_growclip.growth.candidates import Candidate
+from nas_growclip.io.formatting import si
+from nas_growclip.records.entries import Trial
+from nas_growclip.records.words import growth_words
+from nas_growclip.search.objective import DataSize, Objective, ObjectiveConfig, scored_again
+
+WHAT_IF: Mapping[str, float] = {"half": 0.5, "twice": 2.0}
+"""Data sizes at which the choice is looked at again, by the word for them."""
+SURE = NormalDist().inv_cdf(0.975)
+"""Standard deviations on either side that a 95 % interval takes."""
+
+
+class Choice(NamedTuple):
+    """What a choice was made from."""
+
+    trials: Sequence[Trial]
+    """The stage's trials, scored."""
+    best: Trial
+    num_pairs: int
+    """Pairs in the stage."""
+    stage_flops: float | None = None
+    """Training FLOPs of the stage's model, the continued trial included."""
+    other_data: Mapping[str, Candidate] = {}
+    """What would have been chosen from half and twice the data, by the words of ``WHAT_IF``."""
+
+
+def choices_at_other_data(
+    trials: Sequence[Trial], data: DataSize, objective: Objective, coefficients: ObjectiveConfig
+) -> Mapping[str, Candidate]:
+    """What the same trials would lead to with half and with twice the data, without training.
+
+    Args:
+        trials: The stage's trials, the control among them and complete.
+        data: The data as it was.
+        objective: Chooses.
+        coefficients: As the stage had them.
+
+    Raises:
+        ValueError: If a trial cannot be scored.
+    """
+    return {
+        words: objective.choose(scored_again(trials, data, coefficients, ratio)).candidate
+        for words, ratio in WHAT_IF.items()
+    }
+
+
+def choice_words(choice: Choice) -> str | None:
+    """What was chosen, how sure that is, what it costs, and what would change it.
+
+    None where there was nothing to choose from.
+    """
+    best = choice.best
+    others = [t for t in choice.trials if _is_scored(t) and t.number != best.number]
+    if not _is_scored(best) or not others:
+        return None
+    next_best = max(others, key=lambda trial: (trial.score or 0.0, -trial.flops))
+    sentences = _grown(best, next_best, choice) if best.candidate.grows else _kept(others, choice)
+    return " ".join([*sentences, *_cost(choice), *_other_data(choice), *_unfinished(choice.trials)])
+
+
+def _is_scored(trial: Trial) -> bool:
+    return trial.score is not None and math.isfinite(trial.score)
+
+
+def _grown(best: Trial, next_best: Trial, choice: Choice) -> list[str]:
+    rival = f"The next best was {growth_words(next_best.candidate)}"
+    if next_best.candidate.grows:
+        rival += f", {_outlook(next_best)}"
+    words = f"{growth_words(best.candidate)} was chosen, {_outlook(best)}."
+    return [words, *_certainty(best), *_account(best, choice), f"{rival}."]
+
+
+def _kept(others: Sequence[Trial], choice: Choice) -> list[str]:
+    nearest = max(others, key=lambda trial: (trial.score or 0.0, -trial.flops))
+    words = "Nothing was grown: no candidate promises more than training the parent on."
+    said = f"The best of them was {growth_words(nearest.candidate)}, {_outlook(nearest)}."
+    return [words, said, *_certainty(nearest), *_account(nearest, choice)]
+
+
+def _outlook(trial: Trial) -> str:
+    """What is expected of a trial against no growth; a score that is no expected loss is one."""
+    score, deviation = trial.score or 0.0, trial.terms.get("score_deviation")
+    if deviation is None:
+        return f"with a score of {score:+.2g} (no growth has 0)"
+    side = "below" if score >= 0 else "above"
+    words = f"expected to end the stage {_short(score)} nats {side} no growth"
+    return f"{words} (95 % interval {_interval(score, deviation)})" if deviation else words
+
+
+def _interval(score: float, deviation: float) -> str:
+    return f"{score - SURE * deviation:+.2g} to {score + SURE * deviation:+.2g}"
+
+
+def _certainty(trial: Trial) -> list[str]:
+    """How likely a trial is better than no growth, and the loss that is expected of it."""
+    deviation, sentences = trial.terms.get("score_deviation"), list[str]()
+    if deviation:
+        chance = NormalDist(trial.score or 0.0, deviation).cdf(0.0)
+        sentences.append(f"It is better than no growth with a probability of {1 - chance:.0%}.")
+    if "predicted_loss" in trial.terms:
+        loss, spread = trial.terms["predicted_loss"], trial.terms.get("predicted_deviation", 0.0)
+        ends = f"{max(0.0, loss - SURE * spread):.3g} to {loss + SURE * spread:.3g}"
+        sentences.append(
+            f"Its validation loss at the end, before a cool-down, is expected at {loss:.3g} nats "
+            f"({ends})."
+        )
+    return sentences
+
+
+def _account(trial: Trial, choice: Choice) -> list[str]:
+    """A sentence for each term of a score that has one."""
+    return [
+        words(trial.terms[term], choice.num_pairs)
+        for term, words in SENTENCES.items()
+        if term in trial.terms and trial.candidate.grows
+    ]
+
+
+def _cost(choice: Choice) -> list[str]:
+    """What the trials took that are not continued."""
+    search = sum(t.train_flops for t in choice.trials if t.number != choice.best.number)
+    if not choice.stage_flops or not search:
+        return []
+    share = search / (search + choice.stage_flops)
+    return [f"The other trials took {si(search)} FLOPs, {share:.1%} of the stage's."]
+
+
+def _other_data(choice: Choice) -> list[str]:
+    """What other data sizes would have led to."""
+    other = choice.other_data
+    if not other:
+        return []
+    if all(candidate == choice.best.candidate for candidate in other.values()):
+        return [f"With {' or '.join(other)} the data the choice would be the same."]
+    return [
+        f"With {words} the data it would be {growth_words(candidate)}."
+        for words, candidate in other.items()
+        if candidate != choice.best.candidate
+    ]
+
+
+def _unfinished(trials: Sequence[Trial]) -> list[str]:
+    states = [trial.state for trial in trials]
+    counts = {"stopped early": states.count("pruned"), "failed": states.count("failed")}
+    left = [f"{count} {words}" for words, count in counts.items() if count]
+    return [f"Of {len(trials)} trials, {' and '.join(left)}."] if left else []
+
+
+def _advantage(value: float, num_pairs: int) -> str:
+    side = "ahead of" if value >= 0 else "behind"
+    return f"After equally many pairs its loss was {_short(value)} nats {side} no growth's."
+
+
+def _pairs_cost(value: float, num_pairs: int) -> str:
+    if value >= 0:
+        return f"It costs more FLOPs a pair, so it would see fewer, which costs {_short(value)}."
+    return f"It costs fewer FLOPs a pair, so it would see more, which is worth {_short(value)}."
+
+
+def _capacity_price(value: float, num_pairs: int) -> str:
+    if value >= 0:
+        return f"Its size is off what {si(num_pairs)} pairs support, which costs {_short(value)}."
+    return f"Its size suits {si(num_pairs)} pairs better, which is worth {_short(value)}."
+
+
+def _observed_gain(value: float, num_pairs: int) -> str:
+    side = "below" if value >= 0 else "above"
+    return f"At the end of its trial its loss was {_short(value)} nats {side} no growth's."
+
+
+def _short(value: float) -> str:
+    """Two digits of a size, whatever its sign."""
+    return f"{abs(value):.2g}"
+
+
+SENTENCES: Mapping[str, Callable[[float, int], str]] = {
+    "advantage": _advantage,
+    "pairs_cost": _pairs_cost,
+    "capacity_price": _capacity_price,
+    "observed_gain": _observed_gain,
+    "doublings": lambda value, _: f"The score is that gain by {_short(value)} doublings of FLOPs.",
+    "log_flops": lambda value, _: (
+        f"A pair costs it {_short(math.exp(value))} times the FLOPs; the choice is the knee of "
+        "the front of gain against FLOPs."
+    ),
+    "relative_time": lambda value, _: f"A pair costs it {_short(value)} times the FLOPs.",
+}
+"""What a term of a score says; terms that only restate others have no sentence."""

@@ -1,0 +1,109 @@
+"""The sentences on a choice, on trials written by hand."""
+
+from dataclasses import replace
+from statistics import NormalDist
+
+import pytest
+
+from nas_growclip.growth.candidates import NO_GROWTH
+from nas_growclip.records.entries import Trial
+from nas_growclip.search.objective import OBJECTIVES, DataSize, ObjectiveConfig, scored_again
+from nas_growclip.search.plain_words import (
+    SENTENCES,
+    Choice,
+    choice_words,
+    choices_at_other_data,
+)
+from tests.search.test_objective import CONFIG, DATA, DEEPER, trial
+
+
+def scored(*trials: Trial, config: ObjectiveConfig = CONFIG) -> tuple[Trial, ...]:
+    return scored_again(trials, DATA, config)
+
+
+def words_on(trials: tuple[Trial, ...], best: int, **more: object) -> str:
+    words = choice_words(Choice(trials, trials[best], DATA.num_pairs, **more))  # type: ignore[arg-type]
+    assert words is not None
+    return words
+
+
+def test_growth_is_told_with_its_gain_its_interval_and_what_speaks_for_it() -> None:
+    trials = scored(trial(), trial(1, shift=-0.3), trial(2, shift=-0.1))
+    best = trials[1]
+    words = words_on(trials, 1)
+    gain, deviation = best.score or 0.0, best.terms["score_deviation"]
+    low, high = gain - 1.96 * deviation, gain + 1.96 * deviation
+    assert words.startswith(
+        "text.depth\u00a02\u00a0→\u00a03 was chosen, expected to end the stage "
+    )
+    assert f"{gain:.2g} nats below no growth (95 % interval {low:+.2g} to {high:+.2g})" in words
+    assert f"with a probability of {NormalDist(-gain, deviation).cdf(0):.0%}" in words
+    assert f"is expected at {best.terms['predicted_loss']:.3g} nats" in words
+    assert f"{best.terms['advantage']:.2g} nats ahead of no growth's" in words
+    assert "The next best was text.depth" in words
+
+
+def test_no_growth_is_told_with_the_best_that_was_tried() -> None:
+    trials = scored(trial(), trial(1, shift=0.3), trial(2, shift=0.1))
+    words = words_on(trials, 0)
+    assert words.startswith("Nothing was grown: no candidate promises more")
+    assert f"{-(trials[2].score or 0):.2g} nats above no growth" in words
+
+
+def test_the_chance_of_being_better_is_that_of_the_interval() -> None:
+    best = replace(trial(1), score=0.1, terms={"score_deviation": 0.1})
+    words = words_on((replace(trial(), score=0.0), best), 1)
+    assert "95 % interval -0.096 to +0.3" in words
+    assert "better than no growth with a probability of 84%" in words  # one deviation above 0
+
+
+def test_a_score_that_is_no_forecast_is_told_as_a_score() -> None:
+    trials = scored(trial(), trial(1, shift=-0.5), config=ObjectiveConfig(name="loss_times_time"))
+    words = words_on(trials, 1)
+    assert f"with a score of {trials[1].score:+.2g} (no growth has 0)" in words
+    assert "interval" not in words
+
+
+def test_cost_is_what_the_other_trials_took_of_the_stage() -> None:
+    trials = tuple(replace(t, train_flops=50) for t in scored(trial(), trial(1), trial(2)))
+    assert "took 100 FLOPs, 10.0% of the stage's" in words_on(trials, 1, stage_flops=900)
+
+
+def test_what_other_data_would_change_is_told() -> None:
+    trials = scored(trial(), trial(1, shift=-0.3))
+    same = {"half": DEEPER, "twice": DEEPER}
+    assert "With half or twice the data the choice would be the same." in words_on(
+        trials, 1, other_data=same
+    )
+    words = words_on(trials, 1, other_data={"half": NO_GROWTH, "twice": DEEPER})
+    assert "With half the data it would be no growth." in words
+    assert "twice" not in words
+
+
+def test_other_data_are_scored_by_the_objective_itself() -> None:
+    config = ObjectiveConfig(capacity_curvature=0.3, advantage_spread=1.0, capacity_exponent=2.0)
+    trials = (trial(), trial(1, shift=-0.33, flops=300))
+    found = choices_at_other_data(trials, DATA, OBJECTIVES[config.name], config)
+    for ratio, candidate in zip((0.5, 2.0), (found["half"], found["twice"]), strict=True):
+        data = DataSize(round(DATA.num_pairs * ratio), DATA.first_pairs, DATA.first_flops)
+        pairs = [replace(t, stage_pairs=round(t.stage_pairs * ratio)) for t in trials]
+        score = OBJECTIVES[config.name].score(pairs[1], pairs[0], data, config).value
+        assert candidate == (DEEPER if score > 0 else NO_GROWTH)
+    assert found["half"] != found["twice"]
+
+
+def test_unfinished_trials_are_counted() -> None:
+    left = (replace(trial(2), state="pruned"), replace(trial(3), state="failed"))
+    words = words_on((*scored(trial(), trial(1)), *left), 1)
+    assert words.endswith("Of 4 trials, 1 stopped early and 1 failed.")
+
+
+def test_where_there_was_no_choice_nothing_is_told() -> None:
+    (alone,) = scored(trial())
+    assert choice_words(Choice((alone,), alone, DATA.num_pairs)) is None
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_has_a_sentence(objective: str) -> None:
+    score = OBJECTIVES[objective].score(trial(1), trial(), DATA, ObjectiveConfig(name=objective))
+    assert set(score.terms) & set(SENTENCES)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Outcomes = Mapping[str, NDArray[np.bool_]]
-"""Which items a run got right, by metric."""
+Outcomes = Mapping[str, NDArray[np.bool_] | NDArray[np.float64]]
+"""Which items a run got right, by metric, or how often it did over its stages."""
 
 ZERO_SHOT = "zero_shot_top1"
 RESAMPLES = 2000

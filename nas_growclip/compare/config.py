@@ -33,6 +33,8 @@ class CompareConfig:
     """The arm that all others are compared with, pair by pair."""
     seeds: tuple[int, ...]
     """Every arm runs once with each."""
+    envelope: tuple[str, ...] = ()
+    """Arms of fixed size; the best of them at each stage is what regret is measured against."""
     learning_rates: tuple[float, ...] = ()
     """Tried by every arm before its seeds; none leaves each arm's own."""
     tuning_seed: int = 1000
@@ -63,6 +65,8 @@ class CompareConfig:
                     "folder."
                 )
         require_choice(self.baseline, self.arms, "baseline")
+        for arm in self.envelope:
+            require_choice(arm, self.arms, "envelope")
 
     def experiment_of(self, arm: str) -> ExperimentConfig:
         """An arm's experiment.

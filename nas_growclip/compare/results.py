@@ -1,20 +1,25 @@
 """A comparison's tables and figures, made from the records of its runs alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nas_growclip.compare.bootstrap import Outcomes, paired_difference
+from nas_growclip.compare.arms import Arm, load_arms
+from nas_growclip.compare.bootstrap import Difference, paired_difference
 from nas_growclip.compare.folder import CompareFolder
+from nas_growclip.compare.over_time import (
+    difference_over_stages,
+    envelope,
+    mean_over_stages,
+    regret,
+)
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.io.formatting import percent, si
-from nas_growclip.plots import accuracy_vs_flops
+from nas_growclip.plots import accuracy_over_time, accuracy_vs_flops
 from nas_growclip.plots.saving import FORMATS, to_bytes
-from nas_growclip.records.folder import RunFolder, read_outcomes, read_timings
-from nas_growclip.records.frames import Run, load_run
+from nas_growclip.records.folder import read_timings
 from nas_growclip.records.words import FLOPS_NOTE
 
 METRICS = ("zero_shot_top1", "i2t_recall@1", "t2i_recall@1")
@@ -27,39 +32,10 @@ and test items. {FLOPS_NOTE}
 Training FLOPs are of the whole run, its searches included; those of the learning rate's choice are
 not. Wall time is of training, trials and measuring.
 """
-
-
-@dataclass(frozen=True)
-class Arm:
-    """An arm's complete runs, seed by seed."""
-
-    name: str
-    learning_rate: float | None
-    runs: Mapping[int, Run]
-    """By seed."""
-
-    def outcomes(self, seeds: Sequence[int]) -> list[Outcomes]:
-        """What the last stage's models got right."""
-        runs = (self.runs[seed] for seed in seeds)
-        return [read_outcomes(RunFolder(run.path).stage(run.stages[-1].stage)) for run in runs]
-
-
-def load_arms(comparison: CompareFolder) -> tuple[Arm, ...]:
-    """The arms that have a complete run, in the comparison's order."""
-    return tuple(_arms(comparison))
-
-
-def _arms(comparison: CompareFolder) -> Iterator[Arm]:
-    for name in comparison.config.arms:
-        try:
-            runs = comparison.runs(name)
-        except LookupError:
-            continue
-        done = {
-            u.seed: load_run(comparison.out / u.path) for u in runs if comparison.is_complete(u)
-        }
-        if done:
-            yield Arm(name, runs[0].learning_rate, done)
+REGRET_NOTE = f"""\
+Regret: points by which the best fixed size at each stage's cumulative FLOPs is ahead, the mean over
+stages, with its interval; chosen in hindsight on the same seeds, which favours it. {FLOPS_NOTE}
+"""
 
 
 def runs_frame(arms: Sequence[Arm]) -> pd.DataFrame:
@@ -75,12 +51,27 @@ def runs_frame(arms: Sequence[Arm]) -> pd.DataFrame:
 
 
 def arms_frame(comparison: CompareFolder, arms: Sequence[Arm]) -> pd.DataFrame:
-    """One row an arm: means and spreads after the last stage, differences to the baseline."""
+    """One row an arm: means and spreads after the last stage and over stages, and differences.
+
+    For each metric: its mean after the last stage, ``.sd``, ``.chance``; its difference to the
+    baseline with an interval (``.difference``, ``.low``, ``.high``); its mean over stages
+    (``.over_time``) with the same three; and what the best fixed sizes are ahead (``.regret``,
+    ``.regret.low``, ``.regret.high``) where the comparison names some.
+    """
     baseline = next((arm for arm in arms if arm.name == comparison.config.baseline), None)
-    return pd.DataFrame([_arm_row(arm, baseline, len(comparison.config.seeds)) for arm in arms])
+    fixed = fixed_arms(comparison, arms)
+    num_seeds = len(comparison.config.seeds)
+    return pd.DataFrame([_arm_row(arm, baseline, fixed, num_seeds) for arm in arms])
 
 
-def _arm_row(arm: Arm, baseline: Arm | None, num_seeds: int) -> dict[str, Any]:
+def fixed_arms(comparison: CompareFolder, arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    """The arms of fixed size that make the envelope."""
+    return tuple(arm for arm in arms if arm.name in comparison.config.envelope)
+
+
+def _arm_row(
+    arm: Arm, baseline: Arm | None, fixed: Sequence[Arm], num_seeds: int
+) -> dict[str, Any]:
     last = [run.stages[-1] for run in arm.runs.values()]
     row: dict[str, Any] = {
         "arm": arm.name,
@@ -96,20 +87,62 @@ def _arm_row(arm: Arm, baseline: Arm | None, num_seeds: int) -> dict[str, Any]:
         row[metric] = values.mean()
         row[f"{metric}.sd"] = values.std()
         row[f"{metric}.chance"] = measures[0].chance if measures[0] else None
-        row |= _difference_row(metric, arm, baseline)
+        row |= _compared(metric, arm, baseline, fixed)
     return row
 
 
-def _difference_row(metric: str, arm: Arm, baseline: Arm | None) -> dict[str, float]:
-    if baseline is None or arm.name == baseline.name:
-        return {}
-    seeds = [seed for seed in arm.runs if seed in baseline.runs]
+def _compared(
+    metric: str, arm: Arm, baseline: Arm | None, fixed: Sequence[Arm]
+) -> dict[str, float]:
+    """A metric over time, and its differences to the baseline and to the best fixed sizes."""
+    over_time = f"{metric}.over_time"
     try:
-        found = paired_difference(metric, arm.outcomes(seeds), baseline.outcomes(seeds))
-    except LookupError:
+        row = {over_time: mean_over_stages(metric, arm)}
+    except LookupError:  # it was not noted item by item
         return {}
-    names = (f"{metric}.difference", f"{metric}.low", f"{metric}.high")
-    return dict(zip(names, found, strict=True))
+    if baseline is not None and arm.name != baseline.name:
+        row |= _interval(f"{metric}.difference", metric, at_end(metric, arm, baseline))
+        found = difference_over_stages(metric, arm, baseline)
+        row |= _interval(f"{over_time}.difference", over_time, found)
+    if fixed:
+        try:
+            found = regret(metric, arm, fixed)
+        except LookupError:  # no fixed size has its seeds and no more than its FLOPs
+            return row
+        row |= _interval(f"{metric}.regret", f"{metric}.regret", found)
+    return row
+
+
+def at_end(metric: str, arm: Arm, baseline: Arm) -> Difference:
+    """The paired difference of two arms after the last stage."""
+    seeds = [seed for seed in arm.runs if seed in baseline.runs]
+    return paired_difference(metric, arm.outcomes(seeds), baseline.outcomes(seeds))
+
+
+def _interval(name: str, ends: str, found: Difference) -> dict[str, float]:
+    return {name: found.mean, f"{ends}.low": found.low, f"{ends}.high": found.high}
+
+
+def envelope_frame(comparison: CompareFolder, arms: Sequence[Arm]) -> pd.DataFrame:
+    """The best fixed size of each stage, for every other arm and metric."""
+    fixed, rows = fixed_arms(comparison, arms), list[dict[str, Any]]()
+    for arm in arms if fixed else ():
+        for metric in METRICS:
+            try:
+                points = envelope(metric, arm, fixed)
+            except LookupError:
+                continue
+            rows += [
+                {
+                    "arm": arm.name,
+                    "metric": metric,
+                    "stage": p.stage,
+                    "best": p.arm,
+                    "value": p.value,
+                }
+                for p in points
+            ]
+    return pd.DataFrame(rows, columns=["arm", "metric", "stage", "best", "value"])
 
 
 def choices_frame(arms: Sequence[Arm]) -> pd.DataFrame:
@@ -165,40 +198,86 @@ def markdown_table(frame: pd.DataFrame, times: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n\n" + NOTES
 
 
+def over_time_table(frame: pd.DataFrame) -> str:
+    """Means over stages as Markdown, and the regret where there is an envelope."""
+    regrets = [metric for metric in METRICS if f"{metric}.regret" in frame]
+    names = {
+        "zero_shot_top1": "zero-shot top-1",
+        "i2t_recall@1": "i2t R@1",
+        "t2i_recall@1": "t2i R@1",
+    }
+    head = (
+        "arm",
+        *(f"{names[metric]}, mean over stages" for metric in METRICS),
+        *(f"{names[metric]}, regret" for metric in regrets),
+    )
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in frame.to_dict("records"):
+        cells = (
+            str(row["arm"]),
+            *(_over_time_cell(row, metric) for metric in METRICS),
+            *(_bracketed(row, f"{metric}.regret", f"{metric}.regret") for metric in regrets),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\n" + (REGRET_NOTE if regrets else "")
+
+
 def _metric_cell(row: Mapping[Any, Any], metric: str) -> str:
     text = f"{percent(row[metric], 2)} ± {percent(row[f'{metric}.sd'], 2)}"
-    difference = row.get(f"{metric}.difference")
+    found = _bracketed(row, f"{metric}.difference", metric)
+    return f"{text} ({found})" if found else text
+
+
+def _over_time_cell(row: Mapping[Any, Any], metric: str) -> str:
+    over_time = f"{metric}.over_time"
+    found = _bracketed(row, f"{over_time}.difference", over_time)
+    text = percent(row.get(over_time), 2)
+    return f"{text} ({found})" if found else text
+
+
+def _bracketed(row: Mapping[Any, Any], name: str, ends: str) -> str:
+    """A difference in points with its interval; nothing where there is none."""
+    difference = row.get(name)
     if difference is None or difference != difference:
-        return text
-    low, high = row[f"{metric}.low"], row[f"{metric}.high"]
-    return f"{text} ({100 * difference:+.2f}: {100 * low:+.2f} to {100 * high:+.2f})"
+        return ""
+    low, high = row[f"{ends}.low"], row[f"{ends}.high"]
+    return f"{100 * difference:+.2f}: {100 * low:+.2f} to {100 * high:+.2f}"
 
 
 def write_results(comparison: CompareFolder) -> Path:
     """Write the tables and figures of the runs there are.
 
     Returns:
-        The folder: ``runs.csv``, ``arms.csv``, ``choices.csv``, ``times.csv``, ``arms.md`` and
-        ``accuracy_vs_flops`` as PNG, SVG and PDF. All but the times follow from the seeds alone.
+        The folder: ``runs.csv``, ``arms.csv``, ``choices.csv``, ``times.csv``, ``arms.md``, and
+        ``accuracy_vs_flops`` and ``accuracy_over_time`` as PNG, SVG and PDF; ``envelope.csv``
+        where the comparison names fixed sizes. All but the times follow from the seeds alone.
     """
     arms = load_arms(comparison)
     folder = comparison.out / RESULTS_FOLDER
     make_folder(folder)
     table, times = arms_frame(comparison, arms), times_frame(arms)
+    fixed = [arm.name for arm in fixed_arms(comparison, arms)]
     frames = {
         "runs.csv": runs_frame(arms),
         "arms.csv": table,
         "choices.csv": choices_frame(arms),
         "times.csv": times,
     }
+    if fixed:
+        frames["envelope.csv"] = envelope_frame(comparison, arms)
     for name, frame in frames.items():
         write_atomically(folder / name, frame.to_csv(index=False, lineterminator="\n").encode())
-    text = markdown_table(table, times)
+    text = f"{markdown_table(table, times)}\n{over_time_table(table)}"
     for arm in filter(comparison.has_failed, comparison.config.arms):
         text += f"\nArm {arm}: failed at every learning rate; see failure.json of its runs.\n"
     write_atomically(folder / "arms.md", text.encode())
     if arms:
-        figure = accuracy_vs_flops({arm.name: tuple(arm.runs.values()) for arm in arms})
-        for suffix in FORMATS:
-            write_atomically(folder / f"accuracy_vs_flops.{suffix}", to_bytes(figure, suffix))
+        runs = {arm.name: tuple(arm.runs.values()) for arm in arms}
+        figures = {
+            "accuracy_vs_flops": accuracy_vs_flops(runs),
+            "accuracy_over_time": accuracy_over_time(runs, fixed=fixed),
+        }
+        for name, figure in figures.items():
+            for suffix in FORMATS:
+                write_atomically(folder / f"{name}.{suffix}", to_bytes(figure, suffix))
     return folder

@@ -9,6 +9,7 @@ from nas_growclip.plots.accuracy import accuracy_by_set, accuracy_vs_flops
 from nas_growclip.plots.candidates import candidate_scores
 from nas_growclip.plots.drawing import STYLE, line_style
 from nas_growclip.plots.fronts import candidate_fronts
+from nas_growclip.plots.over_time import accuracy_over_time
 from nas_growclip.plots.saving import save_figure
 from nas_growclip.plots.series import group_by_seed
 from nas_growclip.plots.trajectory import trajectory
@@ -16,6 +17,7 @@ from nas_growclip.plots.trajectory import trajectory
 __all__ = [
     "STYLE",
     "accuracy_by_set",
+    "accuracy_over_time",
     "accuracy_vs_flops",
     "candidate_fronts",
     "candidate_scores",

@@ -6,13 +6,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from nas_growclip.cli.main import main
+from nas_growclip.compare.arms import load_arms
 from nas_growclip.compare.config import CompareConfig, load_comparison
 from nas_growclip.compare.folder import COMPARISON_FILE, FAILURE_FILE, CompareFolder
-from nas_growclip.compare.results import load_arms, write_results
+from nas_growclip.compare.results import write_results
 from nas_growclip.compare.runner import run_comparison
 from nas_growclip.records.folder import RunFolder, read_outcomes, read_stages
 from nas_growclip.records.frames import load_run
@@ -72,6 +74,29 @@ def test_table_agrees_with_the_records(done: Path) -> None:
         assert frame[f"{metric}.low"]["wider"] <= difference + 1e-9
         assert frame[f"{metric}.high"]["wider"] >= difference - 1e-9
     assert frame["zero_shot_top1.difference"].isna()["fixed"]
+
+
+def test_means_over_stages_and_regret_agree_with_the_records(done: Path) -> None:
+    frame = pd.read_csv(done / "results" / "arms.csv").set_index("arm")
+    comparison = CompareFolder(load_comparison(SMALL), done)
+    metric = "i2t_recall@1"
+    values = {
+        arm: [
+            [stage.metrics[metric].value for stage in load_run(done / arm_run.path).stages]
+            for arm_run in comparison.runs(arm)
+        ]
+        for arm in comparison.config.arms
+    }
+    means = {arm: np.mean(by_seed, axis=0) for arm, by_seed in values.items()}
+    best = np.maximum(means["fixed"], means["scratch"]).mean()
+    for arm, by_stage in means.items():
+        assert frame[f"{metric}.over_time"][arm] == pytest.approx(by_stage.mean())
+        assert frame[f"{metric}.regret"][arm] == pytest.approx(best - by_stage.mean())
+    text = (done / "results" / "arms.md").read_text()
+    assert "i2t R@1, mean over stages" in text
+    assert "Regret: points by which the best fixed size" in text
+    chosen = pd.read_csv(done / "results" / "envelope.csv")
+    assert set(chosen["best"]) <= {"fixed", "scratch"}
 
 
 def test_outcomes_are_the_metrics_item_by_item(done: Path) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from nas_growclip.compare.arms import load_arms
 from nas_growclip.compare.config import load_comparison
 from nas_growclip.compare.folder import CompareFolder
-from nas_growclip.compare.results import arms_frame, load_arms
+from nas_growclip.compare.results import arms_frame
 from nas_growclip.compare.runner import run_comparison
 from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_stages

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas_growclip import plots
+from nas_growclip.io.formatting import si
 from nas_growclip.plots.accuracy import CHANCE, set_metrics, set_words
 from nas_growclip.plots.candidates import style_of
 from nas_growclip.plots.drawing import line_style
@@ -310,3 +311,25 @@ def test_plots_need_neither_torch_nor_pyplot() -> None:
     code = "import sys, json, nas_growclip.plots; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(json.loads(done.stdout)) & {"torch", "timm", "optuna", "matplotlib.pyplot"}
+
+
+def test_over_time_fixed_sizes_are_thin_and_the_best_of_each_stage_is_drawn(
+    single: Run, seeds: list[Run]
+) -> None:
+    worse = changed(single, lambda name, m: replace(m, value=m.value / 2))
+    runs = {"grown": [single], "small": [worse], "large": seeds[:1]}
+    figure = plots.accuracy_over_time(runs, fixed=("small", "large"))
+    panel = figure.axes[0]
+    widths = {line.get_linewidth() for line in panel.lines}
+    assert len(widths) == 3  # a fixed size, the envelope, what grew
+    (envelope,) = [line for line in panel.lines if line.get_linestyle() == ":"]
+    best = [100 * stage.metrics["zero_shot_top1"].value for stage in seeds[0].stages]
+    assert list(envelope.get_ydata()) == pytest.approx(best)
+    texts = {text.get_text() for text in panel.texts}
+    assert {"small", "large"} <= texts
+    assert texts & {si(stage.flops) for stage in single.stages}
+
+
+def test_over_time_without_stages_says_so(single: Run) -> None:
+    figure = plots.accuracy_over_time({"grown": [replace(single, stages=())]})
+    assert "No stage has finished" in " ".join(text.get_text() for text in figure.texts)

@@ -1,0 +1,47 @@
+"""A comparison's arms as their records tell of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from nas_growclip.compare.bootstrap import Outcomes
+from nas_growclip.compare.folder import CompareFolder
+from nas_growclip.records.folder import RunFolder, read_outcomes
+from nas_growclip.records.frames import Run, load_run
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm's complete runs, seed by seed."""
+
+    name: str
+    learning_rate: float | None
+    runs: Mapping[int, Run]
+    """By seed."""
+
+    def stage_outcomes(self, seed: int) -> list[Outcomes]:
+        """What each stage's model of a run got right."""
+        run = self.runs[seed]
+        return [read_outcomes(RunFolder(run.path).stage(stage.stage)) for stage in run.stages]
+
+    def outcomes(self, seeds: Sequence[int]) -> list[Outcomes]:
+        """What the last stages' models got right."""
+        runs = (self.runs[seed] for seed in seeds)
+        return [read_outcomes(RunFolder(run.path).stage(run.stages[-1].stage)) for run in runs]
+
+
+def load_arms(comparison: CompareFolder) -> tuple[Arm, ...]:
+    """The arms that have a complete run, in the comparison's order."""
+    return tuple(_arms(comparison))
+
+
+def _arms(comparison: CompareFolder) -> Iterator[Arm]:
+    for name in comparison.config.arms:
+        try:
+            runs = comparison.runs(name)
+        except LookupError:
+            continue
+        done = {
+            u.seed: load_run(comparison.out / u.path) for u in runs if comparison.is_complete(u)
+        }
+        if done:
+            yield Arm(name, runs[0].learning_rate, done)

@@ -1,16 +1,17 @@
-"""What each objective and each search would have chosen, replayed on the oracle's records.
+"""What each proxy says of candidates, and what each policy would choose, from the oracle's records.
 
-Reads what ``benchmarks.search_oracle`` recorded. A trial is the beginning of a recorded training;
-its final result is that candidate's loss at the end of the stage, the mean over all seeds, on
-``test`` (1,024 pairs) and ``validation`` (512) weighted by pairs. Regret is how much higher the
-chosen candidate's final loss is than the lowest, in percent. Nothing is trained.
+Reads what ``benchmarks.search_oracle`` recorded; nothing is trained. A stage is one seed at one
+data size. What a candidate is worth is its final loss, the mean over the *other* seeds; so a proxy
+and the ceiling (the stage's own finished runs) are judged alike. Correlations that are corrected
+for attenuation are divided by the root of the reliability of those means. Regret is how far the
+chosen candidate's final loss, the mean over all seeds, is above the lowest, in percent.
 
-Command: python -m benchmarks.search_policy runs/oracle
+Command: python -m benchmarks.search_policy benchmarks/records/search_oracle.jsonl
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,242 +19,294 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.recovery import commit
-from benchmarks.search_oracle import BATCH, PAIRS, Outcome, read_outcomes
-from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Trial
-from nas_growclip.search.backends import BACKENDS
-from nas_growclip.search.config import SearchConfig
-from nas_growclip.search.loop import Report, search
-from nas_growclip.search.objective import OBJECTIVES, DataSize, ObjectiveConfig
-from nas_growclip.search.protocol import Proposal, SearchTask
-
-POINTS = 6
-LAGS = (16, 64, 128)
-SHARES = (0.0125, 0.025, 0.05, 0.1)
-CONFIG = ObjectiveConfig()
-HABITS = {"no growth, always": 0, "depth, always": 10, "everything x 2, always": 11}
-"""Policies that look at nothing: the candidates' numbers in the oracle."""
-SEARCHES = (
-    ("exhaustive", SearchConfig(backend="exhaustive", num_trials=12)),
-    ("random, 6 of 12", SearchConfig(backend="random", num_trials=6)),
-    ("TPE, 6 of 12", SearchConfig(num_trials=6)),
-    ("GP, 6 of 12", SearchConfig(sampler="gp", num_trials=6)),
-    ("CMA-ES, 6 of 12", SearchConfig(sampler="cmaes", num_trials=6)),
-    ("NSGA-II, 6 of 12", SearchConfig(sampler="nsga2", num_trials=6)),
-    ("grid, median pruner", SearchConfig(sampler="grid", pruner="median", num_trials=12)),
-    (
-        "grid, successive halving",
-        SearchConfig(sampler="grid", pruner="successive_halving", num_trials=12),
-    ),
-    ("grid, hyperband", SearchConfig(sampler="grid", pruner="hyperband", num_trials=12)),
-    ("grid, wilcoxon", SearchConfig(sampler="grid", pruner="wilcoxon", num_trials=12)),
+from benchmarks.search_oracle import (
+    BRANCH_SHARES,
+    GROWTHS,
+    PARENT,
+    PARENT_PAIRS,
+    Outcome,
+    as_trial,
+    candidate_of,
+    read_outcomes,
 )
+from nas_growclip.models.flops import count_flops
+from nas_growclip.search.objective import DataSize, ObjectiveConfig, scored_again
+
+SHARES = (0.0125, 0.025, 0.05, 0.1)
+LATE_SHARES = (0.2, 0.3, 0.5, 0.8)
+RESAMPLES = 2000
+CONFIG = ObjectiveConfig()
+HABITS = {"no growth": 0, "always deeper": 9, "always 1.5 x wider": 10, "always 2 x wider": 11}
+"""Policies that look at nothing: numbers in ``GROWTHS``."""
+
+Array = np.ndarray
 
 
 class Stage(NamedTuple):
-    """All candidates of one seed and data size, with every candidate's mean final loss."""
+    """All candidates of one seed at one data size."""
 
     seed: int
+    num_pairs: int
     outcomes: tuple[Outcome, ...]
-    final: tuple[float, ...]
-
-    @property
-    def data(self) -> DataSize:
-        """What the objective knows of the data."""
-        return DataSize(self.outcomes[0].num_pairs, PAIRS[0], self.outcomes[0].trial.flops)
+    others: Array
+    """Final losses, the mean over the other seeds."""
+    final: Array
+    """Final losses, the mean over all seeds."""
 
     def regret(self, number: int) -> float:
         """Percent by which a candidate's final loss is above the lowest."""
-        return 100 * (self.final[number] / min(self.final) - 1)
+        return float(100 * (self.final[number] / self.final.min() - 1))
 
 
-def final_loss(outcome: Outcome) -> float:
-    return (2 * outcome.test["loss"].value + outcome.trial.metrics["loss"]) / 3
+Proxy = Callable[[Stage, Sequence[Stage]], Array]
+"""(stage, all stages) -> a score for each candidate, the higher the better."""
 
 
-def whole_stages(outcomes: Iterable[Outcome]) -> list[Stage]:
-    """The stages of which every candidate was recorded."""
+def whole_stages(outcomes: Sequence[Outcome]) -> list[Stage]:
+    """The stages of which every candidate was recorded, where another seed was as well."""
     groups: dict[tuple[int, int], dict[int, Outcome]] = {}
     for outcome in outcomes:
-        key = (outcome.num_pairs, outcome.seed)
-        groups.setdefault(key, {})[outcome.trial.number] = outcome
-    count = max(len(group) for group in groups.values())
-    whole = {key: group for key, group in sorted(groups.items()) if len(group) == count}
-    means = {
-        pairs: np.mean(
-            [[final_loss(g[n]) for n in range(count)] for (p, _), g in whole.items() if p == pairs],
-            0,
+        groups.setdefault((outcome.num_pairs, outcome.seed), {})[outcome.number] = outcome
+    numbers = range(len(GROWTHS))
+    losses = {
+        key: np.array([group[n].final_loss for n in numbers])
+        for key, group in sorted(groups.items())
+        if len(group) == len(GROWTHS)
+    }
+    stages = []
+    for (pairs, seed), own in losses.items():
+        rest = [loss for (p, s), loss in losses.items() if p == pairs and s != seed]
+        if rest:
+            group = tuple(groups[pairs, seed][n] for n in numbers)
+            stages.append(Stage(seed, pairs, group, np.mean(rest, 0), np.mean([own, *rest], 0)))
+    return stages
+
+
+def correlation(scores: Array, losses: Array) -> float:
+    """Spearman's rank correlation of scores with final losses, its sign turned; 0 if all tie."""
+    if len(set(scores.tolist())) == 1:
+        return 0.0
+    return float(-spearmanr(scores, losses).statistic)
+
+
+def reliability(stages: Sequence[Stage], pairs: int) -> float:
+    """Share of the variance of means over the other seeds that is not noise.
+
+    The noise of one run is what seeds of one candidate scatter by; a mean over k has 1/k of it.
+    """
+    own = np.array([[o.final_loss for o in s.outcomes] for s in stages if s.num_pairs == pairs])
+    centred = own - own.mean(1, keepdims=True)  # a seed's own level orders nothing
+    noise = float(centred.var(0, ddof=1).mean()) / (len(own) - 1)
+    total = float(np.mean([s.others.var(ddof=1) for s in stages if s.num_pairs == pairs]))
+    return max(0.0, 1 - noise / total)
+
+
+# Proxies.
+
+
+def curve_at(outcome: Outcome, share: float) -> float:
+    """Validation loss after a share of the stage's steps."""
+    steps, losses = zip(*outcome.curve, strict=True)
+    return float(np.interp(share * outcome.total_steps, steps, losses))
+
+
+def trial_loss(share: float) -> Proxy:
+    """The validation loss at the end of a trial."""
+    return lambda stage, _: np.array([-curve_at(o, share) for o in stage.outcomes])
+
+
+def branch_loss(number: int) -> Proxy:
+    """The validation loss at the end of a trial that is cooled down."""
+    return lambda stage, _: np.array([-o.branches[number][1] for o in stage.outcomes])
+
+
+def data_size_aware(share: float, config: ObjectiveConfig = CONFIG) -> Proxy:
+    """The product's objective on trials of a share of the stage."""
+
+    def scores(stage: Stage, _: Sequence[Stage]) -> Array:
+        data = DataSize(stage.num_pairs, PARENT_PAIRS, count_flops(PARENT))
+        trials = scored_again([as_trial(o, share) for o in stage.outcomes], data, config)
+        return np.array([trial.score or 0.0 for trial in trials])
+
+    return scores
+
+
+def finished_run(stage: Stage, _: Sequence[Stage]) -> Array:
+    """The ceiling: the stage's own finished runs."""
+    return np.array([-o.final_loss for o in stage.outcomes])
+
+
+def fewer_flops(stage: Stage, _: Sequence[Stage]) -> Array:
+    return np.array([-float(o.flops) for o in stage.outcomes])
+
+
+GROUPS: Mapping[str, Sequence[str]] = {
+    "image.depth": ("image.depth",),
+    "image.width": ("image.width",),
+    "text.depth": ("text.depth",),
+    "text.width": ("text.width",),
+    "shared.depth": ("shared.depth",),
+    "embed_dim": ("embed_dim",),
+    "mlp_width": ("image.mlp_width", "text.mlp_width", "shared.mlp_width"),
+    "tokens": ("image.patch_size",),
+}
+"""Dimensions whose effects a prior tells apart."""
+
+
+def features(outcome: Outcome) -> Array:
+    """E-folds by which each group of dimensions grows, and the price of FLOPs at this data size."""
+    steps = {
+        step.dimension: abs(math.log(step.new / step.old))
+        for step in candidate_of(outcome.growth).steps
+    }
+    grown = [sum(steps.get(d, 0.0) for d in group) for group in GROUPS.values()]
+    price = math.log(outcome.flops / count_flops(PARENT))
+    data = math.log(outcome.num_pairs / PARENT_PAIRS)
+    return np.array([*grown, price, price**2, price * data])
+
+
+def prior(penalty: float = 0.1) -> Proxy:
+    """Effects of dimensions and FLOPs, by ridge regression on other sizes and other seeds.
+
+    The gain is log of the control's final loss less log of the candidate's.
+    """
+
+    def scores(stage: Stage, stages: Sequence[Stage]) -> Array:
+        rest = [s for s in stages if s.num_pairs != stage.num_pairs and s.seed != stage.seed]
+        if not rest:
+            return np.zeros(len(stage.outcomes))
+        rows = np.array([features(o) for s in rest for o in s.outcomes])
+        gains = np.array(
+            [math.log(s.outcomes[0].final_loss / o.final_loss) for s in rest for o in s.outcomes]
         )
-        for pairs, _ in whole
-    }
-    return [
-        Stage(seed, tuple(group[n] for n in range(count)), tuple(means[pairs].tolist()))
-        for (pairs, seed), group in whole.items()
-    ]
+        gram = rows.T @ rows + penalty * np.eye(rows.shape[1])
+        weights = np.linalg.solve(gram, rows.T @ gains)
+        return np.array([features(o) @ weights for o in stage.outcomes])
+
+    return scores
 
 
-def shortened(outcome: Outcome, pairs: float, points: int = POINTS) -> Trial:
-    """A trial that ends after so many pairs, measured at evenly spaced points on the way."""
-    seen, losses = zip(*[point for point in outcome.trial.curve if point[0] > 0], strict=True)
-    places = [pairs * point / points for point in range(1, points + 1)]
-    read = [(max(BATCH, round(p)), float(np.interp(p, seen, losses))) for p in places]
-    curve = (outcome.trial.curve[0], *dict(read).items())
-    flops = TRAIN_FLOPS_PER_FORWARD * outcome.trial.flops * pairs
-    return replace(
-        outcome.trial, curve=curve, metrics={"loss": curve[-1][1]}, train_flops=round(flops)
-    )
+def both(first: Proxy, second: Proxy, share_of_second: float) -> Proxy:
+    """Two scores added, each by its spread over the candidates."""
+
+    def scores(stage: Stage, stages: Sequence[Stage]) -> Array:
+        a, b = (standardised(proxy(stage, stages)) for proxy in (first, second))
+        return (1 - share_of_second) * a + share_of_second * b
+
+    return scores
 
 
-def scored(name: str, trials: Sequence[Trial], stage: Stage) -> list[Trial]:
-    results = [OBJECTIVES[name].score(t, trials[0], stage.data, CONFIG) for t in trials]
-    return [replace(t, score=r.value, terms=r.terms) for t, r in zip(trials, results, strict=True)]
+def standardised(values: Array) -> Array:
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > 0 else values * 0.0
 
 
-def correlation(stage: Stage, scores: Sequence[float]) -> float:
-    """Spearman's rank correlation of scores with final losses, its sign turned."""
-    return float(-spearmanr(scores, stage.final).statistic)
+def all_trials(share: float) -> float:
+    """Percent of a stage's FLOPs in trials of all candidates, the chosen one continued."""
+    others = (len(GROWTHS) - 1) * share
+    return 100 * others / (1 + others)
 
 
-def at_lags(stage: Stage) -> dict[str, list[Trial]]:
-    """The stage's trials at fixed numbers of steps and at fixed shares of its FLOPs."""
-    lags = {
-        f"{lag} steps": [min(lag * BATCH, o.total_steps * BATCH) for o in stage.outcomes]
-        for lag in LAGS
-    }
-    lags |= {f"{100 * s:g} %": [s * o.total_steps * BATCH for o in stage.outcomes] for s in SHARES}
-    return {
-        name: [shortened(o, p) for o, p in zip(stage.outcomes, pairs, strict=True)]
-        for name, pairs in lags.items()
-    }
-
-
-def share_of_stage(trials: Sequence[Trial], chosen: Trial, stage: Stage) -> float:
-    """Percent of the stage's training FLOPs in trials that are not continued."""
-    others = sum(trial.train_flops for trial in trials if trial.candidate != chosen.candidate)
-    return 100 * others / (others + stage.outcomes[0].trial.train_flops)
-
-
-def replay(stage: Stage, config: SearchConfig, objective: str) -> tuple[float, float, float]:
-    """Regret, percent of FLOPs, and trials of a search, replayed."""
-    by_candidate = {o.trial.candidate: o for o in stage.outcomes}
-    whole = [shortened(o, config.trial_share * o.total_steps * BATCH) for o in stage.outcomes]
-    found: list[Trial] = []
-
-    def measure(proposal: Proposal, report: Report) -> Trial:
-        trial = whole[by_candidate[proposal.candidate].trial.number]
-        for point, (pairs, loss) in enumerate(trial.curve):
-            if point and report(point, loss) and point < len(trial.curve) - 1:
-                flops = round(trial.train_flops * pairs / trial.curve[-1][0])
-                return replace(trial, number=proposal.number, state="pruned", train_flops=flops)
-        return replace(trial, number=proposal.number)
-
-    def score(trial: Trial) -> Trial:
-        if trial.state == "complete":
-            result = OBJECTIVES[objective].score(trial, whole[0], stage.data, CONFIG)
-            trial = replace(trial, score=result.value)
-        found.append(trial)
-        return trial
-
-    backend = BACKENDS[config.backend](
-        SearchTask(
-            candidates=[o.trial.candidate for o in stage.outcomes],
-            seed=stage.seed,
-            stage=PAIRS.index(stage.data.num_pairs),
-            config=config,
+PROXIES: Mapping[str, tuple[Proxy, float]] = {
+    "ceiling: one finished run of each": (finished_run, all_trials(1.0)),
+    **{f"trial's loss, {100 * s:g} %": (trial_loss(s), all_trials(s)) for s in SHARES},
+    **{
+        f"cooled-down trial's loss, {100 * s:g} %": (branch_loss(k), all_trials(s))
+        for k, s in enumerate(BRANCH_SHARES)
+    },
+    **{f"data_size_aware, {100 * s:g} %": (data_size_aware(s), all_trials(s)) for s in SHARES},
+    **{f"loss at {100 * s:g} %": (trial_loss(s), all_trials(s)) for s in LATE_SHARES},
+    "fewer FLOPs": (fewer_flops, 0.0),
+    "prior of the other sizes": (prior(), 0.0),
+    **{
+        f"prior and cooled-down trials, {100 * s:g} %": (
+            both(prior(), branch_loss(k), 0.5),
+            all_trials(s),
         )
-    )
-    search(backend, measure, score)
-    backend.close()
-    chosen = OBJECTIVES[objective].choose(found)
-    regret = stage.regret(by_candidate[chosen.candidate].trial.number)
-    return regret, share_of_stage(found, chosen, stage), len(found)
+        for k, s in enumerate(BRANCH_SHARES)
+    },
+}
+"""Proxies by name, with the percent of a stage's FLOPs that they take for all candidates."""
 
 
-def proxies(stages: Sequence[Stage]) -> None:
-    """Rank correlation of each objective's score with the final result, by lag."""
-    lags = [at_lags(stage) for stage in stages]
-    names = list(lags[0])
-    print(
-        "| objective | 0 steps | "
-        + " | ".join(names)
-        + " |\n|---"
-        + "|---" * (len(names) + 1)
-        + "|"
-    )
-    for objective in OBJECTIVES:
-        cells = []
-        for name in names:
-            values = [
-                correlation(stage, [t.score or 0.0 for t in scored(objective, trials[name], stage)])
-                for stage, trials in zip(stages, lags, strict=True)
-            ]
-            cells.append(f"{np.mean(values):.2f} ({min(values):.2f})")
-        print(f"| {objective} | 0, all equal | " + " | ".join(cells) + " |")
+# Tables.
 
 
-def regrets(stages: Sequence[Stage]) -> None:
-    """Regret of what each objective and each habit chooses among all candidates."""
-    sizes = sorted({stage.data.num_pairs for stage in stages})
-    head = [f"{pairs} pairs" for pairs in sizes]
-    print(
-        "\n| choice | "
-        + " | ".join(head)
-        + " | mean | worst |\n|---"
-        + "|---" * (len(head) + 2)
-        + "|"
-    )
-    rows = {name: [stage.regret(number) for stage in stages] for name, number in HABITS.items()}
-    rows["random (expected)"] = [
-        float(np.mean([stage.regret(n) for n in range(len(stage.final))])) for stage in stages
+def interval(values: Sequence[float]) -> str:
+    """The mean with a 95 % interval over stages, by the bootstrap."""
+    drawn = np.random.default_rng(0).choice(np.array(values), (RESAMPLES, len(values))).mean(1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return f"{np.mean(values):.2f} ({low:.2f} to {high:.2f})"
+
+
+def like_flops(stage: Stage) -> Array:
+    """Numbers of the candidates whose FLOPs are within a quarter of the median."""
+    flops = np.array([o.flops for o in stage.outcomes], dtype=float)
+    return np.flatnonzero(np.abs(np.log(flops / np.median(flops))) < math.log(1.25))
+
+
+def proxy_table(stages: Sequence[Stage]) -> str:
+    """Rank correlations, regret and cost of each proxy over all candidates."""
+    lines = [
+        "| proxy | Spearman (95 %) | corrected | at like FLOPs | regret, % | worst | % of FLOPs |",
+        "|---|---|---|---|---|---|---|",
     ]
-    rows["step-0 loss"] = rows["random (expected)"]
-    for share in (0.025, 0.05, 0.1):
-        for objective in OBJECTIVES:
-            rows[f"{objective}, {100 * share:g} %"] = [
-                stage.regret(
-                    OBJECTIVES[objective]
-                    .choose(scored(objective, at_lags(stage)[f"{100 * share:g} %"], stage))
-                    .number
-                )
-                for stage in stages
-            ]
-    for name, row in rows.items():
-        by_size = [
-            np.mean(
-                [r for r, stage in zip(row, stages, strict=True) if stage.data.num_pairs == pairs]
-            )
-            for pairs in sizes
-        ]
-        cells = " | ".join(f"{value:.1f}" for value in (*by_size, np.mean(row), max(row)))
-        print(f"| {name} | {cells} |")
+    roots = {p: math.sqrt(reliability(stages, p)) for p in {s.num_pairs for s in stages}}
+    for name, (proxy, cost) in PROXIES.items():
+        scores = [proxy(stage, stages) for stage in stages]
+        pairs = list(zip(stages, scores, strict=True))
+        found = [correlation(given, stage.others) for stage, given in pairs]
+        corrected = [r / roots[s.num_pairs] for r, s in zip(found, stages, strict=True)]
+        like = [correlation(given[like_flops(s)], s.others[like_flops(s)]) for s, given in pairs]
+        regrets = [stage.regret(int(given.argmax())) for stage, given in pairs]
+        lines.append(
+            f"| {name} | {interval(found)} | {np.mean(corrected):.2f} | {np.mean(like):.2f} | "
+            f"{interval(regrets)} | {max(regrets):.1f} | {cost:.0f} |"
+        )
+    return "\n".join(lines)
 
 
-def searches(stages: Sequence[Stage]) -> None:
-    """Regret and cost of each backend, with the default objective and plain quality."""
-    print("\n| search | share of a trial | objective | trials | % of stage's FLOPs | regret, % |")
-    print("|---|---|---|---|---|---|")
-    for name, config in SEARCHES:
-        for share in (0.0125, 0.05):
-            for objective in ("data_size_aware", "quality"):
-                changed = replace(config, trial_share=share, curve_points=POINTS)
-                results = np.array([replay(stage, changed, objective) for stage in stages])
-                regret, cost, count = results.mean(0)
-                print(
-                    f"| {name} | {100 * share:g} % | {objective} | {count:.1f} | {cost:.1f} | "
-                    f"{regret:.1f} |"
-                )
+def habit_table(stages: Sequence[Stage]) -> str:
+    """Regret of policies that look at nothing, by data size."""
+    sizes = sorted({stage.num_pairs for stage in stages})
+    lines = [
+        f"| policy | {' | '.join(f'{pairs} pairs' for pairs in sizes)} | mean |",
+        "|---" * (len(sizes) + 2) + "|",
+    ]
+    rows: dict[str, Callable[[Stage], float]] = {
+        name: (lambda stage, n=number: stage.regret(n)) for name, number in HABITS.items()
+    }
+    rows["random"] = lambda s: float(np.mean([s.regret(n) for n in range(len(GROWTHS))]))
+    for name, regret in rows.items():
+        by_size = [np.mean([regret(s) for s in stages if s.num_pairs == p]) for p in sizes]
+        mean = interval([regret(stage) for stage in stages])
+        lines.append(f"| {name} | {' | '.join(f'{r:.1f}' for r in by_size)} | {mean} |")
+    return "\n".join(lines)
+
+
+def outcome_table(stages: Sequence[Stage]) -> str:
+    """Mean final losses of every candidate at every data size."""
+    sizes = sorted({stage.num_pairs for stage in stages})
+    first = {pairs: next(s for s in stages if s.num_pairs == pairs) for pairs in sizes}
+    lines = [
+        f"| candidate | FLOPs a pair | {' | '.join(f'{pairs} pairs' for pairs in sizes)} |",
+        "|---" * (len(sizes) + 2) + "|",
+    ]
+    for number, outcome in enumerate(first[sizes[0]].outcomes):
+        cells = " | ".join(f"{first[pairs].final[number]:.3f}" for pairs in sizes)
+        label = candidate_of(outcome.growth)
+        lines.append(f"| {label} | {outcome.flops / 1e6:.2f} M | {cells} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("oracle", type=Path)
     options = parser.parse_args()
-    stages = whole_stages(read_outcomes(options.oracle / "outcomes.jsonl"))
+    stages = whole_stages(read_outcomes(options.oracle))
     seeds = sorted({stage.seed for stage in stages})
     print(f"commit {commit()}, {len(stages)} stages, seeds {seeds}\n")
-    print("Spearman's rank correlation with the final result: mean over stages (lowest)\n")
-    proxies(stages)
-    regrets(stages)
-    searches(stages)
+    print(outcome_table(stages), proxy_table(stages), habit_table(stages), sep="\n\n")
     print("\nFLOPs are fvcore FLOPs: one multiply-add is one.")
 
 

@@ -88,17 +88,26 @@ def _kept(others: Sequence[Trial], choice: Choice) -> list[str]:
 
 
 def _outlook(trial: Trial) -> str:
-    """What is expected of a trial against no growth; a score that is no expected loss is one."""
+    """What is expected of a trial against no growth; a score that is no forecast is just said."""
     score, deviation = trial.score or 0.0, trial.terms.get("score_deviation")
     if deviation is None:
         return f"with a score of {score:+.2g} (no growth has 0)"
-    side = "below" if score >= 0 else "above"
-    words = f"expected to end the stage {_short(score)} nats {side} no growth"
-    return f"{words} (95 % interval {_interval(score, deviation)})" if deviation else words
+    words = f"expected to end the stage {_short(score)} nats {_side(score)} no growth"
+    return f"{words} (95 % interval: {_interval(score, deviation)})" if deviation else words
 
 
 def _interval(score: float, deviation: float) -> str:
-    return f"{score - SURE * deviation:+.2g} to {score + SURE * deviation:+.2g}"
+    """As in ``0.1 above to 0.3 below``."""
+    low, high = score - SURE * deviation, score + SURE * deviation
+    if _side(low) == _side(high):
+        nearer, farther = sorted((abs(low), abs(high)))
+        return f"{_short(nearer)} to {_short(farther)} {_side(high)}"
+    return f"{_short(low)} {_side(low)} to {_short(high)} {_side(high)}"
+
+
+def _side(gain: float) -> str:
+    """Where a loss lies against no growth's, by what is gained."""
+    return "below" if gain >= 0 else "above"
 
 
 def _certainty(trial: Trial) -> list[str]:
@@ -106,7 +115,9 @@ def _certainty(trial: Trial) -> list[str]:
     deviation, sentences = trial.terms.get("score_deviation"), list[str]()
     if deviation:
         chance = NormalDist(trial.score or 0.0, deviation).cdf(0.0)
-        sentences.append(f"It is better than no growth with a probability of {1 - chance:.0%}.")
+        sentences.append(
+            f"It is better than no growth with a probability of {100 * (1 - chance):.0f} %."
+        )
     if "predicted_loss" in trial.terms:
         loss, spread = trial.terms["predicted_loss"], trial.terms.get("predicted_deviation", 0.0)
         ends = f"{max(0.0, loss - SURE * spread):.3g} to {loss + SURE * spread:.3g}"
@@ -131,8 +142,8 @@ def _cost(choice: Choice) -> list[str]:
     search = sum(t.train_flops for t in choice.trials if t.number != choice.best.number)
     if not choice.stage_flops or not search:
         return []
-    share = search / (search + choice.stage_flops)
-    return [f"The other trials took {si(search)} FLOPs, {share:.1%} of the stage's."]
+    share = 100 * search / (search + choice.stage_flops)
+    return [f"The other trials took {si(search)} FLOPs, {share:.1f} % of the stage's."]
 
 
 def _other_data(choice: Choice) -> list[str]:
@@ -174,8 +185,7 @@ def _capacity_price(value: float, num_pairs: int) -> str:
 
 
 def _observed_gain(value: float, num_pairs: int) -> str:
-    side = "below" if value >= 0 else "above"
-    return f"At the end of its trial its loss was {_short(value)} nats {side} no growth's."
+    return f"At the end of its trial its loss was {_short(value)} nats {_side(value)} no growth's."
 
 
 def _short(value: float) -> str:

@@ -33,11 +33,14 @@ def test_growth_is_told_with_its_gain_its_interval_and_what_speaks_for_it() -> N
     words = words_on(trials, 1)
     gain, deviation = best.score or 0.0, best.terms["score_deviation"]
     low, high = gain - 1.96 * deviation, gain + 1.96 * deviation
+    assert low > 0
     assert words.startswith(
         "text.depth\u00a02\u00a0→\u00a03 was chosen, expected to end the stage "
     )
-    assert f"{gain:.2g} nats below no growth (95 % interval {low:+.2g} to {high:+.2g})" in words
-    assert f"with a probability of {NormalDist(-gain, deviation).cdf(0):.0%}" in words
+    assert (
+        f"{gain:.2g} nats below no growth (95 % interval: {low:.2g} to {high:.2g} below)" in words
+    )
+    assert f"with a probability of {100 * NormalDist(-gain, deviation).cdf(0):.0f} %" in words
     assert f"is expected at {best.terms['predicted_loss']:.3g} nats" in words
     assert f"{best.terms['advantage']:.2g} nats ahead of no growth's" in words
     assert "The next best was text.depth" in words
@@ -53,8 +56,8 @@ def test_no_growth_is_told_with_the_best_that_was_tried() -> None:
 def test_the_chance_of_being_better_is_that_of_the_interval() -> None:
     best = replace(trial(1), score=0.1, terms={"score_deviation": 0.1})
     words = words_on((replace(trial(), score=0.0), best), 1)
-    assert "95 % interval -0.096 to +0.3" in words
-    assert "better than no growth with a probability of 84%" in words  # one deviation above 0
+    assert "95 % interval: 0.096 above to 0.3 below" in words
+    assert "better than no growth with a probability of 84 %" in words  # one deviation above 0
 
 
 def test_a_score_that_is_no_forecast_is_told_as_a_score() -> None:
@@ -66,7 +69,7 @@ def test_a_score_that_is_no_forecast_is_told_as_a_score() -> None:
 
 def test_cost_is_what_the_other_trials_took_of_the_stage() -> None:
     trials = tuple(replace(t, train_flops=50) for t in scored(trial(), trial(1), trial(2)))
-    assert "took 100 FLOPs, 10.0% of the stage's" in words_on(trials, 1, stage_flops=900)
+    assert "took 100 FLOPs, 10.0 % of the stage's" in words_on(trials, 1, stage_flops=900)
 
 
 def test_what_other_data_would_change_is_told() -> None:

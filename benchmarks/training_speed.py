@@ -5,9 +5,11 @@ same number of threads and the same precision: OpenCLIP by its ``train_one_epoch
 its scheduler; we by ``nas_growclip.training.loop.train``. The two take turns, and the ratio of each
 pair of turns is taken, so that a machine that slows down slows both.
 
-With ``--data`` each also reads the shards there by its own loader.
+With ``--data`` each also reads the shards there by its own loader. Under torchrun the processes
+train together, ours as a run does, theirs as OpenCLIP with ``--gather-with-grad --local-loss``.
 
 Command: python -m benchmarks.training_speed [--data SHARDS] [--model tiny|vit_b_32] [--device cuda]
+or: torchrun --nproc-per-node 2 -m benchmarks.training_speed [--model tiny|vit_b_32]
 """
 
 import argparse
@@ -18,6 +20,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +32,8 @@ from open_clip.loss import ClipLoss
 from open_clip_train import data as open_clip_data
 from open_clip_train.scheduler import cosine_lr
 from open_clip_train.train import train_one_epoch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from nas_growclip.data.batches import BATCHES_AHEAD, BatchOrder, load_batches
 from nas_growclip.data.config import WebdatasetConfig
@@ -39,6 +44,7 @@ from nas_growclip.interop.exporting import export_open_clip
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.training.loop import train
+from nas_growclip.training.process_group import ALONE, ProcessGroup, join_group
 from nas_growclip.training.state import TrainConfig, start_training
 
 MODELS = {
@@ -51,11 +57,18 @@ MODELS = {
 class OurLoop:
     """Our training, ``steps`` at a time."""
 
-    def __init__(self, arch: ClipArch, batches: Iterator[PairBatch], options: Namespace) -> None:
+    def __init__(
+        self,
+        arch: ClipArch,
+        batches: Iterator[PairBatch],
+        options: Namespace,
+        group: ProcessGroup = ALONE,
+    ) -> None:
         self.config = TrainConfig(
             batch_size=options.batch, warmup_steps=100, schedule="cosine", compile=options.compile
         )
         self.state = start_training(Clip(arch).to(options.device), self.config)
+        self.state.group = group
         self.batches = batches
 
     def run(self, steps: int) -> None:
@@ -67,8 +80,16 @@ class OurLoop:
 class TheirLoop:
     """OpenCLIP's training, ``steps`` at a time: an epoch of so many batches."""
 
-    def __init__(self, model: Any, batches: Iterator[Any], options: Namespace) -> None:
+    def __init__(
+        self,
+        model: Any,
+        batches: Iterator[Any],
+        options: Namespace,
+        group: ProcessGroup = ALONE,
+    ) -> None:
         self.model = model.to(options.device)
+        if group.size > 1:
+            self.model = DistributedDataParallel(self.model)
         if options.compile:
             self.model = torch.compile(self.model)
         sides: dict[bool, list[Any]] = {False: [], True: []}
@@ -80,6 +101,9 @@ class TheirLoop:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
         self.scheduler = cosine_lr(self.optimizer, 1e-3, 100, 100_000)
+        together = {"local_loss": group.size > 1, "gather_with_grad": group.size > 1}
+        place = {"rank": group.rank, "world_size": group.size}
+        self.loss = ClipLoss(cache_labels=True, **together, **place)
         self.args = SimpleNamespace(
             device=options.device,
             precision="amp_bf16" if options.device == "cuda" else "fp32",
@@ -88,14 +112,13 @@ class TheirLoop:
             skip_scheduler=False,
             grad_clip_norm=1.0,
             horovod=False,
-            distributed=False,
-            rank=0,
-            local_rank=0,
-            world_size=1,
+            distributed=group.size > 1,
+            log_local=False,
             log_every_n_steps=100,
-            batch_size=options.batch,
+            batch_size=options.batch // group.size,
             wandb=False,
             tensorboard=False,
+            **place,
         )
         self.batches = batches
 
@@ -103,9 +126,8 @@ class TheirLoop:
         """Train an epoch of so many steps."""
         loader = _Epoch(itertools.islice(self.batches, steps), steps, self.args.batch_size)
         data = {"train": SimpleNamespace(dataloader=loader, set_epoch=lambda epoch: None)}
-        loss = ClipLoss(cache_labels=True)
         train_one_epoch(
-            self.model, data, loss, 0, self.optimizer, None, self.scheduler, None, self.args
+            self.model, data, self.loss, 0, self.optimizer, None, self.scheduler, None, self.args
         )
 
 
@@ -126,14 +148,15 @@ def stock_model(arch: ClipArch) -> Any:
         return open_clip.create_model(f"local-dir:{folder}", output_dict=True)
 
 
-def made_batches(model: Clip, options: Namespace) -> list[PairBatch]:
-    """A few batches of random pixels, made once: the loops alone are compared."""
+def made_batches(model: Clip, options: Namespace, group: ProcessGroup = ALONE) -> list[PairBatch]:
+    """This process's part of a few batches of random pixels: the loops alone are compared."""
     generator = torch.Generator().manual_seed(0)
-    captions = tuple(f"picture number {number}" for number in range(options.batch))
-    height, width = model.arch.image.image_shape
+    mine = group.batch_shard.places(options.batch)
+    captions = tuple(f"picture number {number}" for number in mine)
+    shape = (options.batch, 3, *model.arch.image.image_shape)
     return [
         PairBatch(
-            torch.randn(options.batch, 3, height, width, generator=generator),
+            torch.randn(shape, generator=generator)[mine.start : mine.stop],
             model.tokenize(list(captions)),
             captions,
         )
@@ -175,10 +198,33 @@ def our_loader(pairs: ImageTextPairs, model: Clip, options: Namespace) -> Iterat
     return load_batches(pairs, encoder, BatchOrder(options.batch, seed=0), options.workers)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Pairs a second of both sides, turn by turn."""
+
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours to theirs, turn by turn."""
+        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """Medians of both, and of their ratio with its range."""
+        ratios = self.ratios
+        return (
+            f"{statistics.median(self.ours):,.1f}",
+            f"{statistics.median(self.theirs):,.1f}",
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        )
+
+
 def compare(
-    name: str, ours: Callable[[int], object], theirs: Callable[[int], object], options: Namespace
-) -> None:
-    """Let both take turns and print a row: samples per second, ratio and its spread."""
+    ours: Callable[[int], object], theirs: Callable[[int], object], options: Namespace
+) -> Comparison:
+    """Let both take turns."""
     rates: dict[str, list[float]] = {"ours": [], "theirs": []}
     runs = {"ours": ours, "theirs": theirs}
     for run in runs.values():
@@ -194,29 +240,24 @@ def compare(
             _synchronize(options.device)
             seconds = time.perf_counter() - started
             rates[side].append(options.steps * options.batch / seconds)
-    ratios = [a / b for a, b in zip(rates["ours"], rates["theirs"], strict=True)]
-    low, high = min(ratios), max(ratios)
-    print(
-        f"| {name} | {options.batch} | {statistics.median(rates['ours']):.1f} | "
-        f"{statistics.median(rates['theirs']):.1f} | {statistics.median(ratios):.2f} "
-        f"({low:.2f} to {high:.2f}) |",
-        flush=True,
-    )
+    return Comparison(tuple(rates["ours"]), tuple(rates["theirs"]))
 
 
 def _synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+    if distributed.is_initialized():
+        distributed.barrier()
 
 
 def _drain(batches: Iterator[Any]) -> Callable[[int], object]:
     return lambda steps: list(itertools.islice(batches, steps))
 
 
-def main() -> None:
+def read_options() -> Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny", choices=sorted(MODELS))
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=128, help="pairs of all processes together")
     parser.add_argument("--steps", type=int, default=20, help="steps of a turn")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=5)
@@ -226,33 +267,72 @@ def main() -> None:
     parser.add_argument("--loading-only", action="store_true")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--compile", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.set_float32_matmul_precision("high" if options.device == "cuda" else "highest")
-    logging.disable(logging.INFO)
+    return parser.parse_args()
+
+
+def show(name: str, compared: Comparison, options: Namespace, group: ProcessGroup) -> None:
+    """Print a row, once."""
+    if group.is_leader:
+        print(f"| {name} | {options.batch} | {' | '.join(compared.cells)} |", flush=True)
+
+
+def seconds_to_replicate(arch: ClipArch, group: ProcessGroup) -> float:
+    """What a training of several processes begins with: DistributedDataParallel is set up."""
+    model, seconds = Clip(arch), []
+    for _ in range(3):
+        distributed.barrier()
+        started = time.perf_counter()
+        replica = group.replicate(model)
+        seconds.append(time.perf_counter() - started)
+        del replica
+    return statistics.median(seconds)
+
+
+def measure(options: Namespace, group: ProcessGroup) -> None:
+    """Compare what the options name, and print the table."""
     arch = MODELS[options.model]
     model = Clip(arch)  # gives tokens and the size of images; each loop trains its own
     if options.data is None:
-        made = made_batches(model, options)
+        made = made_batches(model, options, group)
         ours = itertools.cycle(made)
         theirs = itertools.cycle([(batch.images, batch.tokens) for batch in made])
     else:
         ours = our_loader(our_shards(options.data), model, options)
         theirs = their_loader(options.data, arch, options)
-    words = f"{options.threads} threads, {options.workers} loading processes, {options.device}"
-    print(f"{words}; torch {torch.__version__}, open_clip {open_clip.__version__}\n")
-    print("| what | batch | ours, pairs/s | open_clip, pairs/s | ratio: median (range) |")
-    print("|---|---|---|---|---|")
+    if group.is_leader:
+        words = f"{group.size} x {options.threads} threads, {options.workers} loading processes"
+        words += f", {options.device}"
+        print(f"{words}; torch {torch.__version__}, open_clip {open_clip.__version__}\n")
+        print("| what | batch | ours, pairs/s | open_clip, pairs/s | ratio: median (range) |")
+        print("|---|---|---|---|---|")
     if options.data is not None:
-        compare("loading alone", _drain(ours), _drain(theirs), options)
+        show("loading alone", compare(_drain(ours), _drain(theirs), options), options, group)
     if options.loading_only:
         return
-    compare(
-        f"{options.model}, training" + (" with loading" if options.data else ""),
-        OurLoop(arch, ours, options).run,
-        TheirLoop(stock_model(arch), theirs, options).run,
-        options,
+    replicated = seconds_to_replicate(arch, group) if group.size > 1 else 0.0
+    loops = (
+        OurLoop(arch, ours, options, group).run,
+        TheirLoop(stock_model(arch), theirs, options, group).run,
     )
+    name = f"{options.model}, training" + (" with loading" if options.data else "")
+    show(name, compare(*loops, options), options, group)
+    if replicated and group.is_leader:
+        print(f"\nSetting up DistributedDataParallel: {replicated:.3f} s, once a training.")
+
+
+def main() -> None:
+    options = read_options()
+    group = join_group(options.device)
+    group.check_batch(options.batch)
+    if group.size > 1 and (options.data or options.device != "cpu"):
+        raise SystemExit("Under torchrun the loops alone are compared, on the CPU.")
+    torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("high" if options.device == "cuda" else "highest")
+    logging.disable(logging.INFO)
+    measure(options, group)
+    if not group.is_leader:
+        group.receive()
+    group.leave()
 
 
 if __name__ == "__main__":

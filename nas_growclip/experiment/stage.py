@@ -92,13 +92,17 @@ def _try_training(stage: StageContext, best: Trial, state: TrainState) -> Diverg
     The trunk that the next stage goes on from is saved where this stage's model branches off it.
     """
     file = TrainingFile(stage.files.training, "training")
-    points, trunk = stage.plan.stage_points(best.arch), stage.plan.trunk_steps(best.arch)
-    try:
-        if trunk is not None and state.step <= trunk:
-            train_through(stage, state, [point for point in points if point <= trunk], file)
+    trunk = stage.plan.trunk_steps(best.arch)
+
+    def branch_off(*reached: float) -> bool:
+        if state.step == trunk:
             save_state(state, stage.files.state)
             stage.observe(Event(moment="trunk_saved", state=state), "training")
-        train_through(stage, state, points, file)
+        return False
+
+    try:
+        branch_off()  # where its trial ended, or a run was interrupted
+        train_through(stage, state, stage.plan.stage_points(best.arch), file, branch_off)
     except DivergedError as error:
         return error.with_traceback(None)
     except (MemoryError, RuntimeError) as error:

@@ -101,6 +101,7 @@ def train_through(
                 stage.observe(Event(moment="state_saved", state=state), file.label)
             if ends:
                 break
+    shares.replica = None  # frees the buffers of gradients
     return state
 
 

@@ -70,8 +70,10 @@ def train(
             and before the observer sees the step.
     """
     device = state.model.logit_scale.device
+    if state.replica is None:
+        state.replica = state.group.replicate(state.model)
     backpropagate = state.group.backpropagation(
-        state.model, config.micro_batch_size, lambda: autocast(device)
+        state.model, state.replica, config.micro_batch_size, lambda: autocast(device)
     )
     state.model.train()
     if config.compile and state.model._compiled_call_impl is None:

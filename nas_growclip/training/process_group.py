@@ -66,30 +66,46 @@ class ProcessGroup:
                 f"but got {batch_size}."
             )
 
+    def replicate(self, model: Clip) -> DistributedDataParallel | None:
+        """The model as wrapped by what averages its gradients; None where nothing has to.
+
+        Every process of the group must take part. Gradients lie in the buffers that are averaged,
+        so these need no memory of their own.
+        """
+        if self.size == 1 or isinstance(model, FSDPModule):
+            return None
+        place = model.logit_scale.device
+        return DistributedDataParallel(
+            model,
+            device_ids=None if place.type == "cpu" else [place],
+            gradient_as_bucket_view=True,
+        )
+
     def backpropagation(
-        self, model: Clip, part: int, autocast: Callable[[], AbstractContextManager[Any]]
+        self,
+        model: Clip,
+        replica: DistributedDataParallel | None,
+        part: int,
+        autocast: Callable[[], AbstractContextManager[Any]],
     ) -> Backpropagation:
         """How this process's share of a batch becomes the gradient of the whole batch's loss.
 
         Args:
             model: The model; every process's has the same weights, or its share of them.
+            replica: What ``replicate`` made of it.
             part: Pairs of the whole batch whose activations are held at a time; 0: all.
             autocast: What the towers run under.
         """
         loss_fn = ContrastiveLoss(model.logit_bias is not None, self.rank, self.size)
+        share = -(-part // self.size)
+        if replica is not None:
+            return Backpropagation(
+                model, loss_fn, share, autocast, replica, before_last=replica.no_sync
+            )
         if self.size == 1:
             return Backpropagation(model, loss_fn, part, autocast)
-        share = -(-part // self.size)
-        if isinstance(model, FSDPModule):
-            return Backpropagation(
-                model, loss_fn, share, autocast, after_last=lambda: self._average(model.scalars())
-            )
-        place = model.logit_scale.device
-        replica = DistributedDataParallel(
-            model, device_ids=None if place.type == "cpu" else [place]
-        )
         return Backpropagation(
-            model, loss_fn, share, autocast, replica, before_last=replica.no_sync
+            model, loss_fn, share, autocast, after_last=lambda: self._average(model.scalars())
         )
 
     def mean(self, value: Tensor) -> Tensor:

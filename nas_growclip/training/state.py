@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 from nas_growclip.growth.config import NO_REWARM, RewarmConfig
@@ -118,6 +119,9 @@ class TrainState:
     """The rate of entries that growth added."""
     group: ProcessGroup = ALONE
     """The processes that train it together, each with its own copy of this state or its share."""
+    replica: DistributedDataParallel | None = None
+    """The model as the group's processes train copies of it: made where training begins, and kept
+    until it ends, however often it is measured in between."""
 
 
 def start_training(model: Clip, config: TrainConfig) -> TrainState:

@@ -1,8 +1,11 @@
 """Several processes under torchrun give what one process gives, and either resumes after a kill."""
 
+import json
+import os
 import signal
 import subprocess
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 
 from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.experiment.config import load_config
@@ -17,6 +21,7 @@ from nas_growclip.experiment.follower import check_group, follow
 from nas_growclip.experiment.run import is_complete, run_stages
 from nas_growclip.records.folder import RunFolder, read_stages, read_trials
 from nas_growclip.search.config import SearchConfig
+from nas_growclip.training import process_group
 from nas_growclip.training.events import Moment
 from nas_growclip.training.process_group import ALONE, ProcessGroup, join_group
 from tests.support.faults import die_at
@@ -98,6 +103,35 @@ def test_two_processes_train_what_one_trains(variant: str, tmp_path: Path) -> No
     assert leader.count("stage 0: chose") == 1
     assert "stage 0" not in follower
     assert_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_one_replica_is_made_for_each_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often a trial or a stage is measured and saved; the last one's memory is free."""
+    experiment = write_experiment(tmp_path, "trunk")
+    out = tmp_path / "out"
+    made: list[weakref.ref[DistributedDataParallel]] = []
+    alive: list[int] = []
+
+    def noted(*given: Any, **options: Any) -> DistributedDataParallel:
+        alive.append(sum(replica() is not None for replica in made))
+        replica = DistributedDataParallel(*given, **options)
+        made.append(weakref.ref(replica))
+        return replica
+
+    def work() -> int:
+        code = main(arguments(experiment, out))
+        (tmp_path / f"{os.environ['RANK']}.json").write_text(json.dumps(alive))
+        return code
+
+    monkeypatch.setattr(process_group, "DistributedDataParallel", noted)
+    assert in_two_processes(work, tmp_path) == [0, 0], (tmp_path / "0.log").read_text()
+    trials, stages = read_trials(out), read_stages(out)
+    assert sum(len(stage.curve) - 1 for stage in stages) > len(trials) + len(stages)
+    for rank in range(2):
+        counted = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert counted == [0] * (len(trials) + len(stages))
 
 
 @pytest.fixture(scope="module")

@@ -39,17 +39,17 @@ def write_set(folder: Path) -> None:
     (folder / "classnames.txt").write_text("\n".join(f"thing {i}" for i in range(NUM_CLASSES)))
     (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\n")
     (test / "nshards.txt").write_text(str(NUM_IMAGES // PER_SHARD))
-    pictures = [_picture(seed) for seed in range(NUM_DISTINCT)]
+    pictures = [picture(seed) for seed in range(NUM_DISTINCT)]
     for shard in range(NUM_IMAGES // PER_SHARD):
         with tarfile.open(test / f"{shard}.tar", "w") as archive:
             for number in range(shard * PER_SHARD, (shard + 1) * PER_SHARD):
-                image = _with_comment(pictures[number % NUM_DISTINCT], f"number {number}")
-                _add(archive, f"s{number:07d}.cls", str(number % NUM_CLASSES).encode())
-                _add(archive, f"s{number:07d}.jpg", image)
+                image = with_comment(pictures[number % NUM_DISTINCT], f"number {number}")
+                add_member(archive, f"s{number:07d}.cls", str(number % NUM_CLASSES).encode())
+                add_member(archive, f"s{number:07d}.jpg", image)
 
 
-def _picture(seed: int) -> bytes:
-    """Noise that grows smoother towards its details, as in photographs; some 60 kB."""
+def picture(seed: int) -> bytes:
+    """A JPEG of noise that grows smoother towards its details, as in photographs; some 60 kB."""
     rng = np.random.default_rng(seed)
     layers = [
         np.asarray(
@@ -66,13 +66,14 @@ def _picture(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def _with_comment(jpeg: bytes, text: str) -> bytes:
+def with_comment(jpeg: bytes, text: str) -> bytes:
     """The same picture in other bytes: a COM segment after the first marker."""
     comment = text.encode()
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + jpeg[2:]
 
 
-def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+def add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Put a file into a tar."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     archive.addfile(info, io.BytesIO(data))

@@ -149,7 +149,10 @@ def stock_model(arch: ClipArch) -> Any:
 
 
 def made_batches(model: Clip, options: Namespace, group: ProcessGroup = ALONE) -> list[PairBatch]:
-    """This process's part of a few batches of random pixels: the loops alone are compared."""
+    """This process's part of a few batches of random pixels, on the device.
+
+    So the loops alone are compared.
+    """
     generator = torch.Generator().manual_seed(0)
     mine = group.batch_shard.places(options.batch)
     captions = tuple(f"picture number {number}" for number in mine)
@@ -159,7 +162,7 @@ def made_batches(model: Clip, options: Namespace, group: ProcessGroup = ALONE) -
             torch.randn(shape, generator=generator)[mine.start : mine.stop],
             model.tokenize(list(captions)),
             captions,
-        )
+        ).to(torch.device(options.device))
         for _ in range(4)
     ]
 
@@ -250,7 +253,7 @@ def _synchronize(device: str) -> None:
         distributed.barrier()
 
 
-def _drain(batches: Iterator[Any]) -> Callable[[int], object]:
+def drain(batches: Iterator[Any]) -> Callable[[int], object]:
     return lambda steps: list(itertools.islice(batches, steps))
 
 
@@ -306,7 +309,7 @@ def measure(options: Namespace, group: ProcessGroup) -> None:
         print("| what | batch | ours, pairs/s | open_clip, pairs/s | ratio: median (range) |")
         print("|---|---|---|---|---|")
     if options.data is not None:
-        show("loading alone", compare(_drain(ours), _drain(theirs), options), options, group)
+        show("loading alone", compare(drain(ours), drain(theirs), options), options, group)
     if options.loading_only:
         return
     replicated = seconds_to_replicate(arch, group) if group.size > 1 else 0.0

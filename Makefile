@@ -2,7 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two sets of packages in one environment: what a run needs, and all extras; the second has the first.
+RUNS := $(VENV)/.installed_runs
 INSTALLED := $(VENV)/.installed
+EXTRAS := nni,dashboard,postgres,slurm,tokenizers,notebook,onnx,transformers,docs,dev
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable
 SOURCES := nas_growclip tests benchmarks analysis docs
 # Without bytecode on the disk every process compiles its libraries: ten seconds for PyTorch's.
 unexport PYTHONDONTWRITEBYTECODE
@@ -11,14 +15,19 @@ unexport PYTHONDONTWRITEBYTECODE
 
 venv: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(BIN)/uv:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-		--editable '.[nni,dashboard,postgres,slurm,tokenizers,notebook,onnx,transformers,docs,dev]'
-	touch $(INSTALLED)
 
-demo: $(INSTALLED)
+$(RUNS): pyproject.toml constraints.txt | $(BIN)/uv
+	$(INSTALL) .
+	touch $(RUNS)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/uv
+	$(INSTALL) '.[$(EXTRAS)]'
+	touch $(RUNS) $(INSTALLED)
+
+demo: $(RUNS)
 	$(BIN)/growclip run experiments/demo.yaml --out runs/demo
 
 # The notebooks' small runs, then every notebook, with its outputs and its figures for the docs.

@@ -184,5 +184,5 @@ def export(
     from nas_growclip.interop.exporting import FORMATS
     from nas_growclip.interop.importing import open_checkpoint
 
-    FORMATS[format](open_checkpoint(checkpoint), out)
+    FORMATS[format](open_checkpoint(checkpoint, is_mapped=True), out)
     print(f"Load it with {LOADS[format].format(out)}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from nas_growclip.data.batches import fixed_batches
 from nas_growclip.data.encoding import PairBatch, PairEncoder
 from nas_growclip.data.pairs import ImageTextPairs
+from nas_growclip.evaluation.texts import embed_texts
 from nas_growclip.io.progress import track
 from nas_growclip.models.clip import Clip
 
@@ -54,7 +55,7 @@ def embed_pairs(
     """
     encoder = PairEncoder(model.arch.image, model.tokenize)
     device = model.logit_scale.device
-    images, texts = list[Tensor](), list[Tensor]()
+    images, tokens = list[Tensor](), list[Tensor]()
     captions, image_of_text = list[str](), list[int]()
     rows, text_rows = dict[int, int](), dict[str, int]()
     batches = fixed_batches(pairs, encoder, batch_size)
@@ -67,13 +68,12 @@ def embed_pairs(
                 pixels = batch.images if len(places) == len(of_text) else batch.images[places]
                 images.append(model.encode_image(pixels.to(device)).float().cpu())
             new = _new_captions(batch.captions, text_rows)
-            if new:
-                tokens = batch.tokens if len(new) == len(of_text) else batch.tokens[new]
-                texts.append(model.encode_text(tokens.to(device)).float().cpu())
+            tokens.append(batch.tokens[new].int())
             captions.extend(batch.captions)
             image_of_text.extend(of_text)
+        all_texts = embed_texts(model, _joined(tokens), batch_size)
     scale_and_bias = tuple(value.item() for value in model.scale_and_bias())
-    all_images, all_texts = _joined(images), _joined(texts)
+    all_images = _joined(images)
     if len(text_rows) < len(captions):
         all_texts = all_texts[[text_rows[caption] for caption in captions]]
     return EmbeddedPairs(

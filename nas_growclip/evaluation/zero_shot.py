@@ -15,6 +15,7 @@ from nas_growclip.data.held import HeldImages
 from nas_growclip.data.preprocess import normalise, preprocess
 from nas_growclip.data.zero_shot import ImageSource, ZeroShotTask
 from nas_growclip.evaluation.embeddings import evaluation_mode, require_finite
+from nas_growclip.evaluation.texts import embedded_batches
 from nas_growclip.io.progress import track
 from nas_growclip.models.arch import ImageArch
 from nas_growclip.models.clip import Clip
@@ -29,15 +30,12 @@ def class_embeddings(
 
     Prompts are embedded ``batch_size`` at once, whatever classes they are of.
     """
-    device = model.logit_scale.device
     prompts = [template.replace("{c}", name) for name in class_names for template in templates]
-    classes = torch.arange(len(class_names), device=device).repeat_interleave(len(templates))
+    classes = torch.arange(len(class_names)).repeat_interleave(len(templates))
     sums: Tensor | None = None
-    for first in range(0, len(prompts), batch_size):
-        batch = slice(first, first + batch_size)
-        texts = model.encode_text(model.tokenize(prompts[batch]).to(device))
+    for places, texts in embedded_batches(model, model.tokenize(prompts), batch_size):
         sums = texts.new_zeros(len(class_names), texts.shape[1]) if sums is None else sums
-        sums.index_add_(0, classes[batch], texts)
+        sums.index_add_(0, classes[places].to(sums.device), texts)
     assert sums is not None
     return functional.normalize(sums, dim=-1)
 

@@ -131,8 +131,8 @@ def _first_parent(config: ExperimentConfig, run: Path) -> Clip:
     """
     kept = RunFolder(run).parent
     if not (kept / WEIGHTS_FILE).exists():
-        save_model(open_checkpoint(config.parent_checkpoint), kept)
-    model = load_model(kept)
+        save_model(open_checkpoint(config.parent_checkpoint, is_mapped=True), kept)
+    model = load_model(kept, is_mapped=True)
     if model.arch != config.parent_arch:
         raise ValueError(
             f"{kept}: must have the architecture that the configuration names, but has another. "

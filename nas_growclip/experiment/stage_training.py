@@ -64,7 +64,7 @@ def train_through(
 ) -> TrainState:
     """Train through steps in rising order, measuring at each; save now and then and at the end.
 
-    Ends early where ``report`` says so.
+    Ends early where ``report`` says so; such a state is not gone on with, so it is not saved.
 
     Raises:
         DivergedError: If a loss or the state is not finite; what is saved always is.
@@ -91,16 +91,15 @@ def train_through(
                 observer=partial(stage.observe, where=file.label),
             )
             gather(shares, state)
-            ends = step == points[-1]
+            is_last = step == points[-1]
             if step in points:
                 loss = finite_loss(stage, state)
                 state.curve.append((step * config.batch_size, loss))
-                ends = report(len(state.curve) - 1, loss) or ends
-            if ends or step % config.checkpoint_steps == 0:
+                if report(len(state.curve) - 1, loss) and not is_last:
+                    break
+            if is_last or step % config.checkpoint_steps == 0:
                 save_state(state, file.path)
                 stage.observe(Event(moment="state_saved", state=state), file.label)
-            if ends:
-                break
     shares.replica = None  # frees the buffers of gradients
     return state
 

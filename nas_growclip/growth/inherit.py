@@ -16,7 +16,7 @@ from nas_growclip.growth.ligo import learn_plan
 from nas_growclip.growth.plan import GrowthPlan, plan_growth
 from nas_growclip.growth.tensors import grown_params
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.clip import Clip
+from nas_growclip.models.clip import Clip, empty_model
 from nas_growclip.models.gates import install_gates
 
 BISECTIONS = 6
@@ -75,11 +75,13 @@ def fit_plan(plan: GrowthPlan, inputs: GrowthInputs) -> GrowthPlan:
 def grown_model(plan: GrowthPlan) -> Clip:
     """The child that a plan describes; a copy of the parent where nothing grows."""
     scale = plan.parent_model.logit_scale
-    child = Clip(plan.child_arch, seed=plan.seed).to(scale.device, scale.dtype)
-    child.train(plan.parent_model.training)
-    if not plan.grows:
+    if plan.grows:
+        child = Clip(plan.child_arch, seed=plan.seed).to(scale.device, scale.dtype)
+    else:
+        child = empty_model(plan.child_arch).to(scale.dtype).to_empty(device=scale.device)
         child.load_state_dict(dict(plan.params))
-    elif not plan.operator.forgets:
+    child.train(plan.parent_model.training)
+    if plan.grows and not plan.operator.forgets:
         _fill(child, plan)
     return child
 

@@ -30,8 +30,8 @@ from nas_growclip.interop.weight_files import ADAPTER_CONFIG
 from nas_growclip.interop.weights import read_weights
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import split_block
-from nas_growclip.models.checkpoint import ARCH_FILE, check_numbers, fill_model, load_model
-from nas_growclip.models.clip import Clip
+from nas_growclip.models.checkpoint import ARCH_FILE, check_numbers, filled_model, load_model
+from nas_growclip.models.clip import Clip, empty_model
 
 LAYOUTS = {
     "open_clip": (*OPEN_CLIP_IMAGE, *OPEN_CLIP_TEXT),
@@ -94,22 +94,16 @@ def import_with_provenance(
     if config.layout == "siglip2" and HF_PATCHES in tensors:
         size = config.arch.image.patch_size
         tensors[HF_PATCHES] = patches_as_pixels(tensors[HF_PATCHES], size)
-    ours = {
-        n: t.float().contiguous() for n, t in to_ours(tensors, _layout(config), str(path)).items()
-    }
-    with torch.device("meta"):
-        model = Clip(config.arch)
-    ours |= _absent(config, model, ours, path)
-    model = fill_model(model.to_empty(device="cpu"), ours, path)
+    ours = to_ours(tensors, _layout(config), str(path))
+    ours |= _absent(config, ours, path)
+    model = filled_model(config.arch, ours, path, torch.float32)
     return Imported(model.eval(), config.provenance())
 
 
-def _absent(
-    config: ForeignConfig, model: Clip, ours: Mapping[str, Tensor], path: Path
-) -> dict[str, Tensor]:
+def _absent(config: ForeignConfig, ours: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """What the other tool's model has not: biases of 0, projections that change nothing."""
     values = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in empty_model(config.arch).named_parameters():
         block = split_block(name)
         if (f"{block[0]}.#.{block[2]}" if block else name) in config.absent:
             if name in ours:
@@ -129,8 +123,15 @@ def _layout(config: ForeignConfig) -> Sequence[Rule]:
     return layout
 
 
-def open_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Clip:
+def open_checkpoint(
+    path: str | Path, device: str | torch.device = "cpu", *, is_mapped: bool = False
+) -> Clip:
     """Read any checkpoint folder: one of ours, or one that OpenCLIP or Hugging Face can read.
+
+    Args:
+        path: The folder.
+        device: Where to put the model.
+        is_mapped: As for ``load_model``; others' weights are copied in any case.
 
     Raises:
         ValueError: If the folder is none, or a file in it is damaged.
@@ -138,7 +139,7 @@ def open_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Cli
     folder = Path(path)
     if is_foreign(folder):
         return import_model(str(folder)).to(device)
-    return load_model(folder, device)
+    return load_model(folder, device, is_mapped=is_mapped)
 
 
 def checkpoint_arch(path: str | Path) -> ClipArch:

@@ -20,7 +20,7 @@ from nas_growclip.interop.processors import sized_preprocess_cfg
 from nas_growclip.interop.writing import write_json
 from nas_growclip.io.files import filled_whole, writing
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.clip import Clip
+from nas_growclip.models.clip import Clip, empty_model
 from nas_growclip.models.gates import folded_state
 from nas_growclip.models.tokenizers import TOKENIZER_FOLDER, copy_tokenizer
 
@@ -84,8 +84,7 @@ def export_programs(model: Clip, out: Path, files: ProgramFiles) -> None:
 
 def plain_copy(model: Clip) -> Clip:
     """The same function in float32 on the CPU, without gates and without gradients."""
-    with torch.device("meta"):
-        copy = Clip(model.arch)
+    copy = empty_model(model.arch)
     state = {name: value.detach().float().cpu() for name, value in folded_state(model).items()}
     copy.load_state_dict(state, assign=True)
     return copy.eval().requires_grad_(False)

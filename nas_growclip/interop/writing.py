@@ -26,5 +26,10 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: If the file cannot be written.
     """
-    whole = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    whole = {name: _apart(value.detach().cpu().contiguous()) for name, value in weights.items()}
     replace_atomically(path, lambda temporary: save_file(whole, temporary, {"format": "pt"}))
+
+
+def _apart(value: Tensor) -> Tensor:
+    """A tensor with a storage of its own, as safetensors wants it; copied only if it has none."""
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()

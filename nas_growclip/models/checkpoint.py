@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nas_growclip.io.files import make_folder, replace_atomically, write_atomically
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.clip import Clip
+from nas_growclip.models.clip import Clip, empty_model
 from nas_growclip.models.gates import folded_state
 from nas_growclip.models.tokenizers import TOKENIZER_FOLDER, copy_tokenizer, keep_tokenizer
 
@@ -38,8 +38,16 @@ def save_model(model: Clip, path: str | Path) -> None:
         copy_tokenizer(model.arch.text.tokenizer, folder / TOKENIZER_FOLDER)
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", *, is_mapped: bool = False
+) -> Clip:
     """Read a model that ``save_model`` wrote.
+
+    Args:
+        path: The folder.
+        device: Where to put it.
+        is_mapped: Whether weights on the CPU may stay in the file, which the system reads as they
+            are looked at: for models that nobody changes, which several processes then share.
 
     Raises:
         ValueError: If a file is missing, truncated, or does not fit the architecture.
@@ -51,7 +59,12 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Clip:
     if arch.text.tokenizer is not None:
         keep_tokenizer(arch.text.tokenizer, folder / TOKENIZER_FOLDER)
     tensors, _ = _read_tensors(folder / WEIGHTS_FILE)
-    return _filled(arch, tensors, folder / WEIGHTS_FILE).to(device)
+    file = folder / WEIGHTS_FILE
+    if is_mapped:
+        model = _checked_empty(arch, tensors, file)
+        model.load_state_dict(tensors, assign=True)
+        return model.to(device)
+    return filled_model(arch, tensors, file).to(device)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -79,26 +92,29 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         ) from None
 
 
-def _filled(arch: ClipArch, tensors: Mapping[str, Tensor], path: Path) -> Clip:
-    """A model with these weights, made only if they are all of it: a file may claim any size."""
-    with torch.device("meta"):
-        check_weights(Clip(arch), tensors, path)
-    return _with_weights(Clip(arch), tensors)
+def filled_model(
+    arch: ClipArch, tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None
+) -> Clip:
+    """A model with these weights, made only if they are all of it: a file may claim any size.
 
-
-def fill_model(model: Clip, tensors: Mapping[str, Tensor], path: Path) -> Clip:
-    """Put weights into a model, strictly: every parameter, in its shape, and nothing else.
+    Args:
+        arch: The architecture.
+        tensors: The weights, which are copied.
+        path: Where they came from, for messages.
+        dtype: The model's; by default that of the weights.
 
     Raises:
         ValueError: As ``check_weights``.
     """
-    check_weights(model, tensors, path)
-    return _with_weights(model, tensors)
-
-
-def _with_weights(model: Clip, tensors: Mapping[str, Tensor]) -> Clip:
-    model = model.to(next(iter(tensors.values())).dtype)
+    model = _checked_empty(arch, tensors, path)
+    model = model.to(dtype or next(iter(tensors.values())).dtype).to_empty(device="cpu")
     model.load_state_dict(dict(tensors))
+    return model
+
+
+def _checked_empty(arch: ClipArch, tensors: Mapping[str, Tensor], path: Path) -> Clip:
+    model = empty_model(arch)
+    check_weights(model, tensors, path)
     return model
 
 

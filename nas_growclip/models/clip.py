@@ -89,6 +89,12 @@ class Clip(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+def empty_model(arch: ClipArch) -> Clip:
+    """A model on the meta device: shapes without numbers, which take neither time nor memory."""
+    with torch.device("meta"):
+        return Clip(arch)
+
+
 @contextmanager
 def placed(model: Clip, device: str | None) -> Iterator[None]:
     """Have a model on a device, None being where it is; afterwards it is where it was."""

@@ -15,7 +15,7 @@ import torch
 from torch.jit._trace import TracerWarning
 
 from nas_growclip.models.arch import ClipArch
-from nas_growclip.models.clip import Clip
+from nas_growclip.models.clip import empty_model
 
 with warnings.catch_warnings():
     # fvcore compiles one loss with torch.jit when it is imported, which torch deprecates.
@@ -86,8 +86,7 @@ def count_params(arch: ClipArch) -> int:
 @functools.lru_cache(maxsize=4096)
 def params_by_encoder(arch: ClipArch) -> Mapping[str, int]:
     """The same by encoder; the temperature counts with the shared encoder."""
-    with torch.device("meta"):
-        model = Clip(arch)
+    model = empty_model(arch)
     counts = dict.fromkeys(ENCODERS, 0)
     for name, parameter in model.named_parameters():
         encoder = name.partition(".")[0]
@@ -97,7 +96,7 @@ def params_by_encoder(arch: ClipArch) -> Mapping[str, int]:
 
 @functools.lru_cache(maxsize=4096)
 def _traced(arch: ClipArch) -> tuple[tuple[str, int], ...]:
-    model = Clip(arch).eval()
+    model = empty_model(arch).to_empty(device="cpu").eval()  # shapes are all that counts
     images = torch.zeros(1, 3, *arch.image.image_shape)
     tokens = torch.zeros(1, arch.text.context_length, dtype=torch.long)
     by_module = analyse(model, (images, tokens))

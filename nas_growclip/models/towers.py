@@ -184,8 +184,8 @@ class TextTower(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "batch context"]
     ) -> Float[Tensor, "batch tokens embed_dim"]:
-        """Projected tokens; only the pooled one if there is nothing to share."""
-        stream = self.token_embedding(tokens) + self.pos_embed
+        """Projected tokens, of the first positions; only the pooled one if nothing is shared."""
+        stream = self.token_embedding(tokens) + self.pos_embed[: tokens.shape[1]]
         for block in self.blocks:
             stream = block(stream, is_causal=self.arch.is_causal)
         if self.pool_first:

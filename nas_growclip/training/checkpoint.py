@@ -17,10 +17,10 @@ from nas_growclip.io.files import make_folder
 from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.checkpoint import (
-    _filled,
     _read_tensors,
     _write_tensors,
     check_numbers,
+    filled_model,
     load_model,
 )
 from nas_growclip.models.clip import Clip
@@ -68,7 +68,7 @@ def load_parent(folder: Path, device: str | torch.device = "cpu") -> ParentState
     Raises:
         ValueError: If a file is damaged or does not fit the architecture.
     """
-    model = load_model(folder, device)
+    model = load_model(folder, device, is_mapped=True)
     kept = StageFolder(folder).state
     if not kept.is_file():
         return ParentState(model)
@@ -117,7 +117,7 @@ def unpack_state(
         raise ValueError(
             f"{path}: not a training state: {error}. Delete it to start over."
         ) from None
-    model = _filled(arch, _with_prefix(tensors, "model."), path).to(device)
+    model = filled_model(arch, _with_prefix(tensors, "model."), path).to(device)
     check_numbers(_fractions(tensors), path)
     state = start_training(model, config)
     blocks = {n.removesuffix(".ls1") for n, _ in model.named_modules() if n.endswith(".ls1")}

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.experiment.run import is_complete, run_experiment, run_stages
+from nas_growclip.experiment.stage_setup import open_stage
+from nas_growclip.experiment.trial import measure_candidate
 from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.io.files import owned
@@ -52,6 +54,17 @@ def searched_config() -> ExperimentConfig:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Its run."""
     return run_stages(searched_config(), tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+@pytest.mark.parametrize("point", [1, 2])
+def test_a_trial_that_is_pruned_before_its_end_leaves_no_state(
+    point: int, undisturbed: Run, tmp_path: Path
+) -> None:
+    stage = open_stage(undisturbed.path, stage=0, trials=tmp_path)
+    trial = measure_candidate(stage, 0, NO_GROWTH, lambda at, loss: at == point)
+    is_last = point == 2
+    assert trial.state == ("complete" if is_last else "pruned")
+    assert stage.trials.state("none").exists() == is_last
 
 
 def test_run_leaves_everything_that_a_user_needs(smoke_run: Run) -> None:

@@ -49,6 +49,24 @@ def test_model_round_trip(tmp_path: Path, tiny_parent: Clip, dtype: torch.dtype)
         assert torch.equal(a, b), name
 
 
+def test_a_mapped_model_and_its_file_do_not_change_each_other(
+    tmp_path: Path, tiny_parent: Clip
+) -> None:
+    save_model(tiny_parent, tmp_path)
+    file = tmp_path / "model.safetensors"
+    written, mapped = file.read_bytes(), load_model(tmp_path, is_mapped=True)
+    expected = {name: value.clone() for name, value in tiny_parent.state_dict().items()}
+    assert all(p.requires_grad for p in mapped.parameters())
+    torch.testing.assert_close(mapped.state_dict(), expected, rtol=0, atol=0)
+    with torch.no_grad():
+        mapped.logit_scale.add_(1)
+    assert file.read_bytes() == written
+    save_model(Clip(tiny_parent.arch, seed=5), tmp_path)
+    assert file.read_bytes() != written
+    expected["logit_scale"] += 1
+    torch.testing.assert_close(mapped.state_dict(), expected, rtol=0, atol=0)
+
+
 def test_training_goes_on_as_if_never_stopped(tmp_path: Path, tiny_arch: ClipArch) -> None:
     whole = trained(tiny_arch, 8)
     save_state(trained(tiny_arch, 3), tmp_path / "state.safetensors")

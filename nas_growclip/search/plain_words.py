@@ -76,13 +76,13 @@ def _grown(best: Trial, next_best: Trial, choice: Choice) -> list[str]:
     rival = f"The next best was {growth_words(next_best.candidate)}"
     if next_best.candidate.grows:
         rival += f", {_outlook(next_best)}"
-    words = f"{growth_words(best.candidate)} was chosen, {_outlook(best)}."
+    words = f"{growth_words(best.candidate)}: {_outlook(best)}."
     return [words, *_certainty(best), *_account(best, choice), f"{rival}."]
 
 
 def _kept(others: Sequence[Trial], choice: Choice) -> list[str]:
     nearest = max(others, key=lambda trial: (trial.score or 0.0, -trial.flops))
-    words = "Nothing was grown: no candidate promises more than training the parent on."
+    words = "no growth: no candidate promises more than training the parent on."
     said = f"The best of them was {growth_words(nearest.candidate)}, {_outlook(nearest)}."
     return [words, said, *_certainty(nearest), *_account(nearest, choice)]
 

@@ -35,7 +35,7 @@ def test_growth_is_told_with_its_gain_its_interval_and_what_speaks_for_it() -> N
     low, high = gain - 1.96 * deviation, gain + 1.96 * deviation
     assert low > 0
     assert words.startswith(
-        "text.depth\u00a02\u00a0→\u00a03 was chosen, expected to end the stage "
+        "text.depth\u00a02\u00a0→\u00a03: expected to end the stage "
     )
     assert (
         f"{gain:.2g} nats below no growth (95 % interval: {low:.2g} to {high:.2g} below)" in words
@@ -49,7 +49,7 @@ def test_growth_is_told_with_its_gain_its_interval_and_what_speaks_for_it() -> N
 def test_no_growth_is_told_with_the_best_that_was_tried() -> None:
     trials = scored(trial(), trial(1, shift=0.3), trial(2, shift=0.1))
     words = words_on(trials, 0)
-    assert words.startswith("Nothing was grown: no candidate promises more")
+    assert words.startswith("no growth: no candidate promises more")
     assert f"{-(trials[2].score or 0):.2g} nats above no growth" in words
 
 

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from nas_growclip.data.benchmark_folder import (
     CLASSES_FILE,
@@ -79,7 +79,7 @@ class ZeroShotTask:
 @functools.cache
 def digits_task() -> ZeroShotTask:
     """The 1,797 handwritten digits that scikit-learn bundles, white on black."""
-    digits = load_digits()
+    digits = import_module("sklearn.datasets").load_digits()  # slow: SciPy, pandas
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
     images = (Image.fromarray(image).convert("RGB") for image in grey)
     size = (DIGIT_SIZE, DIGIT_SIZE)

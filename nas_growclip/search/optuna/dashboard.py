@@ -7,7 +7,6 @@ plotly too; what is not installed is left out.
 """
 
 import logging
-import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.study import Study
 
@@ -28,27 +25,21 @@ from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.folder import RunFolder, read_stages
 from nas_growclip.search.objective import TERMS
 from nas_growclip.search.optuna.dashboard_figures import (
-    CHOSEN,
-    CONTROL,
-    CONTROL_NAME,
     FLOPS_NOTE,
+    Curve,
     all_stages,
     end_loss,
+    finite_points,
     learning_curves,
     loss_against_flops,
-    shortened,
 )
 from nas_growclip.search.optuna.samplers import experimental
 
 _log = logging.getLogger(__name__)
 
 CURVE_FILE = "learning_curve.png"
-FIGURE_SIZE = (4.8, 3.0)
 DPI = 100
 GAP = "\N{NO-BREAK SPACE}" * 3
-
-Curve = Sequence[Sequence[float]]
-"""Points of (pairs seen, loss), as in ``Trial.curve`` and in the study's attribute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +91,7 @@ def describe_trial(study: Study, asked: optuna.Trial, trial: Trial, run: Path | 
     control: Mapping[str, Any] = {}
     with best_effort(f"{what}, learning curve"):
         control = control_attributes(study)
-        if _finite(trial.curve)[0]:
+        if finite_points(trial.curve)[0]:
             upload_curve(asked, trial, control.get("learning curve", ()), RunFolder(run).artifacts)
     with best_effort(f"{what}, note"):
         save_note(asked, trial_note(trial, control))
@@ -142,33 +133,14 @@ def upload_curve(asked: optuna.Trial, trial: Trial, control: Curve, folder: Path
     Raises:
         OSError: If the folder cannot be made or written.
     """
+    from nas_growclip.search.optuna.learning_curve import draw_curve
+
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=temporary_suffix()) as drawn:
         path = Path(drawn) / CURVE_FILE
         draw_curve(trial, control).savefig(path, dpi=DPI, facecolor="white")
         store = FileSystemArtifactStore(folder)
         upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=asked)
-
-
-def draw_curve(trial: Trial, control: Curve) -> Figure:
-    """A trial's validation loss against pairs seen, the control's dashed where it is known."""
-    figure = Figure(figsize=FIGURE_SIZE)
-    figure.subplots_adjust(left=0.14, right=0.97, bottom=0.17, top=0.89)
-    panel = figure.subplots()
-    if trial.candidate.grows and control:
-        style: dict[str, Any] = {"color": CONTROL, "linestyle": "--", "marker": "D"}
-        panel.plot(*_finite(control), label=CONTROL_NAME, markersize=3, **style)
-    name = shortened(trial.label) if trial.candidate.grows else CONTROL_NAME
-    panel.plot(*_finite(trial.curve), label=name, color=CHOSEN, marker="o", markersize=4)
-    panel.set_title(f"Stage {trial.stage}, trial {trial.number}", fontsize=10, loc="left")
-    panel.set_xlabel("pairs seen in the trial", fontsize=9)
-    panel.set_ylabel("validation loss (nats)", fontsize=9)
-    panel.xaxis.set_major_formatter(EngFormatter())
-    panel.tick_params(labelsize=8)
-    panel.grid(color="#e3e3e3", linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(fontsize=8, frameon=False)
-    return figure
 
 
 def trial_note(trial: Trial, control: Mapping[str, Any]) -> str:
@@ -322,8 +294,3 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _joined(*parts: str) -> str:
     return "\n\n".join(part for part in parts if part)
-
-
-def _finite(curve: Curve) -> tuple[list[float], list[float]]:
-    points = [(pairs, loss) for pairs, loss in curve if math.isfinite(loss)]
-    return [pairs for pairs, _ in points], [loss for _, loss in points]

@@ -13,6 +13,9 @@ from nas_growclip.records.entries import StageResult, Trial
 Description = Mapping[str, Any]
 """What ``plotly.graph_objects.Figure`` takes: data and layout."""
 
+Curve = Sequence[Sequence[float]]
+"""Points of (pairs seen, loss), as in ``Trial.curve`` and in the study's attribute."""
+
 FLOPS_NOTE = "fvcore FLOPs: one multiply-add is one"
 MAX_CURVES = 6
 """Candidates with a learning curve beside the control's and the chosen one's, best ones first."""
@@ -113,6 +116,12 @@ def end_loss(trial: Trial) -> float:
     return trial.curve[-1][1] if trial.curve else math.nan
 
 
+def finite_points(curve: Curve) -> tuple[list[float], list[float]]:
+    """Pairs and losses of the points whose loss is a number."""
+    points = [(pairs, loss) for pairs, loss in curve if math.isfinite(loss)]
+    return [pairs for pairs, _ in points], [loss for _, loss in points]
+
+
 def shortened(name: str) -> str:
     """A name that fits into a legend."""
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
@@ -153,13 +162,13 @@ def _points(name: str, color: str, symbol: str, trials: Sequence[Trial]) -> dict
 
 
 def _curve(trial: Trial, color: str, dash: str, width: float) -> dict[str, Any]:
-    points = [(pairs, loss) for pairs, loss in trial.curve if math.isfinite(loss)]
+    pairs, losses = finite_points(trial.curve)
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": shortened(trial.label) if trial.candidate.grows else CONTROL_NAME,
-        "x": [pairs for pairs, _ in points],
-        "y": [loss for _, loss in points],
+        "x": pairs,
+        "y": losses,
         "line": {"color": color, "dash": dash, "width": width},
     }
 

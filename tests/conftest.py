@@ -1,5 +1,6 @@
 """Small models that every test may use."""
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
+from nas_growclip import report
 from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
@@ -23,6 +25,12 @@ settings.register_profile(
     "campaign", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    """Libraries stay: the garbage collector need not look through them, here and in every fork."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,11 +47,26 @@ def cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-@pytest.fixture(autouse=True)
-def without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no learning curves for Optuna's dashboard, but where they are what is tested."""
-    if request.node.get_closest_marker("pictures") is None:
-        monkeypatch.setattr(dashboard, "upload_curve", lambda *given: None)
+UPLOAD_CURVE, FIGURES = dashboard.upload_curve, report.FIGURES
+
+
+@pytest.fixture(autouse=True, scope="session")
+def without_pictures() -> Iterator[None]:
+    """Draw neither learning curves for Optuna's dashboard nor a report's figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dashboard, "upload_curve", lambda *given: None)
+        patch.setattr(report, "FIGURES", {})
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def with_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw them in modules where they are what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("pictures") is not None:
+            patch.setattr(dashboard, "upload_curve", UPLOAD_CURVE)
+            patch.setattr(report, "FIGURES", FIGURES)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -31,6 +31,8 @@ from nas_growclip.report.tables import accuracy
 from nas_growclip.search.objective import OBJECTIVES, TERMS, DataSize, ObjectiveConfig
 from nas_growclip.search.refit import finished_stages, refit
 
+pytestmark = pytest.mark.pictures
+
 OPTIONS = (
     {"image.width": 1.5},
     {"image.depth": 1.5},
@@ -174,14 +176,30 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nas_growclip.report, "FIGURES", {})
 
 
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn and laid out, but not rendered, which takes longest."""
+    monkeypatch.setattr(nas_growclip.report, "to_bytes", lambda figure, file_format: b"IMAGE")
+
+
 def page_without_images(page: Path) -> str:
     return re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "IMAGE", page.read_text("utf-8"))
 
 
-def test_report_writes_tables_figures_and_a_self_contained_page(run: Run, tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "report"
-    page = write_report([run], out)
-    assert page == out / "index.html"
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """A run, and the page of its whole report."""
+    folder = tmp_path_factory.mktemp("reported")
+    run = write_run(folder / "searched")
+    return run, write_report([run], folder / "deep" / "report")
+
+
+def test_report_writes_tables_figures_and_a_self_contained_page(
+    reported: tuple[Run, Path],
+) -> None:
+    _, page = reported
+    out = page.parent
+    assert page.name == "index.html"
     assert sorted(path.name for path in out.iterdir()) == [
         "accuracy_by_set.png",
         "accuracy_vs_flops.png",
@@ -198,6 +216,7 @@ def test_report_writes_tables_figures_and_a_self_contained_page(run: Run, tmp_pa
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("trajectory.png",))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_page_escapes_every_text_from_a_file(run: Run, tmp_path: Path) -> None:
     run = replace(run, name="<b>$x_{$ run")
     text = page_without_images(write_report([run], tmp_path / "report"))
@@ -303,11 +322,25 @@ def test_csv_files_hold_the_frames(run: Run, tmp_path: Path) -> None:
     ]
 
 
-def test_same_records_give_the_same_bytes(run: Run, tmp_path: Path) -> None:
+def test_same_records_give_the_same_bytes(reported: tuple[Run, Path], tmp_path: Path) -> None:
+    run, page = reported
+    write_report([run], tmp_path)
+    for path in page.parent.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+def test_same_records_give_the_same_bytes_in_every_format(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one figure, which stands for all: what differs lies in the format."""
+    one_figure = {"trajectory": nas_growclip.report.FIGURES["trajectory"]}
+    monkeypatch.setattr(nas_growclip.report, "FIGURES", one_figure)
     for out in ("one", "two"):
         write_report([run], tmp_path / out, ("svg", "pdf"))
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    assert names >= {"trajectory.png", "trajectory.svg", "trajectory.pdf"}
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -317,6 +350,7 @@ def test_report_replaces_an_earlier_one(run: Run, tmp_path: Path) -> None:
     assert "No stage has finished" not in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_runs_side_by_side_keep_their_names_apart(run: Run, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other" / "searched", num_stages=2, speed=-1.0)
     text = page_without_images(write_report([run, other], tmp_path / "report"))
@@ -332,6 +366,7 @@ def test_the_same_run_twice_is_still_told_apart(run: Run, tmp_path: Path) -> Non
     assert pd.read_csv(tmp_path / "report" / "stages.csv")["run"].nunique() == 2
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("num_trials", [0, 4])
 def test_run_without_a_finished_stage(tmp_path: Path, num_trials: int) -> None:
     run = write_run(tmp_path / "run", num_stages=0, trials_after=num_trials)
@@ -342,6 +377,7 @@ def test_run_without_a_finished_stage(tmp_path: Path, num_trials: int) -> None:
     assert len(pd.read_csv(tmp_path / "report" / "trials.csv")) == num_trials
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_interrupted_run_next_to_an_empty_one(tmp_path: Path) -> None:
     interrupted = write_run(tmp_path / "half", num_stages=1, trials_after=3)
     empty = write_run(tmp_path / "empty", num_stages=0)
@@ -350,6 +386,7 @@ def test_interrupted_run_next_to_an_empty_one(tmp_path: Path) -> None:
     assert "No trial was recorded." in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_missing_and_infinite_metrics_are_a_dash(run: Run, tmp_path: Path) -> None:
     metrics = {"loss": math.nan, "i2t_recall@1": math.inf}
     measures = {name: Measure(value, value) for name, value in metrics.items()}
@@ -363,6 +400,7 @@ def test_missing_and_infinite_metrics_are_a_dash(run: Run, tmp_path: Path) -> No
     assert not re.search(r">(nan|inf|None)", text)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_unmeasured_stages_of_very_different_flops(run: Run, tmp_path: Path) -> None:
     stages = tuple(
         replace(stage, metrics={}, cumulative_flops=10 ** (8 + stage.stage)) for stage in run.stages
@@ -371,6 +409,7 @@ def test_unmeasured_stages_of_very_different_flops(run: Run, tmp_path: Path) -> 
     assert DASH in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_trajectory_when_nothing_grew(run: Run, tmp_path: Path) -> None:
     parent = run.stages[0].parent
     stages = tuple(replace(s, parent=parent, arch=parent, chosen=NO_GROWTH) for s in run.stages)
@@ -378,6 +417,7 @@ def test_trajectory_when_nothing_grew(run: Run, tmp_path: Path) -> None:
     assert "growth in 0 of them" in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_single_stage_and_many_candidates(run: Run, tmp_path: Path) -> None:
     trials = tuple(replace(run.trials[place % 8], number=place) for place in range(40))
     many = replace(run, trials=trials, stages=run.stages[:1])

@@ -6,7 +6,6 @@ gradients and batches are made bad at a named step.
 
 import json
 import math
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 import nas_growclip.training.loop as train_module
 from nas_growclip.data.encoding import PairBatch
 from nas_growclip.experiment.config import ExperimentConfig
+from nas_growclip.experiment.follower import follow
 from nas_growclip.experiment.run import run_experiment, run_stages
 from nas_growclip.experiment.stage import StageFailedError
 from nas_growclip.experiment.stage_training import is_out_of_memory
@@ -32,6 +32,7 @@ from nas_growclip.search.config import SearchConfig
 from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.events import Event, Moment, Observer, at
 from nas_growclip.training.loop import DivergedError, train
+from nas_growclip.training.process_group import join_group
 from nas_growclip.training.state import TrainConfig, TrainState, start_training
 from tests.support.faults import (
     Condition,
@@ -41,10 +42,11 @@ from tests.support.faults import (
     in_step,
     poison_batch,
     poison_gradient,
+    times,
     use_up_memory,
 )
-from tests.support.processes import ending, forked
-from tests.support.runs import ROOT, by_two_processes, records_of, smoke_config
+from tests.support.processes import ending, forked, in_two_processes
+from tests.support.runs import records_of, smoke_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -296,13 +298,19 @@ def test_a_poisoned_batch_ends_after_its_retries(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_roll_back_together(tmp_path: Path) -> None:
     """A bad gradient on one of them is seen by both at the same step."""
-    experiment, out = tmp_path / "small.yaml", tmp_path / "two"
-    experiment.write_text(small().to_yaml())
-    command = [*by_two_processes("tests.support.diverging"), str(experiment), str(out)]
-    ended = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert ended.returncode == 0, ended.stderr
+    config, out = small(), tmp_path / "two"
+
+    def work() -> None:
+        group = join_group("cpu")
+        if not group.is_leader:
+            follow(config, None, group)
+            return
+        poison = poison_gradient("logit_scale", math.nan, times(1, in_step(7, "training")))
+        run_stages(config, out, device=group.device, observer=poison)
+        group.leave()
+
+    codes = in_two_processes(work, tmp_path)
+    assert codes == [0, 0], (tmp_path / "0.log").read_text()
     (stage,) = read_stages(out)
     assert [(s.step, s.back_to) for s in stage.rollbacks] == [(7, 6)]
     assert all(math.isfinite(loss) for _, loss in stage.curve)

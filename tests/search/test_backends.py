@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import optuna
@@ -117,10 +118,17 @@ def test_search_stops_at_its_number_of_trials(config: SearchConfig) -> None:
 
 def test_same_seed_asks_the_same_and_another_seed_does_not(config: SearchConfig) -> None:
     made = search_task(config)
-    assert labels(run_search(made)) == labels(run_search(made))
+    asked = labels(run_search(made))
+    assert labels(run_search(made)) == asked
     if config.backend != "exhaustive":
-        others = [labels(run_search(replace(made, seed=seed))) for seed in (4, 5, 6)]
-        assert any(other != labels(run_search(made)) for other in others)
+        others = (labels(run_search(replace(made, seed=seed))) for seed in (4, 5, 6))
+        assert any(other != asked for other in others)
+
+
+@cache
+def whole_search(config: SearchConfig) -> tuple[Trial, ...]:
+    """The trials of a search that nothing interrupts."""
+    return tuple(run_search(search_task(config)))
 
 
 @pytest.mark.parametrize("done", [1, 4])
@@ -128,7 +136,7 @@ def test_same_seed_asks_the_same_and_another_seed_does_not(config: SearchConfig)
 def test_interrupted_search_goes_on_as_if_it_had_not_been(
     config: SearchConfig, done: int, tmp_path: Path
 ) -> None:
-    whole = run_search(search_task(replace(config, num_trials=6)))
+    whole = whole_search(replace(config, num_trials=6))
     made = search_task(replace(config, num_trials=6), tmp_path)
     first = run_search(made, most=done)
     assert labels(first) == labels(whole[:done])
@@ -141,8 +149,8 @@ def test_trials_recorded_but_not_in_the_study_are_told(
     config: SearchConfig, tmp_path: Path
 ) -> None:
     config = replace(config, num_trials=6)
-    whole = run_search(search_task(config))
-    rest = run_search(search_task(config, tmp_path, recorded=tuple(whole[:3])))
+    whole = whole_search(config)
+    rest = run_search(search_task(config, tmp_path, recorded=whole[:3]))
     assert labels(rest) == labels(whole[3:])
 
 

@@ -128,29 +128,56 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+BETWEEN = "== the next command =="
+COMMANDS = f"""
+import sys
+import nas_growclip
+from nas_growclip.cli.main import main
+print(nas_growclip.__file__)
+for command in sys.argv[1:]:
+    print({BETWEEN!r})
+    assert main(command.split()) == 0, command
+"""
+"""In one process, which imports PyTorch once."""
+
+
+@pytest.mark.long("an environment of its own, whose bytecode is not there yet")
 def test_a_wheel_holds_all_that_the_first_minutes_need(installed: Path, tmp_path: Path) -> None:
-    def growclip(*arguments: str) -> str:
-        command = [str(installed), "-m", "nas_growclip", *arguments]
+    def python(*arguments: str) -> str:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            [str(installed), *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    where = [str(installed), "-c", "import nas_growclip; print(nas_growclip.__file__)"]
-    found = subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert str(installed.parents[1]) in found
-    named = ("tiny", "--space", "tiny")
-    growclip("init", "mine.yaml")
-    shorter = {"stages: [2000, 4000, 8000]": "stages: [128]", "passes: 8.0": "passes: 1.0"}
+    python("-m", "nas_growclip", "init", "mine.yaml")
+    shorter = {
+        "stages: [2000, 4000, 8000]": "stages: [128]",
+        "passes: 8.0": "passes: 1.0",
+        "num_trials: 6 ": "num_trials: 2 ",
+        "validation_pairs: 256 ": "validation_pairs: 32 ",
+        "test_pairs: 1024 ": "test_pairs: 32 ",
+        "zero_shot: [scenes, digits]": "zero_shot: [scenes]",
+    }
     text = (tmp_path / "mine.yaml").read_text()
     for old, new in shorter.items():
         assert old in text
         text = text.replace(old, new)
     (tmp_path / "mine.yaml").write_text(text)
-    assert "Report:" in growclip("run", "mine.yaml", "--out", "run", "--device", "cpu")
-    growclip("report", "run", "--out", "report")
-    assert (tmp_path / "report" / "index.html").is_file()
-    assert "_name" in growclip("space", *named, "--pairs", "1000", "--format", "nni")
-    assert json.loads(growclip("flops", "tiny", "--json"))
+    commands = (
+        "run mine.yaml --out run --device cpu",
+        "space tiny --space tiny --pairs 1000 --format nni",
+        "flops tiny --json",
+    )
+    where, ran, space, flops = python("-c", COMMANDS, *commands).split(BETWEEN)
+    assert str(installed.parents[1]) in where
+    assert "Report:" in ran
+    assert (tmp_path / "run" / "report" / "index.html").is_file()
+    assert "_name" in space
+    assert json.loads(flops)

@@ -49,6 +49,7 @@ from nas_growclip.training.state import TrainConfig, start_training
 
 MODELS = {
     "tiny": ClipArch.preset("tiny").with_sizes({"shared.depth": 0}),
+    "vit_s_32": ClipArch.preset("vit_s_16").with_size("image.patch_size", 32),
     "vit_b_32": ClipArch.preset("vit_b_32"),
     "vit_b_16": ClipArch.preset("vit_b_16"),
 }

@@ -26,7 +26,7 @@ from nas_growclip.evaluation.metrics import measure_sets
 from nas_growclip.evaluation.zero_shot import class_embeddings
 from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_stages
-from nas_growclip.models.checkpoint import load_model
+from nas_growclip.models.checkpoint import WEIGHTS_FILE, load_model
 from nas_growclip.training.events import Event
 from nas_growclip.training.state import TrainState
 
@@ -211,13 +211,12 @@ def run(folder: Path, batch: int, share: float) -> dict[str, Any]:
     meter.begin("open data and parent")
     run_stages(load_config(file), out, data_folder=folder.parent / DATA, observer=observer)
     meter.end()
-    parent = sum(p.nbytes for p in load_model(folder / "parent").parameters())
     left = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return {
         "parts": {name: asdict(part) for name, part in meter.parts.items()},
         "imported": imported,
         "imported_own": imported_own,
-        "parent": parent,
+        "parent": (folder / "parent" / WEIGHTS_FILE).stat().st_size,
         "held": observer.held,
         "disk": observer.disk,
         "left": left,

@@ -25,6 +25,7 @@ from nas_growclip.experiment.trial_records import read_record, write_record
 from nas_growclip.growth.candidates import Candidate
 from nas_growclip.growth.inputs import GrowthInputs, ImagesAndTokens
 from nas_growclip.io.files import locked, make_folder
+from nas_growclip.io.memory import release_freed
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.records.entries import Trial
@@ -60,6 +61,7 @@ def measure_candidate(
             return replace(known, number=number)
         started = time.monotonic()
         trial = run_trial(stage, number, candidate, report)
+        release_freed()
         write_record(stage, trial)
         stage.note_time(f"trial {number}", time.monotonic() - started)
         return trial

@@ -13,7 +13,6 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image
 from safetensors.torch import save_file
 
-from analysis.pages.zoo import zoo
 from nas_growclip.cli.main import main
 from nas_growclip.data.preprocess import preprocess
 from nas_growclip.interop.exporting import export_hugging_face, export_open_clip
@@ -34,33 +33,6 @@ PIXELS: dict[str, Any] = {
     "interpolation": "bilinear",
     "resize_mode": "squash",
 }
-
-
-def importable_tags() -> list[tuple[str, str]]:
-    """Of open_clip's own table."""
-    return [(entry.name, tag) for entry in zoo() if entry.arch is not None for tag in entry.tags]
-
-
-@pytest.mark.slow
-def test_every_importable_tag_has_the_activation_and_pixels_that_open_clip_lists() -> None:
-    tags = importable_tags()
-    assert len(tags) >= 121
-    corrected, plain = 0, {entry.name: entry.arch for entry in zoo()}
-    for name, tag in tags:
-        listed = open_clip.get_pretrained_cfg(name, tag)
-        config = read_config(name, tag)
-        image, text = config.arch.image, config.arch.text
-        is_quick = bool(listed.get("quick_gelu"))
-        assert (text.activation == "quick_gelu") == is_quick
-        assert config.layout == "timm" or (image.activation == "quick_gelu") == is_quick
-        found = image.preprocessing
-        assert (found.mean, found.std) == (tuple(listed["mean"]), tuple(listed["std"]))
-        assert found.interpolation == listed["interpolation"]
-        assert found.resize_mode == listed["resize_mode"]
-        corrected += config.arch != plain[name]
-        told = "against" in config.provenance()[0]
-        assert told == (text.activation != plain[name].text.activation)
-    assert corrected >= 19  # plain names under which the weights were another function
 
 
 def picture(seed: int = 0) -> Image.Image:

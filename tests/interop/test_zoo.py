@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import open_clip
 import pytest
 
 from analysis.pages.zoo import PAGE, zoo, zoo_page
@@ -52,3 +53,30 @@ def test_every_configurations_traits_are_those_of_a_model_that_is_tested(
     for entry in zoo():
         if entry.arch is not None:
             assert traits(entry.arch, encoder) in tested, entry.name
+
+
+def importable_tags() -> list[tuple[str, str]]:
+    """Of open_clip's own table."""
+    return [(entry.name, tag) for entry in zoo() if entry.arch is not None for tag in entry.tags]
+
+
+@pytest.mark.slow
+def test_every_importable_tag_has_the_activation_and_pixels_that_open_clip_lists() -> None:
+    tags = importable_tags()
+    assert len(tags) >= 121
+    corrected, plain = 0, {entry.name: entry.arch for entry in zoo()}
+    for name, tag in tags:
+        listed = open_clip.get_pretrained_cfg(name, tag)
+        config = read_config(name, tag)
+        image, text = config.arch.image, config.arch.text
+        is_quick = bool(listed.get("quick_gelu"))
+        assert (text.activation == "quick_gelu") == is_quick
+        assert config.layout == "timm" or (image.activation == "quick_gelu") == is_quick
+        found = image.preprocessing
+        assert (found.mean, found.std) == (tuple(listed["mean"]), tuple(listed["std"]))
+        assert found.interpolation == listed["interpolation"]
+        assert found.resize_mode == listed["resize_mode"]
+        corrected += config.arch != plain[name]
+        told = "against" in config.provenance()[0]
+        assert told == (text.activation != plain[name].text.activation)
+    assert corrected >= 19  # plain names under which the weights were another function

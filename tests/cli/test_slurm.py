@@ -22,6 +22,7 @@ echo "Submitted batch job $(wc -l < {log})"
 
 
 @pytest.mark.slow
+@pytest.mark.long("each job is a new process that imports PyTorch")
 def test_run_and_worker_as_local_jobs_end_the_run(tmp_path: Path) -> None:
     out, experiment = tmp_path / "run", tmp_path / "small.yaml"
     config = small_config(search=SearchConfig(num_trials=2, trial_share=0.3, curve_points=2))

@@ -128,6 +128,7 @@ def test_scheduled_growth_is_what_was_asked(done: Path) -> None:
     assert run.trials[1].score == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.long("two new processes import PyTorch")
 def test_killed_and_started_again_gives_the_same_table(done: Path, tmp_path: Path) -> None:
     """Two of the arms with one seed; one process is killed, two end what it began."""
     comparison, whole, out = (

@@ -671,6 +671,7 @@ def test_a_missing_run_folder_is_bad_input(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
+@pytest.mark.long("three new processes, two of which import PyTorch")
 def test_on_this_machine_no_check_fails_and_torch_stays_out(run: Path, database: Path) -> None:
     write_format(run)
     shutil.copy(ROOT / "experiments" / "smoke.yaml", run / "config.yaml")

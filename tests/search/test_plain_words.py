@@ -34,9 +34,7 @@ def test_growth_is_told_with_its_gain_its_interval_and_what_speaks_for_it() -> N
     gain, deviation = best.score or 0.0, best.terms["score_deviation"]
     low, high = gain - 1.96 * deviation, gain + 1.96 * deviation
     assert low > 0
-    assert words.startswith(
-        "text.depth\u00a02\u00a0→\u00a03: expected to end the stage "
-    )
+    assert words.startswith("text.depth\u00a02\u00a0→\u00a03: expected to end the stage ")
     assert (
         f"{gain:.2g} nats below no growth (95 % interval: {low:.2g} to {high:.2g} below)" in words
     )

@@ -122,16 +122,16 @@ def test_training_lowers_the_loss(smoke_run: Run) -> None:
 
 
 def test_same_seed_gives_the_same_records_and_an_observer_sees_every_moment(
-    smoke_run: Run, tmp_path: Path
+    undisturbed: Run, tmp_path: Path
 ) -> None:
     seen: list[Event] = []
-    run_experiment(smoke_config(), tmp_path / "again", observer=seen.append)
-    assert records_of(tmp_path / "again") == records_of(smoke_run.path)
+    run_stages(searched_config(), tmp_path / "again", observer=seen.append)
+    assert records_of(tmp_path / "again") == records_of(undisturbed.path)
     moments = {event.moment for event in seen}
     assert moments == set(get_args(Moment)) - {"diverged", "rolled_back", "trunk_saved"}
     assert all(event.where.startswith("stage ") for event in seen)
-    assert sum(event.moment == "trial_listed" for event in seen) == len(smoke_run.trials)
-    assert sum(event.moment == "stage_recorded" for event in seen) == len(smoke_run.stages)
+    assert sum(event.moment == "trial_listed" for event in seen) == len(undisturbed.trials)
+    assert sum(event.moment == "stage_recorded" for event in seen) == len(undisturbed.stages)
 
 
 def test_complete_run_is_not_run_again(smoke_run: Run) -> None:

@@ -272,7 +272,7 @@ def small_experiment(
     return smoke_config(
         space=GrowthSpace(dimensions=dimensions),
         data=replace(smoke_config().data, stages=stages, zero_shot=()),
-        passes=10.0,
+        passes=6.0,
         search=SearchConfig(storage=storage, **settings | search),
     )
 

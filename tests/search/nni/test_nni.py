@@ -513,7 +513,8 @@ def test_folder_has_one_owner(tmp_path: Path) -> None:
 
 @needs_nni
 @pytest.mark.slow
-def test_experiment_runs_warm_started_trials(run: Path, tmp_path: Path) -> None:
+@pytest.mark.long("NNI's tuner, its manager and a trial are new processes")
+def test_experiment_runs_a_warm_started_trial(run: Path, tmp_path: Path) -> None:
     candidates = open_stage(run).plan.candidates
     command = [sys.executable, "-m", "nas_growclip", "nni-trial", "--run", str(run)]
     command += ["--trials", str(tmp_path / "trials"), "--device", "cpu", "--threads", "1"]
@@ -523,14 +524,13 @@ def test_experiment_runs_warm_started_trials(run: Path, tmp_path: Path) -> None:
             tmp_path / "nni",
             space=nni_space(candidates),
             command=tuple(command),
-            num_trials=2,
-            workers=2,
+            num_trials=1,
         ),
         told.append,
     )
     assert processes(tmp_path / "nni") == []
-    assert sorted(told, key=lambda trial: trial.number) == list(trials)
-    assert [trial.state for trial in trials] == ["complete", "complete"]
+    assert told == list(trials)
+    assert [trial.state for trial in trials] == ["complete"]
     for trial in trials:
         candidate = candidate_from_nni(trial.parameters, candidates)
         record = tmp_path / "trials" / f"{candidate.label}.json"
@@ -542,11 +542,14 @@ def test_experiment_runs_warm_started_trials(run: Path, tmp_path: Path) -> None:
 
 @needs_nni
 @pytest.mark.slow
-def test_failed_trial_has_its_last_line(tmp_path: Path) -> None:
+def test_failed_trials_have_their_last_line(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "raise SystemExit('out of everything')")
-    (trial,) = run_nni_experiment(experiment(tmp_path, command=command, num_trials=1))
-    assert trial.state == "failed"
-    assert trial.message == "out of everything"
+    told: list[NniTrial] = []
+    made = experiment(tmp_path, command=command, num_trials=2, workers=2)
+    trials = run_nni_experiment(made, told.append)
+    assert sorted(told, key=lambda trial: trial.number) == list(trials)
+    assert [trial.state for trial in trials] == ["failed", "failed"]
+    assert [trial.message for trial in trials] == ["out of everything"] * 2
     assert processes(tmp_path) == []
 
 

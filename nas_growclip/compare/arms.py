@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from nas_growclip.compare.bootstrap import Outcomes
 from nas_growclip.compare.folder import CompareFolder
@@ -18,15 +19,21 @@ class Arm:
     runs: Mapping[int, Run]
     """By seed."""
 
+    @cached_property
+    def _outcomes(self) -> dict[int, list[Outcomes]]:
+        """Read once, for all metrics and all arms that it is compared with."""
+        return {
+            seed: [read_outcomes(RunFolder(run.path).stage(stage.stage)) for stage in run.stages]
+            for seed, run in self.runs.items()
+        }
+
     def stage_outcomes(self, seed: int) -> list[Outcomes]:
         """What each stage's model of a run got right."""
-        run = self.runs[seed]
-        return [read_outcomes(RunFolder(run.path).stage(stage.stage)) for stage in run.stages]
+        return self._outcomes[seed]
 
     def outcomes(self, seeds: Sequence[int]) -> list[Outcomes]:
         """What the last stages' models got right."""
-        runs = (self.runs[seed] for seed in seeds)
-        return [read_outcomes(RunFolder(run.path).stage(run.stages[-1].stage)) for run in runs]
+        return [self.stage_outcomes(seed)[-1] for seed in seeds]
 
 
 def load_arms(comparison: CompareFolder) -> tuple[Arm, ...]:

@@ -5,7 +5,7 @@ stages, not only its last one. Nobody knows beforehand which fixed size will be 
 the envelope is the best of those that were run, chosen stage by stage and in hindsight.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,15 +95,11 @@ def regret(metric: str, arm: Arm, fixed: Sequence[Arm]) -> Difference:
         LookupError: As ``envelope``.
         ValueError: As ``mean_outcomes``.
     """
-    points = envelope(metric, arm, fixed)
-    best = {point.arm for point in points}
-    outcomes: Mapping[str, Mapping[int, Sequence[Outcomes]]] = {
-        other.name: {seed: other.stage_outcomes(seed) for seed in arm.runs}
-        for other in fixed
-        if other.name in best
-    }
+    points, by_name = envelope(metric, arm, fixed), {other.name: other for other in fixed}
     envelopes = [
-        mean_outcomes([outcomes[point.arm][seed][k] for k, point in enumerate(points)])
+        mean_outcomes(
+            [by_name[point.arm].stage_outcomes(seed)[k] for k, point in enumerate(points)]
+        )
         for seed in arm.runs
     ]
     return paired_difference(metric, envelopes, over_stages(arm, tuple(arm.runs)))

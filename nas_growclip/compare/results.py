@@ -22,7 +22,12 @@ from nas_growclip.plots.saving import FORMATS, to_bytes
 from nas_growclip.records.folder import read_timings
 from nas_growclip.records.words import FLOPS_NOTE
 
-METRICS = ("zero_shot_top1", "i2t_recall@1", "t2i_recall@1")
+METRICS: Mapping[str, str] = {
+    "zero_shot_top1": "zero-shot top-1",
+    "i2t_recall@1": "i2t R@1",
+    "t2i_recall@1": "t2i R@1",
+}
+"""What arms are compared by, and the heads of its columns."""
 RESULTS_FOLDER = "results"
 
 NOTES = f"""\
@@ -177,9 +182,7 @@ def markdown_table(frame: pd.DataFrame, times: pd.DataFrame) -> str:
         "rate",
         "FLOPs a pair",
         "training FLOPs",
-        "zero-shot top-1",
-        "i2t R@1",
-        "t2i R@1",
+        *METRICS.values(),
         "wall time, s",
     )
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -201,15 +204,10 @@ def markdown_table(frame: pd.DataFrame, times: pd.DataFrame) -> str:
 def over_time_table(frame: pd.DataFrame) -> str:
     """Means over stages as Markdown, and the regret where there is an envelope."""
     regrets = [metric for metric in METRICS if f"{metric}.regret" in frame]
-    names = {
-        "zero_shot_top1": "zero-shot top-1",
-        "i2t_recall@1": "i2t R@1",
-        "t2i_recall@1": "t2i R@1",
-    }
     head = (
         "arm",
-        *(f"{names[metric]}, mean over stages" for metric in METRICS),
-        *(f"{names[metric]}, regret" for metric in regrets),
+        *(f"{METRICS[metric]}, mean over stages" for metric in METRICS),
+        *(f"{METRICS[metric]}, regret" for metric in regrets),
     )
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in frame.to_dict("records"):

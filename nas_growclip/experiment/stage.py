@@ -20,7 +20,7 @@ from nas_growclip.experiment.trial import trial_state
 from nas_growclip.io.mappings import to_mapping
 from nas_growclip.models.clip import Clip, placed
 from nas_growclip.models.flops import flops_by_encoder
-from nas_growclip.records.entries import Measure, Rollback, StageResult, Trial
+from nas_growclip.records.entries import Measure, Rollback, StageResult, Trial, search_flops
 from nas_growclip.records.folder import write_outcomes
 from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.events import Event
@@ -165,7 +165,7 @@ def measure_stage(
     config, model, data = stage.config, state.model, stage.data
     batch_size = config.train.batch_size
     before = stage.history[-1].cumulative_flops if stage.history else 0
-    search_flops = sum(t.train_flops for t in trials if t.number != best.number)
+    searched = search_flops(trials, best)
     repeated = sum(rollback.step - rollback.back_to for rollback in state.rollbacks)
     train_flops = stage.plan.train_flops(best.arch, state.step + repeated)
     validation = evaluate(model, data.validation, (), ("loss", "retrieval"), batch_size)
@@ -188,9 +188,9 @@ def measure_stage(
         validation=validation,
         curve=tuple(state.curve),
         pairs_seen=state.step * batch_size,
-        search_flops=search_flops,
+        search_flops=searched,
         train_flops=train_flops,
-        cumulative_flops=before + search_flops + train_flops,
+        cumulative_flops=before + searched + train_flops,
         coefficients={
             name: value
             for name, value in to_mapping(stage.plan.coefficients).items()

@@ -7,7 +7,7 @@ FLOPs (one multiply-add is one); training counts three times the forward FLOPs f
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -112,6 +112,11 @@ class StageResult:
     """The objective's coefficients in this stage, as refitted from the stages before."""
     rollbacks: tuple[Rollback, ...] = ()
     """Where its training diverged; each halved the learning rate from there on."""
+
+
+def search_flops(trials: Iterable[Trial], best: Trial) -> int:
+    """Training FLOPs of a stage's trials that are not continued."""
+    return sum(trial.train_flops for trial in trials if trial.number != best.number)
 
 
 def to_line(record: Trial | StageResult) -> str:

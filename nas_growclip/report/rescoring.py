@@ -14,7 +14,12 @@ from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.frames import Run
-from nas_growclip.search.objective import OBJECTIVES, ObjectiveConfig, scored_again
+from nas_growclip.search.objective import (
+    OBJECTIVES,
+    ObjectiveConfig,
+    scaled_pairs,
+    scored_again,
+)
 from nas_growclip.search.refit import FinishedStage, finished_stages, refit
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -201,7 +206,7 @@ def stage_choices(run: Run, stage: int, ratios: Sequence[float] = RATIOS) -> tup
         best = choose(trials, config)
         others = [t for t in trials if t.score is not None and t.number != best.number]
         next_best = max(others, key=lambda trial: trial.score or 0.0, default=None)
-        num_pairs, is_same = _times(finished.data.num_pairs, ratio), best.number == chosen
+        num_pairs, is_same = scaled_pairs(finished.data.num_pairs, ratio), best.number == chosen
         choices.append(Choice(ratio, num_pairs, best, next_best, is_same))
     return tuple(choices)
 
@@ -241,10 +246,6 @@ def _finished(run: Run, stage: int) -> FinishedStage:
         f"{run.path}: stage {stage} must have finished to be scored again, but only {numbers} "
         "have. Resume the run."
     )
-
-
-def _times(pairs: int, ratio: float) -> int:
-    return max(1, round(pairs * ratio))
 
 
 def _is_close(recorded: float | None, score: float | None) -> bool:

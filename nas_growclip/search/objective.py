@@ -245,7 +245,7 @@ def choose_growth(trials: Iterable[Trial]) -> Trial:
     Raises:
         ValueError: If no trial completed.
     """
-    scored = [trial for trial in trials if _is_scored(trial)]
+    scored = [trial for trial in trials if is_scored(trial)]
     if not scored:
         raise ValueError(
             "At least one trial must complete, but none did. See trials.jsonl for why."
@@ -253,7 +253,8 @@ def choose_growth(trials: Iterable[Trial]) -> Trial:
     return max(scored, key=lambda trial: (trial.score or 0.0, -trial.flops, -trial.number))
 
 
-def _is_scored(trial: Trial) -> bool:
+def is_scored(trial: Trial) -> bool:
+    """Whether a trial can be compared with others."""
     return trial.score is not None and math.isfinite(trial.score)
 
 
@@ -271,7 +272,7 @@ def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     best_first = sorted(trials, key=lambda trial: (trial.flops, -(trial.score or 0.0)))
     front: list[Trial] = []
     for trial in best_first:
-        if _is_scored(trial) and (not front or (trial.score or 0) > (front[-1].score or 0)):
+        if is_scored(trial) and (not front or (trial.score or 0) > (front[-1].score or 0)):
             front.append(trial)
     return tuple(front) or (choose_growth(trials),)
 
@@ -329,8 +330,8 @@ def scored_again(
     Raises:
         ValueError: If a record cannot be scored.
     """
-    data = data._replace(num_pairs=_times(data.num_pairs, data_ratio))
-    changed = [replace(t, stage_pairs=_times(t.stage_pairs, data_ratio)) for t in trials]
+    data = data._replace(num_pairs=scaled_pairs(data.num_pairs, data_ratio))
+    changed = [replace(t, stage_pairs=scaled_pairs(t.stage_pairs, data_ratio)) for t in trials]
     control = next(trial for trial in changed if trial.number == 0)
     return tuple(_scored(trial, control, data, config) for trial in changed)
 
@@ -348,5 +349,6 @@ def _scored(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfi
     return replace(trial, score=score.value, terms=score.terms)
 
 
-def _times(pairs: int, ratio: float) -> int:
+def scaled_pairs(pairs: int, ratio: float) -> int:
+    """Pairs where there are so many times as many, one at least."""
     return max(1, round(pairs * ratio))

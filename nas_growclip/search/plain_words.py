@@ -10,9 +10,16 @@ from typing import NamedTuple
 
 from nas_growclip.growth.candidates import Candidate
 from nas_growclip.io.formatting import si
-from nas_growclip.records.entries import Trial
+from nas_growclip.records.entries import Trial, search_flops
 from nas_growclip.records.words import growth_words
-from nas_growclip.search.objective import DataSize, Objective, ObjectiveConfig, scored_again
+from nas_growclip.search.objective import (
+    DataSize,
+    Objective,
+    ObjectiveConfig,
+    choose_growth,
+    is_scored,
+    scored_again,
+)
 
 WHAT_IF: Mapping[str, float] = {"half": 0.5, "twice": 2.0}
 """Data sizes at which the choice is looked at again, by the word for them."""
@@ -60,19 +67,16 @@ def choice_words(choice: Choice) -> str | None:
     None where there was nothing to choose from.
     """
     best = choice.best
-    others = [t for t in choice.trials if _is_scored(t) and t.number != best.number]
-    if not _is_scored(best) or not others:
+    others = [t for t in choice.trials if is_scored(t) and t.number != best.number]
+    if not is_scored(best) or not others:
         return None
-    next_best = max(others, key=lambda trial: (trial.score or 0.0, -trial.flops))
-    sentences = _grown(best, next_best, choice) if best.candidate.grows else _kept(others, choice)
+    tell = _grown if best.candidate.grows else _kept
+    sentences = tell(choice, choose_growth(others))
     return " ".join([*sentences, *_cost(choice), *_other_data(choice), *_unfinished(choice.trials)])
 
 
-def _is_scored(trial: Trial) -> bool:
-    return trial.score is not None and math.isfinite(trial.score)
-
-
-def _grown(best: Trial, next_best: Trial, choice: Choice) -> list[str]:
+def _grown(choice: Choice, next_best: Trial) -> list[str]:
+    best = choice.best
     rival = f"The next best was {growth_words(next_best.candidate)}"
     if next_best.candidate.grows:
         rival += f", {_outlook(next_best)}"
@@ -80,8 +84,7 @@ def _grown(best: Trial, next_best: Trial, choice: Choice) -> list[str]:
     return [words, *_certainty(best), *_account(best, choice), f"{rival}."]
 
 
-def _kept(others: Sequence[Trial], choice: Choice) -> list[str]:
-    nearest = max(others, key=lambda trial: (trial.score or 0.0, -trial.flops))
+def _kept(choice: Choice, nearest: Trial) -> list[str]:
     words = "no growth: no candidate promises more than training the parent on."
     said = f"The best of them was {growth_words(nearest.candidate)}, {_outlook(nearest)}."
     return [words, said, *_certainty(nearest), *_account(nearest, choice)]
@@ -139,7 +142,7 @@ def _account(trial: Trial, choice: Choice) -> list[str]:
 
 def _cost(choice: Choice) -> list[str]:
     """What the trials took that are not continued."""
-    search = sum(t.train_flops for t in choice.trials if t.number != choice.best.number)
+    search = search_flops(choice.trials, choice.best)
     if not choice.stage_flops or not search:
         return []
     share = 100 * search / (search + choice.stage_flops)

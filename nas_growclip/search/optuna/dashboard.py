@@ -21,7 +21,7 @@ from optuna.study import Study
 from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.io.files import temporary_suffix
 from nas_growclip.io.formatting import DASH, number, si, whole
-from nas_growclip.records.entries import StageResult, Trial
+from nas_growclip.records.entries import StageResult, Trial, search_flops
 from nas_growclip.records.folder import RunFolder, read_stages
 from nas_growclip.search.objective import TERMS
 from nas_growclip.search.optuna.dashboard_figures import (
@@ -207,7 +207,7 @@ def stage_note(facts: Mapping[str, Any], control: Trial, earlier: Sequence[Stage
 def choice_note(facts: Mapping[str, Any], story: StageStory) -> str:
     """Markdown on a stage's choice, what the search cost, and how good the model became."""
     best, result = story.best, story.result
-    search = sum(trial.train_flops for trial in story.trials if trial.number != best.number)
+    search = search_flops(story.trials, best)
     rest = result.train_flops if result else facts.get("stage's training FLOPs", 0)
     states = [trial.state for trial in story.trials]
     counts = [f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed") if s in states]

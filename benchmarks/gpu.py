@@ -40,6 +40,7 @@ from benchmarks.training_speed import (
     our_loader,
     our_shards,
     stock_model,
+    synchronize,
     their_loader,
 )
 from nas_growclip.data.benchmark_folder import CLASSES_FILE, TEMPLATES_FILE, TYPE_FILE
@@ -189,16 +190,11 @@ def measure_matrix_rate(plan: Plan) -> Row:
 
 def timed(plan: Plan, work: Callable[[], Any]) -> tuple[Any, float]:
     """What some work gives, and its seconds until the device has done it."""
-    synchronize(plan)
+    synchronize(plan.device)
     started = time.perf_counter()
     result = work()
-    synchronize(plan)
+    synchronize(plan.device)
     return result, time.perf_counter() - started
-
-
-def synchronize(plan: Plan) -> None:
-    if plan.device == "cuda":
-        torch.cuda.synchronize()
 
 
 def measure_training(plan: Plan, name: str, *, compiles: bool = False) -> Row:

@@ -50,13 +50,14 @@ class Task:
     steps: int
 
 
-def arch_of(width: int, depth: int) -> ClipArch:
-    """All widths alike, MLPs four times as wide, heads of 16."""
-    sizes = {"width": width, "depth": depth, "mlp_width": 4 * width, "head_dim": 16}
+def arch_of(width: int, depth: int, patch_size: int = 8) -> ClipArch:
+    """All widths alike, MLPs four times as wide, heads of 16 where the width allows it."""
+    head_dim = 16 if width % 16 == 0 else width
+    sizes = {"width": width, "depth": depth, "mlp_width": 4 * width, "head_dim": head_dim}
     return ClipArch(
-        image=ImageArch(patch_size=8, image_size=32, **sizes),
+        image=ImageArch(patch_size=patch_size, image_size=32, **sizes),
         text=TextArch(context_length=32, **sizes),
-        shared=SharedArch(depth=1, mlp_width=4 * width, head_dim=16),
+        shared=SharedArch(depth=1, mlp_width=4 * width, head_dim=head_dim),
         embed_dim=width,
     )
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.rate_transfer import arch_of
 from nas_growclip.data.batches import training_batches
 from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.encoding import PairEncoder
@@ -32,7 +33,7 @@ from nas_growclip.growth.candidates import Candidate, GrowthStep
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.io.logs import logger
 from nas_growclip.io.mappings import from_mapping, to_mapping
-from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops, count_params
 from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, Trial
@@ -41,6 +42,7 @@ from nas_growclip.training.events import Event
 from nas_growclip.training.events import at as at_moment
 from nas_growclip.training.grow_state import ParentState, grow_training
 from nas_growclip.training.loop import train
+from nas_growclip.training.schedule import trunk_steps
 from nas_growclip.training.state import (
     TrainConfig,
     TrainState,
@@ -63,12 +65,7 @@ CURVE_SHARES = (
 """Where the validation loss is measured, as shares of the stage's steps."""
 BRANCH_SHARES = (0.025, 0.05, 0.1)
 """Where a copy is cooled down, as shares of the stage's steps, the cool-down included."""
-PARENT = ClipArch(
-    image=ImageArch(depth=1, width=32, mlp_width=128, patch_size=8, image_size=32, head_dim=16),
-    text=TextArch(depth=1, width=32, mlp_width=128, context_length=32, head_dim=16),
-    shared=SharedArch(depth=1, mlp_width=128, head_dim=16),
-    embed_dim=32,
-)
+PARENT = arch_of(32, depth=1)
 
 
 def all_widths(width: int) -> Mapping[str, int]:
@@ -210,7 +207,7 @@ def run_outcome(parent: ParentState, data: DataStage, number: int, seed: int) ->
     branches = []
     for share in BRANCH_SHARES:
         end = max(2, round(share * total))
-        train_to(state, training, total, end - max(1, round(0.2 * end)), points)
+        train_to(state, training, total, trunk_steps(end, TRAIN), points)
         branch = copy.deepcopy(state)
         train_to(branch, training, end, end, {end})
         branches.append(branch.curve[-1])

@@ -19,22 +19,22 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.rate_transfer import RATES, best_rate
+from benchmarks.rate_transfer import RATES, arch_of, best_rate
 from benchmarks.search_oracle import BATCH, TRAIN, Training, loss_on, steps_for, train_to
 from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.stages import DataStage, open_stages
 from nas_growclip.evaluation.metrics import evaluate
 from nas_growclip.io.logs import logger
-from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import count_flops
 from nas_growclip.records.lines import append_line
 from nas_growclip.training.loop import DivergedError
+from nas_growclip.training.schedule import trunk_steps
 from nas_growclip.training.state import start_training
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 TUNING_SEED = 1000
-COOLDOWN = 0.2
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,8 @@ class Size:
 
     @property
     def arch(self) -> ClipArch:
-        """MLPs four times as wide, heads of 16 where the width allows it."""
-        head_dim = 16 if self.width % 16 == 0 else self.width
-        sizes = {"width": self.width, "depth": self.depth, "mlp_width": 4 * self.width}
-        return ClipArch(
-            image=ImageArch(patch_size=self.patch, image_size=32, head_dim=head_dim, **sizes),
-            text=TextArch(context_length=32, head_dim=head_dim, **sizes),
-            shared=SharedArch(depth=1, mlp_width=4 * self.width, head_dim=head_dim),
-            embed_dim=self.width,
-        )
+        """The architecture of these sizes."""
+        return arch_of(self.width, self.depth, self.patch)
 
     def __str__(self) -> str:
         return f"{self.width} wide, {self.depth} deep, patch {self.patch}"
@@ -94,7 +87,7 @@ def deliveries(
     for flops in budgets:
         end = steps_for(flops, size.arch)
         try:
-            train_to(state, training, 2 * last, end - max(1, round(COOLDOWN * end)))
+            train_to(state, training, 2 * last, trunk_steps(end, training.config))
             branch = copy.deepcopy(state)
             train_to(branch, training, end, end)
         except DivergedError:

@@ -238,16 +238,17 @@ def compare(
         for side in order:
             if options.workers:
                 runs[side](options.workers * BATCHES_AHEAD)  # made while the other had its turn
-            _synchronize(options.device)
+            synchronize(options.device)
             started = time.perf_counter()
             runs[side](options.steps)
-            _synchronize(options.device)
+            synchronize(options.device)
             seconds = time.perf_counter() - started
             rates[side].append(options.steps * options.batch / seconds)
     return Comparison(tuple(rates["ours"]), tuple(rates["theirs"]))
 
 
-def _synchronize(device: str) -> None:
+def synchronize(device: str) -> None:
+    """Wait until the device and the other processes have done what they were given."""
     if device == "cuda":
         torch.cuda.synchronize()
     if distributed.is_initialized():

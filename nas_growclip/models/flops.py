@@ -7,7 +7,7 @@ operator without a rule is an error.
 
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from math import prod
 from typing import Any
 
@@ -75,7 +75,11 @@ def count_flops(arch: ClipArch) -> int:
 
 def flops_by_encoder(arch: ClipArch) -> Mapping[str, int]:
     """The same by encoder: ``image``, ``text`` and ``shared`` (both modalities together)."""
-    return dict(_traced(arch))
+    keys = _encoder_keys(arch)
+    if any(key not in _COUNTED for key in keys.values()):
+        by_module = _traced(arch)
+        _COUNTED.update({key: by_module[encoder] for encoder, key in keys.items()})
+    return {encoder: _COUNTED[key] for encoder, key in keys.items()}
 
 
 def count_params(arch: ClipArch) -> int:
@@ -94,13 +98,27 @@ def params_by_encoder(arch: ClipArch) -> Mapping[str, int]:
     return counts
 
 
-@functools.lru_cache(maxsize=4096)
-def _traced(arch: ClipArch) -> tuple[tuple[str, int], ...]:
+_COUNTED: dict[Hashable, int] = {}
+"""FLOPs of every encoder that was traced: a growth space combines few encoders in many ways."""
+
+
+def _encoder_keys(arch: ClipArch) -> Mapping[str, Hashable]:
+    """All that an encoder's FLOPs depend on, by encoder."""
+    pools_first = arch.shared.depth == 0
+    lengths = (arch.image.num_tokens, arch.text.context_length)
+    return {
+        "image": (arch.image, arch.embed_dim, pools_first),
+        "text": (arch.text, arch.embed_dim, pools_first),
+        "shared": (arch.shared, arch.shared_heads, arch.embed_dim, lengths),
+    }
+
+
+def _traced(arch: ClipArch) -> Mapping[str, int]:
     model = empty_model(arch).to_empty(device="cpu").eval()  # shapes are all that counts
     images = torch.zeros(1, 3, *arch.image.image_shape)
     tokens = torch.zeros(1, arch.text.context_length, dtype=torch.long)
     by_module = analyse(model, (images, tokens))
-    return tuple((encoder, int(by_module[encoder])) for encoder in ENCODERS)
+    return {encoder: int(by_module[encoder]) for encoder in ENCODERS}
 
 
 def analyse(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Mapping[str, float]:

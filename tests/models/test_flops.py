@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from timm.layers import set_fused_attn
 
 from nas_growclip.interop.sources import read_config
-from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
+from nas_growclip.models.arch import DIMENSIONS, ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.models.flops import (
+    ENCODERS,
     analyse,
     count_flops,
     count_params,
@@ -174,6 +175,22 @@ def test_all_encoders_agree_with_the_closed_form(arch: ClipArch) -> None:
     assert flops["text"] == text_by_hand(arch)
     assert flops["shared"] == shared_by_hand(arch)
     assert count_flops(arch) == sum(flops.values()) == flops_by_hand(arch)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_encoders_counted_before_are_counted_alike_in_every_growth(depth: int) -> None:
+    """What was counted of one architecture is used again in others: no dependence is left out."""
+    parent = vit_at_224(64)
+    parent = parent.with_sizes({"image.depth": 1, "image.image_size": 32, "shared.depth": depth})
+    count_flops(parent)
+    for dimension in DIMENSIONS:
+        grown = parent.with_sizes({dimension: 2 * parent.size(dimension) or 1})
+        inputs = (
+            torch.zeros(1, 3, *grown.image.image_shape),
+            torch.zeros(1, grown.text.context_length, dtype=torch.long),
+        )
+        by_module = analyse(Clip(grown).eval(), inputs)
+        assert flops_by_encoder(grown) == {name: by_module[name] for name in ENCODERS}, dimension
 
 
 def test_fused_and_plain_attention_count_alike(tiny_arch: ClipArch) -> None:

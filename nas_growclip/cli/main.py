@@ -15,7 +15,7 @@ from nas_growclip.cli.init import init
 from nas_growclip.cli.measures import evaluate, flops, space
 from nas_growclip.cli.nni import nni
 from nas_growclip.cli.nni_trial import nni_trial
-from nas_growclip.cli.runs import compare, continue_, report, rescore, run, worker
+from nas_growclip.cli.runs import calibrate, compare, continue_, report, rescore, run, worker
 from nas_growclip.cli.slurm import submit
 
 BAD_INPUT = 2
@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Callable[..., int | None]] = {
     "submit": submit,
     "report": report,
     "rescore": rescore,
+    "calibrate": calibrate,
     "grow": grow,
     "import": import_,
     "export": export,

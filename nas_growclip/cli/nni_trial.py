@@ -68,7 +68,7 @@ def nni_trial(
     code 1.
 
     Example:
-        growclip nni-trial --run runs/demo --trials runs/alone --candidate image.width=128
+        growclip nni-trial --run runs/demo --trials runs/alone --candidate image.width=24
     """
     if "NNI_PLATFORM" in os.environ:
         # NNI stops a trial with SIGINT, and takes any exit code for a failure of the trial's own.
@@ -83,7 +83,7 @@ def nni_trial(
         torch.set_num_threads(threads)
     opened = open_stage(run, stage=stage, data_folder=data, device=device, trials=trials)
     chosen = chosen_candidate(opened, candidate, sample)
-    trial = try_candidate(opened, opened.plan.candidates.index(chosen), chosen, reports)
+    trial = try_candidate(opened, opened.plan.growth_space.index(chosen), chosen, reports)
     if trial.score is None:
         message = " ".join(trial.message.split())
         print(f"growclip nni-trial: {trial.label}: {trial.state}: {message}", file=sys.stderr)
@@ -101,10 +101,10 @@ def chosen_candidate(
     """
     from nas_growclip.search.nni.space import candidate_from_nni
 
-    candidates = stage.plan.candidates
     if name is None:
-        return candidate_from_nni(sample or {}, candidates)
-    return look_up({candidate.label: candidate for candidate in candidates}, name, "--candidate")
+        return candidate_from_nni(sample or {}, stage.plan.candidates)
+    by_label = {candidate.label: candidate for candidate in stage.plan.growth_space}
+    return look_up(by_label, name, "--candidate")
 
 
 def try_candidate(
@@ -150,9 +150,9 @@ def try_candidate(
 def final_result(trial: "Trial", control: "Trial") -> dict[str, float]:
     """The score in the unit of the intermediate results, with what it cost beside it.
 
-    The score is a gain in loss over no growth. Taken off the loss that no growth had at the end of
-    its trial, it is a loss again, and exp(-that) a probability of the right partner: higher scores
-    are higher ones, and no growth ends where its curve does.
+    The score is a gain over no growth. Taken off the loss that no growth had at the end of its
+    trial, it is a loss again, and exp(-that) a probability of the right partner: higher scores are
+    higher ones, and no growth ends where its curve does.
     """
     from nas_growclip.search.objective import partner_probability
 

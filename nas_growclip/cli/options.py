@@ -70,7 +70,7 @@ def parse_size(text: str) -> tuple[str, int]:
 
 
 def parse_coefficient(text: str) -> tuple[str, float]:
-    """Read ``capacity_exponent=0.7``.
+    """Read ``curve_steepness=0.5``.
 
     Raises:
         ValueError: If it has another form.
@@ -82,7 +82,7 @@ def parse_coefficient(text: str) -> tuple[str, float]:
         number = math.nan
     if not math.isfinite(number):
         raise ValueError(
-            f"--set must be COEFFICIENT=NUMBER, as in capacity_exponent=0.7, but got {text!r}."
+            f"--set must be COEFFICIENT=NUMBER, as in curve_steepness=0.5, but got {text!r}."
         )
     return name, number
 

@@ -220,6 +220,41 @@ def _write_study(runs: "list[Run]", database: Path) -> None:
     study_of_runs(f"growclip/{', '.join(run.name for run in runs)}", storage, records)
 
 
+def calibrate(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="run folders, or folders of them as of a comparison"),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Fit the objective's coefficients to runs that grew differently from one parent.
+
+    Each stage that grew is set beside a run that was the same until then and did not grow. Prints
+    the `objective` of an experiment that is to use them.
+
+    Example:
+        growclip calibrate runs/compare/dimensions
+    """
+    import yaml
+
+    from nas_growclip.io.mappings import to_mapping
+    from nas_growclip.records.folder import read_stages, run_folders
+    from nas_growclip.report.reasons import calibration_lines
+    from nas_growclip.search.calibration import calibrated, finished_growths
+    from nas_growclip.search.coefficients import ObjectiveConfig
+
+    folders = [folder for path in runs for folder in run_folders(path)]
+    finished, before = finished_growths([read_stages(f) for f in folders]), ObjectiveConfig()
+    fitted = calibrated(finished, before)
+    if as_json:
+        print(json.dumps(to_mapping(fitted), indent=2))
+    else:
+        print(
+            "".join(f"# {line}\n" for line in calibration_lines(finished, before, fitted)), end=""
+        )
+        print(yaml.safe_dump({"objective": to_mapping(fitted)}, sort_keys=False), end="")
+
+
 def rescore(
     run: RunArgument,
     objective: Annotated[
@@ -231,11 +266,14 @@ def rescore(
         typer.Option(
             "--set",
             metavar="COEFFICIENT=NUMBER",
-            help="as in capacity_exponent=0.7; may be given again",
+            help="as in curve_steepness=0.5; may be given again",
         ),
     ] = None,
     data_ratio: Annotated[
-        float, typer.Option(metavar="R", help="as if each stage had had R times its data")
+        float,
+        typer.Option(
+            metavar="R", help="as if each stage had had R times its data, for the same FLOPs"
+        ),
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
@@ -244,7 +282,7 @@ def rescore(
     Prints recorded and new scores of each stage's candidates, and what is chosen then and now.
 
     Example:
-        growclip rescore runs/demo --objective pareto --set capacity_exponent=0.7
+        growclip rescore runs/demo --objective pareto --set curve_steepness=0.5
     """
     from nas_growclip.records.frames import load_run
     from nas_growclip.report import print_rescored
@@ -257,6 +295,6 @@ def rescore(
     config = objective_config(records, changes)
     rescorings = rescore_run(records, config, data_ratio=data_ratio)
     if as_json:
-        print(json.dumps([rescoring_row(records, stage) for stage in rescorings], indent=2))
+        print(json.dumps([rescoring_row(records, stage, config) for stage in rescorings], indent=2))
     else:
         print_rescored(records, rescorings, config)

@@ -21,9 +21,10 @@ from nas_growclip.io.mappings import from_mapping, read_fields, read_mapping, to
 from nas_growclip.io.ranges import above, check_ranges
 from nas_growclip.models.arch import DIMENSIONS, PRESETS, ClipArch
 from nas_growclip.search.backends import BACKENDS, EXPERIMENT_BACKENDS
+from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.nni.experiment import ASSESSORS, TUNERS
-from nas_growclip.search.objective import OBJECTIVES, ObjectiveConfig
+from nas_growclip.search.objective import OBJECTIVES
 from nas_growclip.search.optuna.samplers import PRUNERS, SAMPLERS
 from nas_growclip.search.trigger import TRIGGERS, TriggerConfig
 from nas_growclip.training.rates import base_sizes

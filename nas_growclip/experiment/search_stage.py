@@ -4,6 +4,8 @@ Trial 0 is the control: no growth, same budget. The process that runs the experi
 records; other workers only try candidates.
 """
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 
@@ -11,6 +13,7 @@ import optuna
 
 from nas_growclip.experiment.search_nni import search_with_nni
 from nas_growclip.experiment.stage_context import StageContext
+from nas_growclip.experiment.stage_plan import StagePlan
 from nas_growclip.experiment.trial import measure_candidate
 from nas_growclip.experiment.trial_records import (
     finished_trial,
@@ -45,6 +48,8 @@ def run_search(stage: StageContext) -> tuple[Trial, ...]:
     make_folder(stage.files.path)
     space = json.dumps(nni_space(stage.plan.candidates), indent=2) + "\n"
     write_atomically(stage.files.search_space, space.encode())
+    if stage.plan.expected:
+        write_atomically(stage.files.candidates, expectation_table(stage.plan).encode())
     if stage.plan.is_scheduled:
         follow_schedule(stage)
     elif stage.config.search.backend in EXPERIMENT_BACKENDS:
@@ -52,6 +57,16 @@ def run_search(stage: StageContext) -> tuple[Trial, ...]:
     else:
         join_search(stage, keeps_records=True)
     return recorded_trials(stage)
+
+
+def expectation_table(plan: StagePlan) -> str:
+    """The growth space as CSV: what is expected of every candidate, and which may be tried."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("candidate", "flops", "expected_gain", "shortlisted"))
+    for candidate, flops, gain in plan.expected:
+        writer.writerow((candidate.label, flops, round(gain, 6), candidate in plan.candidates))
+    return table.getvalue()
 
 
 def join_search(stage: StageContext, *, keeps_records: bool = False) -> None:
@@ -172,10 +187,10 @@ def _reason(stage: StageContext, trials: Sequence[Trial], best: Trial) -> str:
         Choice(
             trials=trials,
             best=best,
-            num_pairs=plan.data_size.num_pairs,
+            num_expected=len(plan.expected),
             stage_flops=plan.budget,
             other_data=choices_at_other_data(
-                trials, plan.data_size, plan.objective, plan.coefficients
+                trials, plan.num_pairs, plan.objective, plan.coefficients
             ),
         )
     )

@@ -17,7 +17,6 @@ from nas_growclip.experiment.stage_training import (
     train_through,
 )
 from nas_growclip.experiment.trial import trial_state
-from nas_growclip.io.mappings import to_mapping
 from nas_growclip.models.clip import Clip, placed
 from nas_growclip.models.flops import flops_by_encoder
 from nas_growclip.records.entries import Measure, Rollback, StageResult, Trial, search_flops
@@ -191,11 +190,6 @@ def measure_stage(
         search_flops=searched,
         train_flops=train_flops,
         cumulative_flops=before + searched + train_flops,
-        coefficients={
-            name: value
-            for name, value in to_mapping(stage.plan.coefficients).items()
-            if isinstance(value, int | float)
-        },
         rollbacks=state.rollbacks,
     )
 

@@ -5,17 +5,18 @@ parent's losses, for a trigger that asks for them) is handed in.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nas_growclip.data.batches import epoch_seed
 from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.flops import count_flops
-from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD, StageResult, Trial
+from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD
+from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.config import SearchConfig
-from nas_growclip.search.objective import OBJECTIVES, DataSize, Objective, ObjectiveConfig
-from nas_growclip.search.refit import finished_stages, refit
+from nas_growclip.search.forecast import Expectation, StageAhead, expectations, shortlist
+from nas_growclip.search.objective import OBJECTIVES, Objective
 from nas_growclip.search.trigger import TRIGGERS, Decision, TriggerInput
 from nas_growclip.training.schedule import trunk_steps
 from nas_growclip.training.state import TrainConfig
@@ -36,17 +37,25 @@ class StagePlan:
     """Training FLOPs of the stage's model, the continued trial included."""
     candidates: tuple[Candidate, ...]
     """What the stage may choose from: no growth first; only that where there is no search; only
-    the scheduled growth where there is a schedule."""
+    the scheduled growth where there is a schedule; of a growth space the shortlist."""
+    expected: tuple[Expectation, ...]
+    """What was expected of all candidates of the growth space, by falling gain; none where there
+    is no shortlist."""
     decision: Decision | None
     """Whether the stage is searched, and why; None where it grows as scheduled."""
     objective: Objective
     """What scores the trials and chooses among them."""
     coefficients: ObjectiveConfig
-    """The objective's coefficients, refitted from the stages before."""
-    data_size: DataSize
-    """The data's size now and at the run's start."""
+    num_pairs: int
+    """Pairs in the stage."""
     search: SearchConfig
     train: TrainConfig
+
+    @property
+    def growth_space(self) -> tuple[Candidate, ...]:
+        """All candidates there are, those that the stage may choose from first."""
+        left_out = (e.candidate for e in self.expected if e.candidate not in self.candidates)
+        return (*self.candidates, *left_out)
 
     @property
     def is_scheduled(self) -> bool:
@@ -90,7 +99,7 @@ def plan_stage(
     index: int,
     num_pairs: int,
     parent_arch: ClipArch,
-    earlier: tuple[Sequence[Trial], Sequence[StageResult]],
+    earlier_pairs: int | None,
     measure_losses: Callable[[], tuple[float, float]],
 ) -> StagePlan:
     """Plan a stage.
@@ -100,46 +109,61 @@ def plan_stage(
         index: The stage's number.
         num_pairs: Usable training pairs of the stage, earlier ones included.
         parent_arch: The parent's architecture.
-        earlier: Trials and results of the stages before.
+        earlier_pairs: Those of the stage before; None for the first stage.
         measure_losses: Gives the parent's loss on ``validation`` and on as many of its oldest
             training pairs; called only where the trigger asks for it.
 
     Raises:
         ValueError: If the schedule shrinks the parent.
     """
-    trials, history = earlier
     decision: Decision | None = None
     candidates: tuple[Candidate, ...]
     if index < len(config.schedule):
         candidates = (scheduled(parent_arch, config.schedule[index]),)
     else:
         given = TriggerInput(
-            num_pairs=num_pairs,
-            earlier_pairs=history[-1].num_pairs if history else None,
-            measure_losses=measure_losses,
+            num_pairs=num_pairs, earlier_pairs=earlier_pairs, measure_losses=measure_losses
         )
         decision = TRIGGERS[config.trigger.name](given, config.trigger)
         candidates = (NO_GROWTH,)
         if decision.should_search:
             candidates = config.space.candidates(parent_arch, num_pairs)
-    first = history[0] if history else None
-    return StagePlan(
+    num_listed = num_shortlisted(config, candidates)
+    plan = StagePlan(
         index=index,
         seed=stage_seed(config, index),
         batch_size=config.train.batch_size,
-        budget=stage_budget(config, index, num_pairs, parent_arch, len(candidates)),
+        budget=stage_budget(config, index, num_pairs, parent_arch, num_listed),
         candidates=candidates,
+        expected=(),
         decision=decision,
         objective=OBJECTIVES[config.objective.name],
-        coefficients=refit(config.objective, finished_stages(trials, history)),
-        data_size=DataSize(
-            num_pairs,
-            first.num_pairs if first else num_pairs,
-            count_flops(first.parent if first else parent_arch),
-        ),
+        coefficients=config.objective,
+        num_pairs=num_pairs,
         search=config.search,
         train=config.train,
     )
+    return plan if num_listed == len(candidates) else shortlisted(plan, parent_arch)
+
+
+def num_shortlisted(config: ExperimentConfig, candidates: Sequence[Candidate]) -> int:
+    """How many candidates a stage may try, no growth included."""
+    if config.search.shortlist is None:
+        return len(candidates)
+    most = 1 + config.search.shortlist * max(1, len(config.space.momenta))
+    return min(most, len(candidates))
+
+
+def shortlisted(plan: StagePlan, parent_arch: ClipArch) -> StagePlan:
+    """The plan with the candidates of which most is expected in place of all."""
+    stage = StageAhead(
+        num_pairs=plan.num_pairs,
+        seen_pairs=plan.stage_steps(parent_arch) * plan.batch_size,
+        flops_of=lambda candidate: count_flops(candidate.apply(parent_arch)),
+    )
+    expected = expectations(plan.candidates, stage, plan.coefficients)
+    listed = shortlist(expected, plan.search.shortlist or len(expected))
+    return replace(plan, candidates=listed, expected=expected)
 
 
 def stage_seed(config: ExperimentConfig, index: int) -> int:

@@ -21,7 +21,6 @@ from nas_growclip.records.folder import (
     find_config,
     noted_data_folder,
     read_stages,
-    read_trials,
 )
 from nas_growclip.training.checkpoint import load_parent, load_trunk
 from nas_growclip.training.grow_state import ParentState
@@ -88,7 +87,7 @@ def make_stage(
         data.index,
         data.num_pairs,
         parent.model.arch,
-        (read_trials(run), history),
+        history[-1].num_pairs if history else None,
         partial(parent_losses, parent.model, data, config.train.batch_size, group.device),
     )
     return StageContext(

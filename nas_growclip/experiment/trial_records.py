@@ -71,7 +71,7 @@ def scored_trial(stage: StageContext, control: Trial, trial: Trial) -> Trial:
     if trial.state != "complete" or control.state != "complete":
         return trial
     plan = stage.plan
-    score = plan.objective.score(trial, control, plan.data_size, plan.coefficients)
+    score = plan.objective.score(trial, control, plan.num_pairs, plan.coefficients)
     return replace(trial, score=score.value, terms=score.terms)
 
 

@@ -108,8 +108,6 @@ class StageResult:
     """Training FLOPs of the continued trial and the rest of the stage, repeated steps included."""
     cumulative_flops: int
     """Training FLOPs of the whole run up to here, search included."""
-    coefficients: Mapping[str, float] = field(default_factory=dict)
-    """The objective's coefficients in this stage, as refitted from the stages before."""
     rollbacks: tuple[Rollback, ...] = ()
     """Where its training diverged; each halved the learning rate from there on."""
 

@@ -17,8 +17,9 @@ from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.lines import append_line, read_lines, whole_lines
 
-FORMAT = 2
-"""The format of run folders that this version reads and writes; 1 had no format file."""
+FORMAT = 3
+"""The format of run folders that this version reads and writes; 1 had no format file, 2 had other
+coefficients of the objective and scores in nats."""
 MAX_NAME = 120
 """Characters of a candidate's label in a file's name; longer ones are hashed."""
 
@@ -50,6 +51,7 @@ class RunFolder:
     | `manifest.json` | the data it was trained on: files, checksums, counts |
     | `outcomes.npz` | which test items the model got right, by metric |
     | `search_space.json` | the stage's growth space, as NNI takes it |
+    | `candidates.csv` | what was expected of all candidates, where a shortlist was made of them |
     | `state.safetensors` | what the training leaves to the next growth, if that makes use of it |
     | `training.safetensors` | the training state while the stage is under way |
     | `stopped.json` | why the stage's training failed |
@@ -152,6 +154,11 @@ class StageFolder:
         return self.path / "search_space.json"
 
     @property
+    def candidates(self) -> Path:
+        """What was expected of all candidates before any was tried."""
+        return self.path / "candidates.csv"
+
+    @property
     def state(self) -> Path:
         """What a finished stage's training leaves to the next growth."""
         return self.path / "state.safetensors"
@@ -231,6 +238,20 @@ def run_name(run: Path) -> str:
 def stage_folders(run: Path) -> list[StageFolder]:
     """Those that are there."""
     return [StageFolder(path) for path in sorted(run.glob("stage_*"))]
+
+
+def run_folders(path: Path) -> list[Path]:
+    """A run folder itself, or all run folders in a folder, as those of a comparison.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if RunFolder(path).config.is_file():
+        return [path]
+    found = sorted(file.parent for file in path.rglob(RunFolder(path).config.name))
+    if not found:
+        raise ValueError(f"{path}: must be a run folder or hold some, but there is none in it.")
+    return found
 
 
 def find_config(run: Path) -> Path:

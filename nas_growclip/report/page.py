@@ -187,7 +187,7 @@ def _candidates(run: Run) -> Iterator[Section]:
 
 def _chosen(run: Run, stage: StageResult, table: Table) -> Section:
     reasons = (stage.reason, *rollback_lines(stage))
-    return Section(table=table, reasons=reasons, notes=(coefficient_words(run, stage),))
+    return Section(table=table, reasons=reasons, notes=(coefficient_words(run),))
 
 
 def _choices(run: Run, stage: StageResult) -> Section:

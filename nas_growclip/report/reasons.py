@@ -1,7 +1,8 @@
 """Why a stage chose what it chose: coefficients, terms, and the choice at other data sizes."""
 
-from collections.abc import Mapping
-from typing import Any
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 
 from nas_growclip.io.formatting import DASH, number, si
 from nas_growclip.records.entries import StageResult
@@ -14,13 +15,14 @@ from nas_growclip.report.tables import (
     term_tips,
     term_words,
 )
-from nas_growclip.search.objective import ObjectiveConfig
+from nas_growclip.search.calibration import Finished
+from nas_growclip.search.coefficients import ObjectiveConfig
 
 RATIO_WORDS: Mapping[float, str] = {0.5: "half", 1.0: "as it was", 2.0: "twice"}
 
 RESCORING_NOTE = (
-    "The stage's trials scored again without training: pairs and FLOPs budget follow the data; "
-    "measured learning curves, parent and coefficients stay."
+    "The stage's trials scored again without training, as if there had been that much data for the "
+    "same training FLOPs; measured learning curves, parent and shortlist stay."
 )
 NOT_REPRODUCED_NOTE = (
     "Scored again by the run's own settings, these trials do not get the recorded scores: another "
@@ -66,21 +68,35 @@ def rollback_lines(stage: StageResult) -> tuple[str, ...]:
     )
 
 
-def coefficient_words(run: Run, stage: StageResult) -> str:
-    """The objective and its coefficients in a stage; those that were refitted say so."""
-    if not stage.coefficients:
-        return "Its coefficients were not recorded."
+def coefficient_words(run: Run) -> str:
+    """A run's objective and its coefficients."""
     try:
-        config = objective_config(run)
+        return f"Objective {objective_words(objective_config(run))}."
     except ValueError:  # a run of another version, whose settings are not known here
-        return f"Coefficients: {_numbers(stage.coefficients, {})}."
-    return f"Objective {config.name}: {_numbers(stage.coefficients, vars(config))}."
+        return "Its objective's coefficients are those of another version."
 
 
-def changed_words(config: ObjectiveConfig, used: ObjectiveConfig) -> str:
-    """The coefficients in use, with what the refitted ones were before."""
-    names = [name for name, value in vars(used).items() if isinstance(value, int | float)]
-    return _numbers({name: getattr(used, name) for name in names}, vars(config))
+def objective_words(config: ObjectiveConfig) -> str:
+    """An objective with its coefficients."""
+    named = {name: value for name, value in vars(config).items() if isinstance(value, int | float)}
+    gains = ", ".join(f"{name} {gain:.4g}" for name, gain in config.dimension_gains.items())
+    numbers = ", ".join(f"{term_words(name)} {value:.4g}" for name, value in named.items())
+    return f"{config.name}: {numbers}; dimension gains: {gains or 'none'}"
+
+
+def calibration_lines(
+    finished: Sequence[Finished], before: ObjectiveConfig, after: ObjectiveConfig
+) -> tuple[str, ...]:
+    """What coefficients were fitted to, and how far they are off the stages they come from."""
+    errors = [
+        100 * math.sqrt(statistics.fmean((f.gain - f.expected(config)) ** 2 for f in finished))
+        for config in (before, after)
+    ]
+    return (
+        f"Fitted to {len(finished)} candidates that finished a stage beside no growth.",
+        f"Their gains are off what was expected by {errors[0]:.2g} % of the loss with the default "
+        f"coefficients, and by {errors[1]:.2g} % with these, which have seen them.",
+    )
 
 
 def choice_lines(run: Run) -> list[str]:
@@ -111,15 +127,3 @@ def _next_words(choice: Choice) -> str:
 
 def _ratio_words(ratio: float) -> str:
     return RATIO_WORDS.get(ratio, f"{ratio:g} times")
-
-
-def _numbers(used: Mapping[str, float], configured: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{term_words(name)} {_coefficient(value, configured.get(name, value))}"
-        for name, value in used.items()
-    )
-
-
-def _coefficient(used: float, configured: float) -> str:
-    shown, before = f"{used:.4g}", f"{configured:.4g}"
-    return shown if shown == before else f"{shown} (refitted from {before})"

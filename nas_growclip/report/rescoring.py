@@ -1,8 +1,8 @@
 """Finished stages scored again from their records, without training: other settings, other data.
 
-Other settings are read as if they stood in the experiment's file: the coefficients are refitted
-from the stages before, as the run does. With other data the measured learning curves stay, and so
-does the parent; the number of pairs and the FLOPs budget that follows from it change.
+Other settings are read as if they stood in the experiment's file. With other data the measured
+learning curves stay, and so do the parent, the shortlist and the training FLOPs: the pairs are
+passed over more or less often.
 """
 
 import math
@@ -14,18 +14,15 @@ from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.folder import RunFolder
 from nas_growclip.records.frames import Run
-from nas_growclip.search.objective import (
-    OBJECTIVES,
-    ObjectiveConfig,
-    scaled_pairs,
-    scored_again,
-)
-from nas_growclip.search.refit import FinishedStage, finished_stages, refit
+from nas_growclip.search.coefficients import ObjectiveConfig
+from nas_growclip.search.objective import OBJECTIVES, scaled_pairs, scored_again
 
 RATIOS = (0.5, 1.0, 2.0)
 """Half the data, the data as it was, twice the data."""
+GAINS_PREFIX = "dimension_gains."
+"""Before a dimension, where its gain is named among other coefficients."""
 TOLERANCE = 1e-6
-"""Nats by which a score may differ from the recorded one: another machine sums in another order."""
+"""By how much a score may differ from the recorded one: another machine sums in another order."""
 
 
 class Choice(NamedTuple):
@@ -46,8 +43,6 @@ class Rescoring(NamedTuple):
 
     result: StageResult
     """What the run recorded."""
-    coefficients: ObjectiveConfig
-    """What the stage is scored with now, refitted from the stages before."""
     trials: tuple[Trial, ...]
     chosen: Trial
     """What would be chosen now."""
@@ -58,7 +53,8 @@ def objective_config(run: Run, changes: Mapping[str, str | float] | None = None)
 
     Args:
         run: The run.
-        changes: New values under the settings' names.
+        changes: New values under the settings' names, a dimension's gain under
+            ``dimension_gains.DIMENSION``.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -66,33 +62,14 @@ def objective_config(run: Run, changes: Mapping[str, str | float] | None = None)
     where = f"{RunFolder(run.path).config}: objective"
     config = from_mapping(ObjectiveConfig, run.config.get("objective", {}), where)
     if changes:
-        config = from_mapping(ObjectiveConfig, to_mapping(config) | dict(changes), "objective")
+        changed = to_mapping(config)
+        for name, value in changes.items():
+            inner = name.startswith(GAINS_PREFIX)
+            place = changed["dimension_gains"] if inner else changed
+            place[name.removeprefix(GAINS_PREFIX)] = value
+        config = from_mapping(ObjectiveConfig, changed, "objective")
     require_choice(config.name, OBJECTIVES, "objective: name")
     return config
-
-
-def stage_coefficients(
-    run: Run, stage: int, config: ObjectiveConfig | None = None
-) -> ObjectiveConfig:
-    """The coefficients a stage is scored with, refitted from the stages before it.
-
-    Args:
-        run: The run.
-        stage: The stage's number.
-        config: Settings instead of the run's own.
-
-    Raises:
-        ValueError: If the records of the stages before do not allow it.
-    """
-    config = config or objective_config(run)
-    before = [result for result in run.stages if result.stage < stage]
-    try:
-        return refit(config, finished_stages(run.trials, before))
-    except (ValueError, LookupError, ArithmeticError) as error:
-        raise ValueError(
-            f"{run.path}: the coefficients of stage {stage} cannot be refitted from the stages "
-            f"before: {error}. Check their records and the coefficients."
-        ) from None
 
 
 def rescored(
@@ -104,32 +81,25 @@ def rescored(
         run: The run.
         stage: The stage's number.
         config: Settings instead of the run's own.
-        data_ratio: How many times as much data the stage is taken to have had.
+        data_ratio: How many times as much data the stage is taken to have had, for the same FLOPs.
 
     Returns:
-        The trials in their order, with new scores and terms; ``stage_pairs`` follows the data.
+        The trials in their order, with new scores and terms.
 
     Raises:
         ValueError: If the stage has not finished or a record in it cannot be scored.
     """
-    finished = _finished(run, stage)
-    return _rescored(run, finished, stage_coefficients(run, stage, config), data_ratio)
-
-
-def _rescored(
-    run: Run, finished: FinishedStage, coefficients: ObjectiveConfig, data_ratio: float
-) -> tuple[Trial, ...]:
-    """The trials of a finished stage, scored by coefficients that are refitted already."""
     if not 0 < data_ratio < math.inf:
         raise ValueError(f"data_ratio must be a finite number above 0, but got {data_ratio}.")
-    stage, trials = finished.result.stage, finished.trials
+    result = _finished(run, stage)
+    trials = tuple(trial for trial in run.trials if trial.stage == stage)
     control = next((trial for trial in trials if trial.number == 0), None)
     if control is None or control.state != "complete":
         raise ValueError(
             f"Stage {stage} must have a complete control to be scored against, but its trial 0 is "
             f"{control.state if control else 'missing'}. See {RunFolder(run.path).trials}."
         )
-    return scored_again(trials, finished.data, coefficients, data_ratio)
+    return scored_again(trials, result.num_pairs, config or objective_config(run), data_ratio)
 
 
 def choose(trials: Sequence[Trial], config: ObjectiveConfig) -> Trial:
@@ -145,7 +115,7 @@ def rescore_run(
     Args:
         run: The run.
         config: The objective's settings, see ``objective_config``.
-        data_ratio: How many times as much data each stage is taken to have had.
+        data_ratio: How many times as much data each stage is taken to have had, for the same FLOPs.
 
     Raises:
         ValueError: If no stage has finished, or one cannot be scored again.
@@ -157,20 +127,18 @@ def rescore_run(
         )
     rescorings = []
     for result in run.stages:
-        finished = _finished(run, result.stage)
-        used = stage_coefficients(run, result.stage, config)
-        trials = _rescored(run, finished, used, data_ratio)
-        rescorings.append(Rescoring(result, used, trials, choose(trials, config)))
+        trials = rescored(run, result.stage, config, data_ratio=data_ratio)
+        rescorings.append(Rescoring(result, trials, choose(trials, config)))
     return tuple(rescorings)
 
 
-def rescoring_row(run: Run, rescoring: Rescoring) -> dict[str, Any]:
-    """A stage scored again as plain numbers and texts, for JSON."""
+def rescoring_row(run: Run, rescoring: Rescoring, config: ObjectiveConfig) -> dict[str, Any]:
+    """A stage scored again by these settings as plain numbers and texts, for JSON."""
     result = rescoring.result
     recorded = recorded_scores(run, result.stage)
     return {
         "stage": result.stage,
-        "coefficients": to_mapping(rescoring.coefficients),
+        "coefficients": to_mapping(config),
         "chosen_then": result.chosen_trial,
         "chosen_now": rescoring.chosen.number,
         "candidates": [
@@ -198,15 +166,16 @@ def stage_choices(run: Run, stage: int, ratios: Sequence[float] = RATIOS) -> tup
     Raises:
         ValueError: If the stage has not finished or cannot be scored again.
     """
-    config, finished = objective_config(run), _finished(run, stage)
-    coefficients = stage_coefficients(run, stage, config)
-    chosen, choices = finished.result.chosen_trial, []
+    config, result, choices = objective_config(run), _finished(run, stage), []
     for ratio in ratios:
-        trials = _rescored(run, finished, coefficients, ratio)
+        trials = rescored(run, stage, config, data_ratio=ratio)
         best = choose(trials, config)
         others = [t for t in trials if t.score is not None and t.number != best.number]
         next_best = max(others, key=lambda trial: trial.score or 0.0, default=None)
-        num_pairs, is_same = scaled_pairs(finished.data.num_pairs, ratio), best.number == chosen
+        num_pairs, is_same = (
+            scaled_pairs(result.num_pairs, ratio),
+            best.number == result.chosen_trial,
+        )
         choices.append(Choice(ratio, num_pairs, best, next_best, is_same))
     return tuple(choices)
 
@@ -232,20 +201,14 @@ def is_reproduced(run: Run, stage: int) -> bool:
     return all(_is_close(recorded[t.number], t.score) for t in rescored(run, stage))
 
 
-def _finished(run: Run, stage: int) -> FinishedStage:
-    for finished in finished_stages(run.trials, run.stages):
-        if finished.result.stage == stage:
-            return finished
+def _finished(run: Run, stage: int) -> StageResult:
     numbers = [result.stage for result in run.stages]
-    if stage in numbers:
+    if stage not in numbers:
         raise ValueError(
-            f"{RunFolder(run.path).trials}: must hold the control of stage {numbers[0]}, but "
-            "does not. Restore the file."
+            f"{run.path}: stage {stage} must have finished to be scored again, but only {numbers} "
+            "have. Resume the run."
         )
-    raise ValueError(
-        f"{run.path}: stage {stage} must have finished to be scored again, but only {numbers} "
-        "have. Resume the run."
-    )
+    return run.stages[numbers.index(stage)]
 
 
 def _is_close(recorded: float | None, score: float | None) -> bool:

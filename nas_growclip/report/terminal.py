@@ -12,13 +12,13 @@ from nas_growclip.io.formatting import number, percent, si
 from nas_growclip.records.entries import Trial
 from nas_growclip.records.frames import Run
 from nas_growclip.records.words import ACCURACIES, CHANCE_NOTE, FLOPS_NOTE
-from nas_growclip.report.reasons import changed_words, choice_lines, rollback_lines
+from nas_growclip.report.reasons import choice_lines, objective_words, rollback_lines
 from nas_growclip.report.rescoring import Rescoring, recorded_scores
 from nas_growclip.report.tables import (
     accuracy,
     search_share,
 )
-from nas_growclip.search.objective import ObjectiveConfig
+from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.plain_words import Choice, choice_words
 
 TERMINAL_WIDTH = 100
@@ -68,17 +68,15 @@ def print_rescored(run: Run, rescorings: Sequence[Rescoring], config: ObjectiveC
     Args:
         run: The run.
         rescorings: Its stages, scored again.
-        config: The settings they were scored with, before coefficients were refitted.
+        config: The settings they were scored with.
     """
     console = _console()
     for rescoring in rescorings:
-        choice = Choice(rescoring.trials, rescoring.chosen, rescoring.result.num_pairs)
+        choice = Choice(rescoring.trials, rescoring.chosen)
         now = choice_words(choice) or f"{rescoring.chosen.candidate}."
-        coefficients = changed_words(config, rescoring.coefficients)
         console.print(_rescored_table(run, rescoring))
         console.print(
-            f"Then: {rescoring.result.reason}\nNow: {now}\n"
-            f"Objective {config.name}: {coefficients}.\n",
+            f"Then: {rescoring.result.reason}\nNow: {now}\nObjective {objective_words(config)}.\n",
             markup=False,
         )
 

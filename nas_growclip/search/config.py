@@ -24,9 +24,12 @@ class SearchConfig:
     ``study.journal`` there (fit for a network disk), or a database's URL."""
     study_name: str | None = None
     """What the run's studies are called before ``/stage_NN``; ``growclip/RUN-ID`` if not given."""
-    num_trials: int = 8
+    shortlist: int | None = 3
+    """Growths that may be tried: of the growth space those of which the objective's coefficients
+    let most expect, before any trial; none for the whole space."""
+    num_trials: int = 4
     """Trials a stage, the control included."""
-    trial_share: float = 0.05
+    trial_share: float = 0.025
     """Share of the stage's training FLOPs that each trial may spend."""
     curve_points: int = 6
     """Measurements of validation loss along a trial."""
@@ -42,6 +45,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         check_ranges(
             self,
+            shortlist=at_least(1),
             num_trials=at_least(1),
             curve_points=at_least(1),
             nni_workers=at_least(1),

@@ -6,27 +6,32 @@ the control has 0, and nothing below 0 is worth growing into.
 
 Candidates are compared at equal training FLOPs: a larger one sees fewer pairs for the same
 budget, a smaller one sees the same pairs more often, and a repeated pair is worth less each time.
+What is expected before a trial, and why a trial says little, is in ``search.forecast``.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from nas_growclip.io.ranges import above, at_least, check_ranges
 from nas_growclip.records.entries import Trial
-from nas_growclip.search.extrapolation import CurvePrior, PowerLaw, Prediction, fit_power_law
+from nas_growclip.search.coefficients import ObjectiveConfig
+from nas_growclip.search.extrapolation import PowerLaw, fit_power_law
+from nas_growclip.search.forecast import Control, effective_pairs, expected_gain, fewer_pairs
+
+LEAST_LOSS = 1e-3
+"""Nats below which losses are taken for equal: their logarithms would differ without end."""
 
 TERMS: Mapping[str, str] = {
     "observed_loss": "validation loss at the end of the trial, in nats",
     "observed_gain": "control's loss at the end of its trial less the candidate's",
     "predicted_loss": "validation loss expected at the end of the stage, before its cool-down",
     "predicted_deviation": "standard deviation of the predicted loss",
-    "advantage": "how far the candidate is ahead of the control at equal pairs, carried forward",
-    "pairs_cost": "loss given up because the same FLOPs buy a larger model fewer pairs",
-    "capacity_price": "price of being off the FLOPs that this much data supports, over no growth",
+    "dimension_gain": "what its dimensions gained in finished stages at equal pairs, in e-folds",
+    "trial_gain": "its trial's lead at equal pairs, as far as it is out of the ordinary, likewise",
+    "pairs_cost": "given up because the same FLOPs buy a larger model fewer pairs, in e-folds",
     "doublings": "how many times the FLOPs of a pair doubled, 1 at least",
     "log_flops": "FLOPs of a pair in e-folds above the control's",
     "relative_time": "FLOPs of a pair by the control's",
@@ -35,69 +40,9 @@ TERMS: Mapping[str, str] = {
 """What each term of a score means, in one sentence."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """Which objective, and its coefficients.
-
-    Raises:
-        ValueError: If a coefficient is out of range.
-    """
-
-    name: str = "data_size_aware"
-    """A name in ``OBJECTIVES``."""
-    repetition_constant: float = 15.4
-    """R* of data-constrained scaling: repeats after which a pair's worth has mostly gone."""
-    decay_exponent: float = 0.3
-    """b of the learning curve's power law, before a curve is seen."""
-    curve_certainty: float = 1.0
-    """How much that is trusted against a measured curve."""
-    cost_scale: float = 1.0
-    """Factor on what fewer pairs are predicted to cost; refitted."""
-    advantage_spread: float = 0.02
-    """Standard deviation of candidates' true advantages, in nats: small ones are noise."""
-    capacity_exponent: float = 0.5
-    """gamma in F*(N) = F_0 (N / N_0)^gamma: how fast the supported FLOPs rise with the data."""
-    capacity_headroom: float = 1.5
-    """F_0 as a multiple of the first parent's FLOPs, at the first stage's pairs N_0; refitted."""
-    capacity_curvature: float = 0.02
-    """Loss in nats at one e-fold of FLOPs off F*(N); 0 trusts the measured curves alone."""
-    time_exponent: float = 0.5
-    """w in AutoProg's loss times time to the power of w."""
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            repetition_constant=above(0),
-            decay_exponent=above(0),
-            advantage_spread=above(0),
-            cost_scale=above(0),
-            capacity_headroom=above(0),
-            capacity_exponent=at_least(0),
-            capacity_curvature=at_least(0),
-            curve_certainty=at_least(0),
-            time_exponent=at_least(0),
-        )
-
-    @property
-    def curve_prior(self) -> CurvePrior:
-        """What is known of a learning curve before it is seen."""
-        return CurvePrior(self.decay_exponent, self.curve_certainty)
-
-
 def partner_probability(loss: float) -> float:
     """exp(-loss): what a model gives to the right partner, geometric mean over the pairs."""
     return math.exp(-loss)
-
-
-class DataSize(NamedTuple):
-    """What an objective knows of the data and of the run's start."""
-
-    num_pairs: int
-    """Pairs in this stage, N."""
-    first_pairs: int
-    """Pairs in the first stage, N_0."""
-    first_flops: int
-    """FLOPs of the first stage's parent, one pair forward."""
 
 
 class Score(NamedTuple):
@@ -107,23 +52,8 @@ class Score(NamedTuple):
     terms: Mapping[str, float]
 
 
-ScoreRule = Callable[[Trial, Trial, DataSize, ObjectiveConfig], Score]
-"""(trial, control, data size, coefficients) -> the trial's score."""
-
-
-def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> float:
-    """Pairs of new data that ``seen`` pairs, drawn from ``num_pairs`` again and again, are worth.
-
-    D' = U + U R* (1 - exp(-R / R*)), with U the unique pairs seen and R the repeats of each.
-
-    Reference: Muennighoff et al., 2023 (arXiv 2305.16264), equation 5.
-    """
-    unique = min(seen, num_pairs)
-    if unique == 0:
-        return 0.0
-    repeats = seen / unique - 1
-    fade = -math.expm1(-repeats / repetition_constant)
-    return unique * (1 + repetition_constant * fade)
+ScoreRule = Callable[[Trial, Trial, int, ObjectiveConfig], Score]
+"""(trial, control, the stage's pairs, coefficients) -> the trial's score."""
 
 
 class Curve(NamedTuple):
@@ -147,68 +77,62 @@ def fit_control(control: Trial, num_pairs: int, config: ObjectiveConfig) -> Powe
     return fit_power_law(curve.pairs, curve.losses, config.curve_prior)
 
 
-def advantage(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> Prediction:
-    """How far a trial is ahead of the control at equal effective pairs, in nats.
+def lead(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> float:
+    """How far a trial's loss is below the control's at equal effective pairs, in e-folds.
 
-    Mean difference to the control's curve, interpolated in log pairs, over the trial's later
-    points; drawn to 0 by how it scatters, as a normal mean with the prior of ``advantage_spread``.
+    The mean over the trial's later points, to the control's curve interpolated in log pairs.
     """
     own, other = later_curve(trial, num_pairs, config), later_curve(control, num_pairs, config)
-    expected = np.interp(np.log(own.pairs), np.log(other.pairs), other.losses)
-    ahead = expected - np.array(own.losses)
-    scatter = max(float(ahead.std()), fit_control(control, num_pairs, config).noise)
-    error, prior = scatter**2 / len(ahead), config.advantage_spread**2
-    trust = prior / (prior + error)
-    return Prediction(trust * float(ahead.mean()), math.sqrt(trust * error))
+    own_logs, other_logs = (np.log(np.maximum(c.losses, LEAST_LOSS)) for c in (own, other))
+    ahead = np.interp(np.log(own.pairs), np.log(other.pairs), other_logs) - own_logs
+    return float(ahead.mean())
 
 
-def capacity_price(flops: int, data: DataSize, config: ObjectiveConfig) -> float:
-    """Price of being off the supported FLOPs F*(N) = F_0 (N / N_0)^gamma, on either side.
+def out_of_the_ordinary(lead: float, expected: float, config: ObjectiveConfig) -> float:
+    """By how much a lead is beyond those that candidates had which then gained what is expected."""
+    margin = 2 * config.lead_spread
+    return lead - min(max(lead, min(0.0, expected) - margin), max(0.0, expected) + margin)
 
-    At equal training FLOPs the final loss is a parabola in log model size with its lowest point
-    at F*: Hoffmann et al., 2022 (arXiv 2203.15556), approach 2.
+
+def data_size_aware(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> Score:
+    """Gain over no growth that is expected at the stage's end, in e-folds of the loss.
+
+    What a candidate's dimensions gain at equal pairs, less what it loses by seeing fewer of them
+    for the same FLOPs, repeats discounted at this data size. A trial corrects that only where its
+    lead is out of the ordinary: leads between none and what is expected, and a little beyond, were
+    seen to say nothing of the stage's end.
     """
-    supported = config.capacity_headroom * data.first_flops
-    supported *= (data.num_pairs / data.first_pairs) ** config.capacity_exponent
-    return config.capacity_curvature * math.log(flops / supported) ** 2
-
-
-def data_size_aware(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Score:
-    """Predicted gain in loss at equal training FLOPs, less the price of unsupported capacity.
-
-    What a candidate gains at equal pairs, less what it loses by seeing fewer of them for the same
-    FLOPs: both are loss at the end of the stage, repeats discounted at this data size.
-    """
-    law = fit_control(control, data.num_pairs, config)
-    ends = [
-        effective_pairs(t.stage_pairs, data.num_pairs, config.repetition_constant)
-        for t in (control, trial)
-    ]
-    ahead = advantage(trial, control, data.num_pairs, config)
-    cost = law.cost(*ends)
-    pairs_cost = config.cost_scale * cost.mean
-    gained = ahead if trial.candidate.grows else Prediction(0.0, 0.0)
-    price = capacity_price(trial.flops, data, config) - capacity_price(control.flops, data, config)
+    law = fit_control(control, num_pairs, config)
+    end = law.loss(effective_pairs(control.stage_pairs, num_pairs, config.repetition_constant))
+    expected = gained = deviation = 0.0
+    if trial.number != control.number:
+        no_growth = Control(control.stage_pairs, control.flops)
+        expected = expected_gain(trial.candidate, no_growth, num_pairs, config)
+        gained = out_of_the_ordinary(lead(trial, control, num_pairs, config), expected, config)
+        deviation = config.gain_spread
+    cost = fewer_pairs(trial.stage_pairs, control.stage_pairs, num_pairs, config)
+    score = expected + gained - cost
+    loss = end.mean * math.exp(-score)
     terms = {
         "observed_loss": trial.metrics["loss"],
-        "predicted_loss": law.loss(ends[1]).mean - gained.mean,
-        "predicted_deviation": math.hypot(law.loss(ends[1]).deviation, gained.deviation),
-        "advantage": gained.mean,
-        "pairs_cost": pairs_cost,
-        "capacity_price": price,
-        "score_deviation": math.hypot(gained.deviation, config.cost_scale * cost.deviation),
+        "predicted_loss": loss,
+        "predicted_deviation": loss * math.hypot(end.deviation / end.mean, deviation),
+        "dimension_gain": expected,
+        "trial_gain": gained,
+        "pairs_cost": cost,
+        "score_deviation": deviation,
     }
-    return Score(gained.mean - pairs_cost - price, terms)
+    return Score(score, terms)
 
 
-def quality(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Score:
+def quality(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> Score:
     """Gain in validation loss at the end of the trial, whatever it cost."""
     gain = control.metrics["loss"] - trial.metrics["loss"]
     return Score(gain, {"observed_loss": trial.metrics["loss"], "observed_gain": gain})
 
 
 def quality_per_log_flops(
-    trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig
+    trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig
 ) -> Score:
     """Gain in validation loss for each doubling of FLOPs; a candidate no larger gets the gain."""
     gain = control.metrics["loss"] - trial.metrics["loss"]
@@ -217,7 +141,7 @@ def quality_per_log_flops(
     return Score(gain / doublings, terms)
 
 
-def loss_times_time(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Score:
+def loss_times_time(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> Score:
     """Loss at the end of the trial times FLOPs to the power of w, as a gain over the control's.
 
     Reference: AutoProg, Li et al., 2022 (arXiv 2203.14509); its time is FLOPs here.
@@ -228,7 +152,7 @@ def loss_times_time(trial: Trial, control: Trial, data: DataSize, config: Object
     return Score(control.metrics["loss"] - product, terms)
 
 
-def pareto(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Score:
+def pareto(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> Score:
     """Gain in validation loss at the end of the trial; the choice weighs it against FLOPs."""
     gain = control.metrics["loss"] - trial.metrics["loss"]
     terms = {
@@ -314,15 +238,15 @@ OBJECTIVES: Mapping[str, Objective] = {
 
 
 def scored_again(
-    trials: Sequence[Trial], data: DataSize, config: ObjectiveConfig, data_ratio: float = 1.0
+    trials: Sequence[Trial], num_pairs: int, config: ObjectiveConfig, data_ratio: float = 1.0
 ) -> tuple[Trial, ...]:
-    """A stage's trials scored as if its data had been so many times as much, without training.
+    """A stage's trials scored as if it had had so many times the data, without training.
 
     Args:
         trials: The stage's trials, a complete control with number 0 among them.
-        data: The data as it was.
+        num_pairs: The stage's pairs as they were.
         config: The objective and its coefficients.
-        data_ratio: How many times as much data there is; the FLOPs budget follows it.
+        data_ratio: How many times as many pairs there are, for the same training FLOPs.
 
     Returns:
         The trials in their order; those that did not complete are as they were.
@@ -330,17 +254,16 @@ def scored_again(
     Raises:
         ValueError: If a record cannot be scored.
     """
-    data = data._replace(num_pairs=scaled_pairs(data.num_pairs, data_ratio))
-    changed = [replace(t, stage_pairs=scaled_pairs(t.stage_pairs, data_ratio)) for t in trials]
-    control = next(trial for trial in changed if trial.number == 0)
-    return tuple(_scored(trial, control, data, config) for trial in changed)
+    control = next(trial for trial in trials if trial.number == 0)
+    pairs = scaled_pairs(num_pairs, data_ratio)
+    return tuple(_scored(trial, control, pairs, config) for trial in trials)
 
 
-def _scored(trial: Trial, control: Trial, data: DataSize, config: ObjectiveConfig) -> Trial:
+def _scored(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> Trial:
     if trial.state != "complete":
         return trial
     try:
-        score = OBJECTIVES[config.name].score(trial, control, data, config)
+        score = OBJECTIVES[config.name].score(trial, control, num_pairs, config)
     except (ValueError, LookupError, ArithmeticError) as error:
         raise ValueError(
             f"Stage {trial.stage}, trial {trial.number}: cannot be scored by {config.name!r}: "

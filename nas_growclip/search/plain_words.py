@@ -12,17 +12,13 @@ from nas_growclip.growth.candidates import Candidate
 from nas_growclip.io.formatting import si
 from nas_growclip.records.entries import Trial, search_flops
 from nas_growclip.records.words import growth_words
-from nas_growclip.search.objective import (
-    DataSize,
-    Objective,
-    ObjectiveConfig,
-    choose_growth,
-    is_scored,
-    scored_again,
-)
+from nas_growclip.search.coefficients import ObjectiveConfig
+from nas_growclip.search.objective import Objective, choose_growth, is_scored, scored_again
 
 WHAT_IF: Mapping[str, float] = {"half": 0.5, "twice": 2.0}
 """Data sizes at which the choice is looked at again, by the word for them."""
+SEARCH_GOAL = 0.1
+"""Share of a stage's training FLOPs that a search should take at most."""
 SURE = NormalDist().inv_cdf(0.975)
 """Standard deviations on either side that a 95 % interval takes."""
 
@@ -33,22 +29,22 @@ class Choice(NamedTuple):
     trials: Sequence[Trial]
     """The stage's trials, scored."""
     best: Trial
-    num_pairs: int
-    """Pairs in the stage."""
     stage_flops: float | None = None
     """Training FLOPs of the stage's model, the continued trial included."""
+    num_expected: int = 0
+    """Candidates of the growth space, where only a shortlist of them was tried."""
     other_data: Mapping[str, Candidate] = {}
     """What would have been chosen from half and twice the data, by the words of ``WHAT_IF``."""
 
 
 def choices_at_other_data(
-    trials: Sequence[Trial], data: DataSize, objective: Objective, coefficients: ObjectiveConfig
+    trials: Sequence[Trial], num_pairs: int, objective: Objective, coefficients: ObjectiveConfig
 ) -> Mapping[str, Candidate]:
     """What the same trials would lead to with half and with twice the data, without training.
 
     Args:
         trials: The stage's trials, the control among them and complete.
-        data: The data as it was.
+        num_pairs: The stage's pairs as they were.
         objective: Chooses.
         coefficients: As the stage had them.
 
@@ -56,7 +52,7 @@ def choices_at_other_data(
         ValueError: If a trial cannot be scored.
     """
     return {
-        words: objective.choose(scored_again(trials, data, coefficients, ratio)).candidate
+        words: objective.choose(scored_again(trials, num_pairs, coefficients, ratio)).candidate
         for words, ratio in WHAT_IF.items()
     }
 
@@ -72,7 +68,8 @@ def choice_words(choice: Choice) -> str | None:
         return None
     tell = _grown if best.candidate.grows else _kept
     sentences = tell(choice, choose_growth(others))
-    return " ".join([*sentences, *_cost(choice), *_other_data(choice), *_unfinished(choice.trials)])
+    after = (*_shortlisted(choice), *_cost(choice), *_other_data(choice))
+    return " ".join([*sentences, *after, *_unfinished(choice.trials)])
 
 
 def _grown(choice: Choice, next_best: Trial) -> list[str]:
@@ -95,17 +92,22 @@ def _outlook(trial: Trial) -> str:
     score, deviation = trial.score or 0.0, trial.terms.get("score_deviation")
     if deviation is None:
         return f"with a score of {score:+.2g} (no growth has 0)"
-    words = f"expected to end the stage {_short(score)} nats {_side(score)} no growth"
+    words = f"expected to end the stage with a loss {_percent(score)} {_side(score)} no growth's"
     return f"{words} (95 % interval: {_interval(score, deviation)})" if deviation else words
 
 
 def _interval(score: float, deviation: float) -> str:
-    """As in ``0.1 above to 0.3 below``."""
+    """As in ``1 % above to 3 % below``."""
     low, high = score - SURE * deviation, score + SURE * deviation
     if _side(low) == _side(high):
-        nearer, farther = sorted((abs(low), abs(high)))
-        return f"{_short(nearer)} to {_short(farther)} {_side(high)}"
-    return f"{_short(low)} {_side(low)} to {_short(high)} {_side(high)}"
+        nearer, farther = sorted((low, high), key=abs)
+        return f"{_percent(nearer)} to {_percent(farther)} {_side(high)}"
+    return f"{_percent(low)} {_side(low)} to {_percent(high)} {_side(high)}"
+
+
+def _percent(gain: float) -> str:
+    """By how many percent e-folds of a loss change it, whichever way."""
+    return f"{abs(100 * math.expm1(-gain)):.2g} %"
 
 
 def _side(gain: float) -> str:
@@ -117,10 +119,10 @@ def _certainty(trial: Trial) -> list[str]:
     """How likely a trial is better than no growth, and the loss that is expected of it."""
     deviation, sentences = trial.terms.get("score_deviation"), list[str]()
     if deviation:
-        chance = NormalDist(trial.score or 0.0, deviation).cdf(0.0)
-        sentences.append(
-            f"It is better than no growth with a probability of {100 * (1 - chance):.0f} %."
-        )
+        better = 1 - NormalDist(trial.score or 0.0, deviation).cdf(0.0)
+        share = f"{100 * min(0.99, max(0.01, better)):.0f} %"
+        bound = " more than" if better > 0.99 else " less than" if better < 0.01 else ""
+        sentences.append(f"It is better than no growth with a probability of{bound} {share}.")
     if "predicted_loss" in trial.terms:
         loss, spread = trial.terms["predicted_loss"], trial.terms.get("predicted_deviation", 0.0)
         ends = f"{max(0.0, loss - SURE * spread):.3g} to {loss + SURE * spread:.3g}"
@@ -134,10 +136,18 @@ def _certainty(trial: Trial) -> list[str]:
 def _account(trial: Trial, choice: Choice) -> list[str]:
     """A sentence for each term of a score that has one."""
     return [
-        words(trial.terms[term], choice.num_pairs)
+        words(trial.terms[term])
         for term, words in SENTENCES.items()
         if term in trial.terms and trial.candidate.grows
     ]
+
+
+def _shortlisted(choice: Choice) -> list[str]:
+    """How many growths were tried of those that could have been."""
+    growths, tried = choice.num_expected - 1, sum(trial.candidate.grows for trial in choice.trials)
+    if growths < 1:
+        return []
+    return [f"Tried were {tried} of {growths} growths, those of which most was expected."]
 
 
 def _cost(choice: Choice) -> list[str]:
@@ -146,7 +156,8 @@ def _cost(choice: Choice) -> list[str]:
     if not choice.stage_flops or not search:
         return []
     share = 100 * search / (search + choice.stage_flops)
-    return [f"The other trials took {si(search)} FLOPs, {share:.1f} % of the stage's."]
+    goal = f"the goal is at most {100 * SEARCH_GOAL:g} %"
+    return [f"The other trials took {si(search)} FLOPs, {share:.1f} % of the stage's; {goal}."]
 
 
 def _other_data(choice: Choice) -> list[str]:
@@ -170,24 +181,27 @@ def _unfinished(trials: Sequence[Trial]) -> list[str]:
     return [f"Of {len(trials)} trials, {' and '.join(left)}."] if left else []
 
 
-def _advantage(value: float, num_pairs: int) -> str:
-    side = "ahead of" if value >= 0 else "behind"
-    return f"After equally many pairs its loss was {_short(value)} nats {side} no growth's."
+def _dimension_gain(value: float) -> str:
+    side = "below" if value >= 0 else "above"
+    return (
+        f"Where its dimensions were grown before, the loss ended {_percent(value)} {side} no "
+        "growth's after equally many pairs."
+    )
 
 
-def _pairs_cost(value: float, num_pairs: int) -> str:
+def _trial_gain(value: float) -> str:
+    if not value:
+        return "Its trial was as trials are, which says nothing of the stage's end."
+    return f"Its trial was out of the ordinary, {_percent(value)} {_side(value)} what is seen."
+
+
+def _pairs_cost(value: float) -> str:
     if value >= 0:
-        return f"It costs more FLOPs a pair, so it would see fewer, which costs {_short(value)}."
-    return f"It costs fewer FLOPs a pair, so it would see more, which is worth {_short(value)}."
+        return f"It costs more FLOPs a pair, so it would see fewer, which costs {_percent(-value)}."
+    return f"It costs fewer FLOPs a pair, so it would see more, which is worth {_percent(-value)}."
 
 
-def _capacity_price(value: float, num_pairs: int) -> str:
-    if value >= 0:
-        return f"Its size is off what {si(num_pairs)} pairs support, which costs {_short(value)}."
-    return f"Its size suits {si(num_pairs)} pairs better, which is worth {_short(value)}."
-
-
-def _observed_gain(value: float, num_pairs: int) -> str:
+def _observed_gain(value: float) -> str:
     return f"At the end of its trial its loss was {_short(value)} nats {_side(value)} no growth's."
 
 
@@ -196,16 +210,16 @@ def _short(value: float) -> str:
     return f"{abs(value):.2g}"
 
 
-SENTENCES: Mapping[str, Callable[[float, int], str]] = {
-    "advantage": _advantage,
+SENTENCES: Mapping[str, Callable[[float], str]] = {
+    "dimension_gain": _dimension_gain,
+    "trial_gain": _trial_gain,
     "pairs_cost": _pairs_cost,
-    "capacity_price": _capacity_price,
     "observed_gain": _observed_gain,
-    "doublings": lambda value, _: f"The score is that gain by {_short(value)} doublings of FLOPs.",
-    "log_flops": lambda value, _: (
+    "doublings": lambda value: f"The score is that gain by {_short(value)} doublings of FLOPs.",
+    "log_flops": lambda value: (
         f"A pair costs it {_short(math.exp(value))} times the FLOPs; the choice is the knee of "
         "the front of gain against FLOPs."
     ),
-    "relative_time": lambda value, _: f"A pair costs it {_short(value)} times the FLOPs.",
+    "relative_time": lambda value: f"A pair costs it {_short(value)} times the FLOPs.",
 }
 """What a term of a score says; terms that only restate others have no sentence."""

@@ -49,6 +49,7 @@ def test_commands_and_options_are_frozen() -> None:
         "compare": ["--data", "--device", "--out", "--workers", "COMPARISON.yaml"],
         "worker": ["--data", "--device", "--patience", "RUN"],
         "report": ["--out", "--study", "RUN"],
+        "calibrate": ["--json", "RUN"],
         "rescore": ["--data-ratio", "--json", "--objective", "--set", "RUN"],
         "grow": [
             "--depth-operator",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from nas_growclip.cli.main import main
 from nas_growclip.compare.arms import load_arms
@@ -16,8 +17,10 @@ from nas_growclip.compare.config import CompareConfig, load_comparison
 from nas_growclip.compare.folder import COMPARISON_FILE, FAILURE_FILE, CompareFolder
 from nas_growclip.compare.results import write_results
 from nas_growclip.compare.runner import run_comparison
+from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.records.folder import RunFolder, read_outcomes, read_stages
 from nas_growclip.records.frames import load_run
+from nas_growclip.search.coefficients import ObjectiveConfig
 from tests.compare.test_compare_config import SMALL
 from tests.support.processes import started
 
@@ -129,7 +132,28 @@ def test_scheduled_growth_is_what_was_asked(done: Path) -> None:
     assert [stage.arch.image.width for stage in run.stages] == [32, 64]
     assert [len([t for t in run.trials if t.stage == k]) for k in (0, 1)] == [1, 1]
     assert run.stages[1].reason == "image.width 32 -> 64, as scheduled."
-    assert run.trials[1].score == pytest.approx(0, abs=1e-9)
+    assert run.trials[1].score == 0  # it is its own control
+
+
+def test_coefficients_are_fitted_to_a_comparison(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed is an experiment's objective; arms that share no parent teach nothing."""
+    assert main(["calibrate", str(done / "runs")]) == 0
+    printed = capsys.readouterr().out
+    fitted = from_mapping(ObjectiveConfig, yaml.safe_load(printed)["objective"], "objective")
+    before = ObjectiveConfig()
+    assert fitted.dimension_gains["image.width"] != before.dimension_gains["image.width"]
+    assert fitted.dimension_gains["embed_dim"] == pytest.approx(
+        before.dimension_gains["embed_dim"] * before.curve_steepness / fitted.curve_steepness
+    )
+    assert "candidates that finished a stage beside no growth" in printed
+    assert main(["calibrate", str(done / "runs"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == to_mapping(fitted)
+    assert main(["calibrate", str(done / "runs" / "wider")]) == 2
+    assert "At least one candidate must have grown and finished" in capsys.readouterr().err
+    assert main(["calibrate", str(tmp_path)]) == 2
+    assert "must be a run folder or hold some" in capsys.readouterr().err
 
 
 @pytest.mark.long("two new processes import PyTorch")

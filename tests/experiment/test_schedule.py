@@ -20,13 +20,13 @@ def plan_of(config: ExperimentConfig, index: int = 0) -> StagePlan:
         raise AssertionError("no trigger asks for losses")
 
     num_pairs = config.data.stages[index]
-    return plan_stage(config, index, num_pairs, config.parent_arch, ((), ()), not_asked_for)
+    return plan_stage(config, index, num_pairs, config.parent_arch, None, not_asked_for)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 1.0])
 @pytest.mark.parametrize("num_trials", [1, 3, 50])
 def test_a_search_ends_within_its_flops(share: float, num_trials: int) -> None:
-    search = SearchConfig(num_trials=num_trials, trial_share=share)
+    search = SearchConfig(shortlist=None, num_trials=num_trials, trial_share=share)
     config = smoke_config(stage_flops=(2.0e10, 4.0e10), search=search)
     plan = plan_of(config)
     costs = sorted(

@@ -3,6 +3,7 @@
 import builtins
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from nas_growclip.data.stages import open_stages
 from nas_growclip.experiment.stage_context import StageContext
 from nas_growclip.experiment.stage_plan import StagePlan, curve_steps, plan_stage
 from nas_growclip.experiment.stage_setup import find_device, make_stage
+from nas_growclip.growth.space import GrowthSpace, SizeChoices
+from nas_growclip.search.coefficients import ObjectiveConfig
+from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.trigger import TriggerConfig
 from tests.support.runs import smoke_config
 
@@ -40,7 +44,7 @@ def test_no_property_opens_a_file_or_computes_with_tensors(
 def test_a_plan_is_the_same_each_time_it_is_made(stage: StageContext) -> None:
     config = smoke_config()
     again = plan_stage(
-        config, 0, stage.data.num_pairs, config.parent_arch, ((), ()), lambda: (0.0, 0.0)
+        config, 0, stage.data.num_pairs, config.parent_arch, None, lambda: (0.0, 0.0)
     )
     assert again == stage.plan
 
@@ -54,7 +58,7 @@ def test_losses_are_measured_only_where_the_trigger_asks(name: str, times: int) 
         return 1.0, 1.0
 
     config = smoke_config(trigger=TriggerConfig(name=name))
-    plan_stage(config, 0, 256, config.parent_arch, ((), ()), measure)
+    plan_stage(config, 0, 256, config.parent_arch, None, measure)
     assert len(measured) == times
 
 
@@ -71,3 +75,30 @@ def test_curve_steps_end_where_they_should() -> None:
     assert curve_steps(0, 10, 3) == (3, 6, 10)
     assert curve_steps(4, 6, 5) == (5, 6)
     assert curve_steps(4, 4, 5) == ()
+
+
+SPACE = GrowthSpace(dimensions={"image.depth": SizeChoices(add=(1, 2, 3, 4, 5))})
+
+
+@pytest.mark.parametrize(("shortlist", "tried"), [(2, 2), (4, 4), (9, 5), (None, 5)])
+def test_a_shortlist_is_what_the_stage_searches(shortlist: int | None, tried: int) -> None:
+    """The budget leaves room for the trials of the shortlist, and all candidates are listed."""
+    search = SearchConfig(shortlist=shortlist, num_trials=20, trial_share=0.1)
+    gains = ObjectiveConfig(dimension_gains={"image.depth": 9.0})
+    data = replace(smoke_config().data, stages=(256,))
+    config = smoke_config(
+        space=SPACE, search=search, objective=gains, data=data, stage_flops=(1e9,)
+    )
+    plan = plan_stage(config, 0, 256, config.parent_arch, None, lambda: (0.0, 0.0))
+    assert len(plan.candidates) == 1 + tried
+    assert not plan.candidates[0].grows
+    assert plan.budget == pytest.approx(1e9 / (1 + 0.1 * tried))
+    assert len(plan.growth_space) == 6
+    assert plan.growth_space[: 1 + tried] == plan.candidates
+    if tried == 5:
+        assert plan.expected == ()
+    else:
+        assert [e.candidate for e in plan.expected if e.candidate.grows][:tried] == [
+            *plan.candidates[1:]
+        ]
+        assert len(plan.expected) == 6

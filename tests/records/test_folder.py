@@ -82,7 +82,7 @@ def test_long_labels_become_short_names_that_differ() -> None:
 
 def test_a_folder_without_a_format_is_an_earlier_versions(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
-    message = r"must have format 2 .* has format 1, written by nas_growclip 0\.1\.0\. Use"
+    message = r"must have format 3 .* has format 1, written by nas_growclip 0\.1\.0\. Use"
     with pytest.raises(ValueError, match=message):
         find_config(tmp_path)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -28,8 +28,8 @@ from nas_growclip.report import print_summary, write_report
 from nas_growclip.report.page import environment
 from nas_growclip.report.reasons import NOT_REPRODUCED_NOTE, RESCORING_NOTE
 from nas_growclip.report.tables import accuracy
-from nas_growclip.search.objective import OBJECTIVES, TERMS, DataSize, ObjectiveConfig
-from nas_growclip.search.refit import finished_stages, refit
+from nas_growclip.search.coefficients import ObjectiveConfig
+from nas_growclip.search.objective import OBJECTIVES, TERMS
 
 pytestmark = pytest.mark.pictures
 
@@ -89,21 +89,24 @@ def make_trials(stage: int, parent: ClipArch, speed: float) -> list[Trial]:
     return trials
 
 
-def scored(
-    trials: list[Trial], earlier: list[Trial], results: list[StageResult], num_pairs: int
-) -> tuple[list[Trial], ObjectiveConfig]:
-    """The trials as a run scores them, and the coefficients in use."""
-    coefficients = refit(ObjectiveConfig(), finished_stages(earlier, results))
-    first_pairs = results[0].num_pairs if results else num_pairs
-    data = DataSize(num_pairs, first_pairs, (earlier or trials)[0].flops)
-    rule, control = OBJECTIVES[coefficients.name].score, trials[0]
-    made = []
+OBJECTIVE: dict[str, Any] = {
+    "dimension_gains": {"text.width": 1.0, "text.depth": 1.14},
+    "density_exponent": 0.0,
+    "curve_steepness": 0.9,
+    "repetition_constant": 6.0,
+}
+"""By which the choice depends on the data size."""
+
+
+def scored(trials: list[Trial], num_pairs: int) -> list[Trial]:
+    """The trials as a run scores them."""
+    config, control, made = ObjectiveConfig(**OBJECTIVE), trials[0], []
     for trial in trials:
         if trial.state == "complete":
-            score = rule(trial, control, data, coefficients)
+            score = OBJECTIVES[config.name].score(trial, control, num_pairs, config)
             trial = replace(trial, score=score.value, terms=score.terms)
         made.append(trial)
-    return made, coefficients
+    return made
 
 
 def num_pairs_of(stage: int) -> int:
@@ -144,18 +147,16 @@ def make_stage(stage: int, parent: ClipArch, trials: list[Trial], spent: int) ->
 
 def write_run(folder: Path, num_stages: int = 3, speed: float = 1.0, trials_after: int = 0) -> Run:
     folder.mkdir(parents=True)
-    config = {"seed": 0, "name": "a <i>run</i>", "stages": [{"pairs": 10_000}]}
+    config = {"seed": 0, "name": "a <i>run</i>", "stages": [10_000], "objective": OBJECTIVE}
     write_format(folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     parent, spent = ClipArch.preset("tiny"), 0
     earlier: list[Trial] = []
     results: list[StageResult] = []
     for number_ in range(1, num_stages + 1):
-        bare = make_trials(number_, parent, speed)
-        trials, used = scored(bare, earlier, results, num_pairs_of(number_))
+        trials = scored(make_trials(number_, parent, speed), num_pairs_of(number_))
         stage = make_stage(number_, parent, trials, spent)
-        numbers = {key: value for key, value in vars(used).items() if key != "name"}
-        results.append(replace(stage, coefficients=numbers))
+        results.append(stage)
         earlier += trials
         parent, spent = stage.arch, stage.cumulative_flops
     for trial in [*earlier, *make_trials(num_stages + 1, parent, speed)[:trials_after]]:
@@ -255,20 +256,18 @@ def test_page_says_what_half_and_twice_the_data_would_have_led_to(run: Run, tmp_
     assert text.count("had there been half or twice the data</h3>") == len(run.stages)
     assert text.count(escape(RESCORING_NOTE)) == len(run.stages)
     assert escape(NOT_REPRODUCED_NOTE) not in text
-    assert text.count(" (differs)</td>") == 2
+    assert text.count(" (differs)</td>") == 1
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_page_explains_terms_and_marks_refitted_coefficients(run: Run, tmp_path: Path) -> None:
+def test_page_explains_terms_and_coefficients(run: Run, tmp_path: Path) -> None:
     text = page_without_images(write_report([run], tmp_path / "report"))
     assert "Terms of the score" in text
     for term in run.trials[0].terms:
         assert f'title="{escape(TERMS[term])}"' in text
         assert f">{escape(TERMS[term])}</td>" in text
-    assert "Objective data_size_aware: repetition constant 15.4, " in text
-    assert re.search(r"capacity headroom [\d.]+ \(refitted from 1\.5\)", text)
-    first = text.split("Stage 1: candidates")[1].split("Stage 1: had there been")[0]
-    assert "refitted" not in first
+    assert "Objective data_size_aware: density exponent " in text
+    assert re.search(r"dimension gains: text.depth 1.14, text.width 1", text)
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -296,16 +295,9 @@ def test_run_of_another_version_still_gets_its_report(
     text = page_without_images(write_report([older], tmp_path / "report"))
     assert "Stage 1 cannot be scored for other amounts of data" in text
     assert "slope_trust: unknown key" in text
-    assert "Coefficients: repetition constant 15.4" in text
+    assert "coefficients are those of another version" in text
     print_summary(older)
     assert "stage 1: cannot be scored again" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("no_figures")
-def test_stage_without_recorded_coefficients_says_so(run: Run, tmp_path: Path) -> None:
-    older = replace(run, stages=tuple(replace(s, coefficients={}) for s in run.stages))
-    text = page_without_images(write_report([older], tmp_path / "report"))
-    assert text.count("Its coefficients were not recorded.") == len(run.stages)
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -457,8 +449,8 @@ def test_summary_fits_the_terminal_and_explains_flops(
         assert si(stage.cumulative_flops) in text
     choices = text.split("the choice would have been:\n")[1].splitlines()
     assert choices == [
-        "  stage 1: half image.width=96; twice the same",
-        "  stage 2: half the same; twice image.width=96+text.depth=4",
+        "  stage 1: half the same; twice text.width=96",
+        "  stage 2: the same",
         "  stage 3: the same",
     ]
 

@@ -3,29 +3,32 @@
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
+from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.extrapolation import CurvePrior, fit_power_law
+from nas_growclip.search.forecast import DENSITY, DENSITY_RANGE
 from nas_growclip.search.objective import (
     OBJECTIVES,
     TERMS,
-    DataSize,
-    ObjectiveConfig,
-    advantage,
-    capacity_price,
     choose_growth,
     choose_knee,
-    effective_pairs,
     fit_control,
+    lead,
+    out_of_the_ordinary,
     pareto_front,
 )
 
-DATA = DataSize(num_pairs=1000, first_pairs=1000, first_flops=100)
+DATA = 1000
+"""Pairs in the stage."""
 CONFIG = ObjectiveConfig()
+TRUSTING = ObjectiveConfig(dimension_gains={}, lead_spread=0.01)
+"""By which a trial says what will be."""
 DEEPER = Candidate(steps=(GrowthStep(dimension="text.depth", old=2, new=3),))
 
 
@@ -56,7 +59,7 @@ def test_control_scores_zero(name: str) -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_lower_loss_never_scores_less(name: str) -> None:
     scores = [
-        OBJECTIVES[name].score(trial(1, shift=shift), trial(), DATA, CONFIG).value
+        OBJECTIVES[name].score(trial(1, shift=shift), trial(), DATA, TRUSTING).value
         for shift in (0.4, 0.1, 0.0, -0.1, -0.4)
     ]
     assert scores == sorted(scores)
@@ -82,57 +85,54 @@ def test_terms_are_finite_numbers(name: str) -> None:
 
 
 def test_score_is_the_sum_of_its_terms() -> None:
-    config = ObjectiveConfig(capacity_curvature=0.1)
-    score = OBJECTIVES["data_size_aware"].score(
-        trial(1, shift=-0.2, flops=900), trial(), DATA, config
+    """Gains and costs are e-folds of the loss; of the trial's lead what is out of the ordinary."""
+    config = ObjectiveConfig(
+        dimension_gains={"text.depth": 0.4},
+        density_exponent=-0.5,
+        curve_steepness=0.5,
+        repetition_constant=4.0,
+        gain_spread=0.1,
+        lead_spread=0.001,
     )
+    ahead = trial(1, shift=-2.0, flops=200)
+    score = OBJECTIVES["data_size_aware"].score(ahead, trial(), DATA, config)
     terms = score.terms
-    by_hand = terms["advantage"] - terms["pairs_cost"] - terms["capacity_price"]
+    by_hand = terms["dimension_gain"] + terms["trial_gain"] - terms["pairs_cost"]
     assert score.value == pytest.approx(by_hand)
-    parabola = math.log(900 / 150) ** 2 - math.log(100 / 150) ** 2
-    assert terms["capacity_price"] == pytest.approx(0.1 * parabola)
+    own, control = 1 + 4 * (1 - math.exp(-2 / 4)), 1 + 4 * (1 - math.exp(-5 / 4))
+    density = min(DENSITY_RANGE, 1000 * control / 100 / DENSITY) ** -0.5
+    assert terms["dimension_gain"] == pytest.approx(0.5 * density * 0.4 * math.log(3 / 2))
+    assert terms["pairs_cost"] == pytest.approx(0.5 * math.log(control / own))
+    found = lead(ahead, trial(), DATA, config)
+    ordinary = terms["dimension_gain"] + 2 * config.lead_spread
+    assert found > ordinary
+    assert terms["trial_gain"] == pytest.approx(found - ordinary)
+    assert terms["score_deviation"] == config.gain_spread
+    law = fit_control(trial(), DATA, config)
+    end = law.loss(1000 * control).mean
+    assert terms["predicted_loss"] == pytest.approx(end * math.exp(-score.value))
 
 
-def test_capacity_is_cheapest_at_what_the_data_supports() -> None:
-    config = ObjectiveConfig(capacity_curvature=0.3, capacity_headroom=1, capacity_exponent=0.5)
-    much = DataSize(16_000, 1000, 100)
-    assert capacity_price(400, much, config) == 0
-    assert capacity_price(800, much, config) == pytest.approx(capacity_price(200, much, config))
-    assert capacity_price(800, DATA, config) > capacity_price(800, much, config)
-
-
-def test_more_data_makes_capacity_cheaper_and_changes_the_choice() -> None:
-    large = trial(1, shift=-0.3, flops=300)
-    config = ObjectiveConfig(capacity_curvature=0.3, advantage_spread=1.0)
-    data = (DATA, DataSize(16_000, 1000, 100))
-    few, many = (OBJECTIVES["data_size_aware"].score(large, trial(), d, config) for d in data)
-    assert few.value < 0 < many.value
-
-
-def test_fewer_pairs_cost_less_where_pairs_repeat() -> None:
-    """With few pairs the later epochs teach little, so a large model gives up little."""
+def test_with_few_passes_a_larger_model_costs_more() -> None:
+    """The same FLOPs: where pairs repeat the last passes teach little, and cost little to leave."""
     cost = [
         OBJECTIVES["data_size_aware"]
-        .score(trial(1, flops=200), trial(), DataSize(num_pairs, 100, 100), CONFIG)
+        .score(trial(1, flops=200), trial(), num_pairs, CONFIG)
         .terms["pairs_cost"]
         for num_pairs in (100, 1000, 100_000)
     ]
     assert 0 < cost[0] < cost[1] < cost[2]
+    assert cost[2] == pytest.approx(CONFIG.curve_steepness * math.log(2))
 
 
-def test_where_the_loss_rises_fewer_pairs_are_a_gain() -> None:
-    rising = trial(slope=0.3)
-    larger = trial(1, slope=0.3, flops=200)
-    assert OBJECTIVES["data_size_aware"].score(larger, rising, DATA, CONFIG).value > 0
-
-
-def test_effective_pairs_follow_the_formula() -> None:
-    assert effective_pairs(0, 10, 15.4) == 0
-    assert effective_pairs(7, 10, 15.4) == 7
-    assert effective_pairs(10, 10, 15.4) == 10
-    by_hand = 10 + 10 * 15.4 * (1 - math.exp(-3 / 15.4))
-    assert effective_pairs(40, 10, 15.4) == pytest.approx(by_hand)
-    assert effective_pairs(1e9, 10, 15.4) == pytest.approx(10 * 16.4)
+def test_the_choice_follows_the_data() -> None:
+    deeper = trial(1, flops=150)
+    config = ObjectiveConfig(density_exponent=0.0, dimension_gains={"text.depth": 0.5})
+    few, many = (
+        OBJECTIVES["data_size_aware"].score(deeper, trial(), pairs, config).value
+        for pairs in (300, 6000)
+    )
+    assert many < 0 < few
 
 
 @pytest.mark.parametrize(("exponent", "floor"), [(0.3, 0.0), (0.5, 0.6), (0.8, 1.0)])
@@ -156,17 +156,41 @@ def test_prediction_is_less_certain_farther_away() -> None:
         fit_power_law([], [], CONFIG.curve_prior)
 
 
-def test_advantage_is_measured_at_equal_pairs_and_drawn_to_zero() -> None:
-    ahead = trial(1, shift=-0.2)
-    trusting, doubting = (
-        advantage(ahead, trial(), 1000, ObjectiveConfig(advantage_spread=spread))
-        for spread in (10.0, 0.001)
-    )
-    assert trusting.mean == pytest.approx(0.2, abs=1e-3)
-    assert 0 < doubting.mean < 0.05
-    assert doubting.deviation < trusting.deviation
+def test_a_lead_is_measured_at_equal_pairs_in_e_folds() -> None:
+    tenth = replace(trial(1), curve=tuple((p, 0.9 * loss) for p, loss in trial().curve))
+    assert lead(tenth, trial(), 1000, CONFIG) == pytest.approx(-math.log(0.9))
     same = replace(trial(1), curve=trial().curve[:5])
-    assert advantage(same, trial(), 1000, CONFIG).mean == pytest.approx(0, abs=0.01)
+    assert lead(same, trial(), 1000, CONFIG) == pytest.approx(0, abs=0.01)
+    perfect = replace(trial(1), curve=tuple((p, 0.0) for p, _ in trial().curve))
+    assert math.isfinite(lead(perfect, trial(), 1000, CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("lead", "expected", "counts"),
+    [
+        (0.0, 0.3, 0.0),
+        (0.3, 0.3, 0.0),
+        (0.5, 0.3, 0.0),
+        (0.6, 0.3, 0.1),
+        (-0.2, 0.3, 0.0),
+        (-1.2, 0.3, -1.0),
+        (-0.7, -0.3, -0.2),
+        (0.1, -0.3, 0.0),
+    ],
+)
+def test_ordinary_leads_say_nothing(lead: float, expected: float, counts: float) -> None:
+    """Between none and what is expected, and twice the spread beyond."""
+    config = ObjectiveConfig(lead_spread=0.1)
+    assert out_of_the_ordinary(lead, expected, config) == pytest.approx(counts)
+
+
+def test_a_candidate_that_goes_wrong_in_its_trial_is_dropped() -> None:
+    config = ObjectiveConfig(density_exponent=0.0, dimension_gains={"text.depth": 1.0})
+    scores = [
+        OBJECTIVES["data_size_aware"].score(trial(1, shift=shift), trial(), DATA, config).value
+        for shift in (0.0, 0.4, 8.0)
+    ]
+    assert scores[0] == scores[1] > 0 > scores[2]
 
 
 def test_trial_with_one_point_is_scored() -> None:
@@ -230,12 +254,15 @@ def test_choice_takes_the_best_score_and_fewer_flops_on_a_tie() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"capacity_curvature": -1.0}, "capacity_curvature: must be 0 or more"),
+        ({"curve_steepness": 0.0}, "curve_steepness: must be above 0"),
+        ({"gain_spread": -1.0}, "gain_spread: must be above 0"),
+        ({"lead_spread": float("inf")}, "lead_spread: must be above 0"),
+        ({"dimension_gains": {"image.dept": 0.1}}, "Did you mean 'image.depth'"),
         ({"repetition_constant": 0.0}, "repetition_constant: must be above 0"),
         ({"decay_exponent": -0.1}, "decay_exponent: must be above 0"),
         ({"time_exponent": float("nan")}, "time_exponent: must be 0 or more"),
     ],
 )
-def test_bad_coefficients_are_refused(setting: dict[str, float], message: str) -> None:
+def test_bad_coefficients_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ObjectiveConfig(**setting)

@@ -268,7 +268,8 @@ def small_experiment(
         "text.mlp_width": SizeChoices(ratios=(1.5, 2.0)),
         "text.depth": SizeChoices(add=(1, 2)),
     }
-    settings = {"num_trials": NUM_TRIALS, "trial_share": 0.5, "curve_points": POINTS}
+    settings: dict[str, Any] = {"shortlist": None, "num_trials": NUM_TRIALS}
+    settings |= {"trial_share": 0.5, "curve_points": POINTS}
     return smoke_config(
         space=GrowthSpace(dimensions=dimensions),
         data=replace(smoke_config().data, stages=stages, zero_shot=()),

@@ -1,0 +1,191 @@
+"""The objective's coefficients from finished stages that grew differently from one parent.
+
+Every candidate that was trained to its stage's end, beside no growth on the same pairs and FLOPs,
+says once what its dimensions are worth. The coefficients enter the logarithm of its loss linearly
+but for R* and the density's exponent, so they are a ridge regression about the coefficients one had
+before, for each cell of a grid of those two: the posterior mean where coefficients and errors are
+normal. Few stages change little.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from nas_growclip.growth.candidates import Candidate
+from nas_growclip.records.entries import StageResult
+from nas_growclip.search.coefficients import ObjectiveConfig
+from nas_growclip.search.forecast import (
+    Control,
+    effective_pairs,
+    expected_gain,
+    fewer_pairs,
+    relative_density,
+    step_size,
+)
+
+CONSTANTS = tuple(2.0 ** (k / 4) for k in range(-4, 25))
+"""R* that are tried: half a repeat to 64."""
+GAIN_DEVIATION = 0.3
+"""Standard deviation of a dimension's gain about the one before, in e-folds of loss an e-fold."""
+STEEPNESS_DEVIATION = 0.5
+"""Likewise of ``curve_steepness``."""
+EXPONENTS = tuple(k / 16 for k in range(-8, 9))
+"""``density_exponent`` that are tried."""
+CONSTANT_DEVIATION = 1.0
+"""Standard deviation of the logarithm of R*."""
+EXPONENT_DEVIATION = 0.2
+"""That of ``density_exponent``."""
+LIKE_FLOPS = 0.1
+"""E-folds by which the training FLOPs of two stages that are compared may differ."""
+LEAST_SPREAD = 0.01
+"""Lowest ``gain_spread``: few stages may be fitted by chance."""
+
+Array = Float[np.ndarray, "..."]
+
+
+class Finished(NamedTuple):
+    """A candidate trained to the end of a stage, and no growth from the same parent."""
+
+    candidate: Candidate
+    num_pairs: int
+    """Pairs in the stage."""
+    seen_pairs: int
+    """Pairs that the candidate saw in the stage, repeats included."""
+    control: Control
+    loss: float
+    """At the stage's end on held-out pairs, in nats."""
+    control_loss: float
+
+    @property
+    def gain(self) -> float:
+        """Over no growth, in e-folds of the loss."""
+        return math.log(self.control_loss / self.loss)
+
+    def expected(self, config: ObjectiveConfig) -> float:
+        """The gain by coefficients, with no trial."""
+        cost = fewer_pairs(self.seen_pairs, self.control.seen_pairs, self.num_pairs, config)
+        return expected_gain(self.candidate, self.control, self.num_pairs, config) - cost
+
+
+def finished_growths(histories: Sequence[Sequence[StageResult]]) -> list[Finished]:
+    """Every stage that grew, beside a run that did not grow there but was the same until then.
+
+    Args:
+        histories: The finished stages of runs, as of a comparison whose arms grow differently from
+            one parent.
+    """
+    controls = [
+        (history[:index], result)
+        for history in histories
+        for index, result in enumerate(history)
+        if index and not result.chosen.grows
+    ]
+    found = []
+    for history in histories:
+        for index, result in enumerate(history):
+            before = history[:index]
+            same = (c for h, c in controls if _is_same(h, before) and _are_alike(c, result))
+            control = next(same, None)
+            if result.chosen.grows and control is not None:
+                found.append(
+                    Finished(
+                        candidate=result.chosen,
+                        num_pairs=result.num_pairs,
+                        seen_pairs=result.pairs_seen,
+                        control=Control(control.pairs_seen, control.flops),
+                        loss=result.validation["loss"].value,
+                        control_loss=control.validation["loss"].value,
+                    )
+                )
+    return found
+
+
+def _is_same(one: Sequence[StageResult], other: Sequence[StageResult]) -> bool:
+    """Whether two runs were one so far: the losses they were measured at tell."""
+    return [(s.arch, s.curve) for s in one] == [(s.arch, s.curve) for s in other]
+
+
+def _are_alike(control: StageResult, grown: StageResult) -> bool:
+    """Whether two stages had the same data and FLOPs."""
+    spent = abs(math.log(grown.train_flops / control.train_flops))
+    return control.num_pairs == grown.num_pairs and spent < LIKE_FLOPS
+
+
+def calibrated(finished: Sequence[Finished], before: ObjectiveConfig) -> ObjectiveConfig:
+    """Coefficients that explain finished stages.
+
+    Args:
+        finished: Candidates that grew, at least one.
+        before: What they are drawn to; all that finished stages do not tell stays.
+
+    Returns:
+        ``before`` with other ``dimension_gains``, ``curve_steepness``, ``repetition_constant``,
+        and as ``gain_spread`` what gains still differ by.
+
+    Raises:
+        ValueError: If there is nothing to learn from.
+    """
+    if not finished:
+        raise ValueError(
+            "At least one candidate must have grown and finished beside no growth from the same "
+            "parent, with the same pairs and FLOPs, but none has."
+        )
+    grown = {step.dimension for f in finished for step in f.candidate.steps}
+    dimensions = [*before.dimension_gains, *sorted(grown - {*before.dimension_gains})]
+    tried = (
+        replace(before, repetition_constant=constant, density_exponent=exponent)
+        for constant in CONSTANTS
+        for exponent in EXPONENTS
+    )
+    fits = [_fit(finished, before, config, dimensions) for config in tried]
+    _, config = min(fits, key=lambda fit: fit[0])
+    errors = [f.gain - f.expected(config) for f in finished]
+    spread = math.sqrt(float(np.mean(np.square(errors))))
+    return replace(config, gain_spread=max(LEAST_SPREAD, spread))
+
+
+def _fit(
+    finished: Sequence[Finished],
+    before: ObjectiveConfig,
+    tried: ObjectiveConfig,
+    dimensions: Sequence[str],
+) -> tuple[float, ObjectiveConfig]:
+    """Negative log posterior of an R* and a density exponent, and the coefficients with them."""
+    steepness = before.curve_steepness
+    mean = np.array(
+        [*(steepness * before.dimension_gains.get(d, 0.0) for d in dimensions), steepness]
+    )
+    deviations = np.array([GAIN_DEVIATION] * len(dimensions) + [STEEPNESS_DEVIATION])
+    rows = np.array([_row(f, dimensions, tried) for f in finished])
+    gains = np.array([f.gain for f in finished])
+    precision = before.gain_spread**-2
+    gram = precision * rows.T @ rows + np.diag(deviations**-2)
+    change = np.linalg.solve(gram, precision * rows.T @ (gains - rows @ mean))
+    found: Array = mean + change
+    errors = gains - rows @ found
+    unlikely = precision * errors @ errors + np.square(change / deviations).sum()
+    moved = math.log(tried.repetition_constant / before.repetition_constant)
+    unlikely += (moved / CONSTANT_DEVIATION) ** 2
+    unlikely += ((tried.density_exponent - before.density_exponent) / EXPONENT_DEVIATION) ** 2
+    *worth, steepness = map(float, found)
+    steepness = max(steepness, 0.01)  # below 0 more data would do harm
+    return float(unlikely), replace(
+        tried,
+        curve_steepness=steepness,
+        dimension_gains={d: w / steepness for d, w in zip(dimensions, worth, strict=True)},
+    )
+
+
+def _row(finished: Finished, dimensions: Sequence[str], tried: ObjectiveConfig) -> list[float]:
+    """What a gain is linear in: e-folds of each dimension, and of the effective pairs."""
+    sizes = {step.dimension: step_size(step) for step in finished.candidate.steps}
+    own, control = (
+        effective_pairs(seen, finished.num_pairs, tried.repetition_constant)
+        for seen in (finished.seen_pairs, finished.control.seen_pairs)
+    )
+    worth: float = relative_density(control / finished.control.flops) ** tried.density_exponent
+    return [*(worth * sizes.get(d, 0.0) for d in dimensions), math.log(own / control)]

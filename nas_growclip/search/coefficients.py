@@ -1,0 +1,77 @@
+"""The coefficients of objectives: what finished stages taught, and how trials usually begin."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nas_growclip.io.choices import require_choice
+from nas_growclip.io.mappings import read_fields
+from nas_growclip.io.ranges import above, at_least, check_ranges, within
+from nas_growclip.models.arch import DIMENSIONS
+from nas_growclip.search.extrapolation import CurvePrior
+
+DIMENSION_GAINS: Mapping[str, float] = {
+    "image.depth": 0.17,
+    "image.width": 0.15,
+    "image.mlp_width": -0.02,
+    "image.patch_size": 0.36,
+    "text.depth": 0.05,
+    "text.width": 0.19,
+    "text.mlp_width": 0.02,
+    "shared.depth": 0.33,
+    "shared.mlp_width": 0.16,
+    "embed_dim": 0.33,
+}
+"""Fitted to ``benchmarks/records/search_oracle.jsonl`` by ``search.calibration``; see
+docs/results/search.md for where they hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Which objective, and its coefficients.
+
+    Raises:
+        ValueError: If a coefficient is out of range or a dimension is unknown.
+    """
+
+    name: str = "data_size_aware"
+    """A name in ``OBJECTIVES``."""
+    dimension_gains: Mapping[str, float] = field(default_factory=lambda: dict(DIMENSION_GAINS))
+    """What an e-fold of a dimension is worth, in e-folds of effective pairs; 0 if not named."""
+    density_exponent: float = -0.19
+    """How that changes with the effective pairs that no growth sees for each of its FLOPs."""
+    curve_steepness: float = 0.78
+    """E-folds by which the loss at a stage's end falls with an e-fold of effective pairs."""
+    repetition_constant: float = 8.0
+    """R* of data-constrained scaling: repeats after which a pair's worth has mostly gone."""
+    gain_spread: float = 0.05
+    """Standard deviation of candidates' true gains about the expected ones, in e-folds of loss."""
+    lead_spread: float = 0.1
+    """E-folds of loss within which leads of trials were seen to say nothing of the stage's end;
+    twice that beyond none or the expected gain, a lead counts."""
+    decay_exponent: float = 0.3
+    """b of the learning curve's power law, before a curve is seen."""
+    curve_certainty: float = 1.0
+    """How much that is trusted against a measured curve."""
+    time_exponent: float = 0.5
+    """w in AutoProg's loss times time to the power of w."""
+
+    def __post_init__(self) -> None:
+        read_fields(self)
+        for dimension in self.dimension_gains:
+            require_choice(dimension, DIMENSIONS, "dimension_gains")
+        check_ranges(
+            self,
+            density_exponent=within(-1, 1),
+            curve_steepness=above(0),
+            repetition_constant=above(0),
+            gain_spread=above(0),
+            lead_spread=above(0),
+            decay_exponent=above(0),
+            curve_certainty=at_least(0),
+            time_exponent=at_least(0),
+        )
+
+    @property
+    def curve_prior(self) -> CurvePrior:
+        """What is known of a learning curve before it is seen."""
+        return CurvePrior(self.decay_exponent, self.curve_certainty)

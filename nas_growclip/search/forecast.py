@@ -1,0 +1,154 @@
+"""What a candidate is expected to gain by the end of its stage, before it is tried.
+
+All candidates inherit one function, so a short trial shows what a candidate costs and hardly what
+it is worth: depth is behind for the first fifth of a stage and ahead at its end. What a dimension
+is worth is known from finished stages instead, of which every candidate was trained to the end
+(``benchmarks.search_oracle``). In e-folds of the validation loss,
+
+    gain = s ((rho / rho_0)^b sum over its steps of g_d |ln(new / old)| - ln(D'_control / D'))
+
+with D' the effective pairs seen by the end of the stage and rho = D'_control / F_control, those of
+no growth for each of its FLOPs. There the data size enters twice: the same FLOPs buy a larger model
+fewer pairs, and where pairs repeat often the last passes teach little and cost little to leave; and
+the worth of a dimension itself changes with rho, by no more than was seen.
+
+Reference: D' is that of Muennighoff et al., 2023 (arXiv 2305.16264), equation 5; a loss that falls
+as D^-beta is that of Hoffmann et al., 2022 (arXiv 2203.15556), equation 2, far above its floor.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
+from nas_growclip.search.coefficients import ObjectiveConfig
+
+DENSITY = 0.08
+"""Effective pairs for each FLOP in the middle of ``benchmarks.search_oracle``: rho_0."""
+DENSITY_RANGE = 2.6
+"""How many times as many, or as few, its stages had."""
+
+
+def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> float:
+    """Pairs of new data that ``seen`` pairs, drawn from ``num_pairs`` again and again, are worth.
+
+    D' = U + U R* (1 - exp(-R / R*)), with U the unique pairs seen and R the repeats of each.
+
+    Reference: Muennighoff et al., 2023 (arXiv 2305.16264), equation 5.
+    """
+    unique = min(seen, num_pairs)
+    if unique == 0:
+        return 0.0
+    repeats = seen / unique - 1
+    fade = -math.expm1(-repeats / repetition_constant)
+    return unique * (1 + repetition_constant * fade)
+
+
+class Control(NamedTuple):
+    """No growth, as it will end the stage."""
+
+    seen_pairs: float
+    """Pairs seen in the stage, repeats included."""
+    flops: int
+    """FLOPs of one image-text pair, forward: fvcore FLOPs, one multiply-add is one."""
+
+
+def expected_gain(
+    candidate: Candidate, control: Control, num_pairs: int, config: ObjectiveConfig
+) -> float:
+    """What a candidate's dimensions are expected to gain at equal effective pairs.
+
+    Args:
+        candidate: What grows.
+        control: No growth on the same pairs with the same training FLOPs.
+        num_pairs: Pairs in the stage.
+        config: The coefficients.
+
+    Returns:
+        E-folds of the loss at the stage's end; 0 for no growth.
+    """
+    worth = sum(
+        config.dimension_gains.get(step.dimension, 0.0) * step_size(step)
+        for step in candidate.steps
+    )
+    seen = effective_pairs(control.seen_pairs, num_pairs, config.repetition_constant)
+    scale: float = relative_density(seen / control.flops) ** config.density_exponent
+    return config.curve_steepness * scale * worth
+
+
+def relative_density(pairs_per_flop: float) -> float:
+    """Effective pairs for each FLOP by those of the oracle's middle, within the oracle's range."""
+    return min(DENSITY_RANGE, max(1 / DENSITY_RANGE, pairs_per_flop / DENSITY))
+
+
+def step_size(step: GrowthStep) -> float:
+    """E-folds between a step's sizes; a shared encoder of no blocks counts as half a block."""
+    return abs(math.log(step.new / (step.old or 0.5)))
+
+
+def fewer_pairs(seen: float, control_seen: float, num_pairs: int, config: ObjectiveConfig) -> float:
+    """What is lost by seeing fewer pairs than the control, in e-folds of the loss.
+
+    Args:
+        seen: Pairs that the candidate sees by the stage's end, repeats included.
+        control_seen: Pairs that the control sees.
+        num_pairs: Pairs in the stage.
+        config: The coefficients.
+    """
+    constant = config.repetition_constant
+    own, control = (effective_pairs(pairs, num_pairs, constant) for pairs in (seen, control_seen))
+    return config.curve_steepness * math.log(control / own)
+
+
+class Expectation(NamedTuple):
+    """What is expected of a candidate before it is tried."""
+
+    candidate: Candidate
+    flops: int
+    """FLOPs of one image-text pair, forward: fvcore FLOPs, one multiply-add is one."""
+    gain: float
+    """Over no growth by the stage's end, in e-folds of the loss."""
+
+
+class StageAhead(NamedTuple):
+    """A stage that is to be searched."""
+
+    num_pairs: int
+    seen_pairs: int
+    """Pairs that no growth sees by the stage's end, repeats included."""
+    flops_of: Callable[[Candidate], int]
+    """FLOPs of one image-text pair, forward."""
+
+
+def expectations(
+    candidates: Sequence[Candidate], stage: StageAhead, config: ObjectiveConfig
+) -> tuple[Expectation, ...]:
+    """What is expected of every candidate, the highest gain first; ties go to fewer FLOPs.
+
+    Momentum is not told apart: nothing is known of it before a trial.
+    """
+    control = Control(stage.seen_pairs, stage.flops_of(NO_GROWTH))
+
+    def expect(candidate: Candidate) -> Expectation:
+        flops = stage.flops_of(candidate)
+        seen = stage.seen_pairs * control.flops / flops
+        cost = fewer_pairs(seen, stage.seen_pairs, stage.num_pairs, config)
+        gain = expected_gain(candidate, control, stage.num_pairs, config) - cost
+        return Expectation(candidate, flops, gain)
+
+    return tuple(sorted(map(expect, candidates), key=lambda e: (-e.gain, e.flops)))
+
+
+def shortlist(expected: Sequence[Expectation], size: int) -> tuple[Candidate, ...]:
+    """No growth and the growths of which most is expected, each with all its momenta.
+
+    Args:
+        expected: By falling gain, as ``expectations`` gives them.
+        size: How many growths.
+
+    Returns:
+        No growth first, then by falling gain.
+    """
+    growths = dict.fromkeys(e.candidate.steps for e in expected if e.candidate.grows)
+    listed = set(list(growths)[:size])
+    return (NO_GROWTH, *(e.candidate for e in expected if e.candidate.steps in listed))

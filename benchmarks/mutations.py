@@ -44,7 +44,7 @@ PIM = "tests/growth/test_pim.py"
 OBJECTIVE = "tests/search/test_objective.py"
 BACKENDS = "tests/search/test_backends.py -k optuna"
 TRIGGER = "tests/search/test_trigger.py"
-REFIT = "tests/search/test_refit.py"
+FORECAST = "tests/search/test_forecast.py"
 BATCHES = "tests/data/test_batches.py tests/data/sources/test_scenes.py"
 STATE = "tests/training/test_checkpoint.py"
 LOOP = "tests/training/test_loop.py"
@@ -138,17 +138,17 @@ FAULTS = (
     ),
     Fault(
         "repeated pairs are worth as much",
-        "search/objective.py",
+        "search/forecast.py",
         "fade = -math.expm1(-repeats / repetition_constant)",
         "fade = repeats / repetition_constant",
-        OBJECTIVE,
+        FORECAST,
     ),
     Fault(
         "pairs are not bounded by the data",
-        "search/objective.py",
+        "search/forecast.py",
         "unique = min(seen, num_pairs)",
         "unique = max(seen, num_pairs)",
-        OBJECTIVE,
+        FORECAST,
     ),
     Fault(
         "the lag after growth counts",
@@ -172,18 +172,18 @@ FAULTS = (
         TRIGGER,
     ),
     Fault(
-        "refitted costs are not averaged",
-        "search/refit.py",
-        "cost_scale=math.exp(total / (PRIOR_STAGES + len(logs)))",
-        "cost_scale=math.exp(total)",
-        REFIT,
+        "a trial is trusted as if its lead lasted",
+        "search/objective.py",
+        "trust = spread / (spread + error)",
+        "trust = 1.0",
+        OBJECTIVE,
     ),
     Fault(
-        "failed stages are learned from",
-        "search/refit.py",
-        'if stage.trials[0].state == "complete"]',
-        'if stage.trials[0].state != "pruned"]',
-        REFIT,
+        "a shortlist is of the growths of which least is expected",
+        "search/forecast.py",
+        "listed = set(list(growths)[:size])",
+        "listed = set(list(growths)[-size:])",
+        FORECAST,
     ),
     Fault(
         "a candidate is proposed twice",

@@ -14,7 +14,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -90,6 +90,22 @@ GROWTHS: tuple[Mapping[str, int], ...] = (
     {**all_widths(64), "shared.depth": 2},
 )
 """The candidates: no growth, each dimension, and the habits: all deeper, all wider."""
+NAMES = (
+    "no growth",
+    "image.depth 1 -> 3",
+    "image.width x 2",
+    "image.patch_size 8 -> 4",
+    "text.depth 1 -> 3",
+    "text.width x 2",
+    "shared.depth 1 -> 3",
+    "embed_dim x 2",
+    "all MLPs x 2",
+    "every depth 1 -> 2",
+    "all widths x 1.5",
+    "all widths x 2",
+    "all widths x 2, shared.depth 1 -> 2",
+)
+"""What tables call them; a width's MLPs stay four times as wide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +249,19 @@ def run_outcome(parent: ParentState, data: DataStage, number: int, seed: int) ->
     )
 
 
+def oracle_stages() -> Sequence[DataStage]:
+    """The parent's data, and the data of each stage after it."""
+    return open_stages(
+        ScenesConfig(
+            stages=(PARENT_PAIRS, *STAGE_FLOPS),
+            zero_shot=("scenes", "digits"),
+            validation_pairs=VALIDATION_PAIRS,
+            test_pairs=TEST_PAIRS,
+        ),
+        None,
+    )
+
+
 def read_outcomes(path: Path) -> list[Outcome]:
     """Every outcome that was recorded."""
     if not path.exists():
@@ -248,15 +277,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, nargs="+", default=list(STAGE_FLOPS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    stages = open_stages(
-        ScenesConfig(
-            stages=(PARENT_PAIRS, *STAGE_FLOPS),
-            zero_shot=("scenes", "digits"),
-            validation_pairs=VALIDATION_PAIRS,
-            test_pairs=TEST_PAIRS,
-        ),
-        None,
-    )
+    stages = oracle_stages()
     done = {(o.seed, o.num_pairs, o.number) for o in read_outcomes(options.out)}
     for seed in options.seeds:
         parent = trained_parent(stages[0], seed)

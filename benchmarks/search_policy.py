@@ -6,10 +6,16 @@ and the ceiling (the stage's own finished runs) are judged alike. Correlations t
 for attenuation are divided by the root of the reliability of those means. Regret is how far the
 chosen candidate's final loss, the mean over all seeds, is above the lowest, in percent.
 
+What is expected before a trial comes from coefficients that were fitted to the other data sizes of
+the other seeds, so that no stage is judged by what it taught. Those that are fitted to all stages
+are printed as the product has them.
+
 Command: python -m benchmarks.search_policy benchmarks/records/search_oracle.jsonl
+    [--gradients benchmarks/records/search_gradients.jsonl]
 """
 
 import argparse
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,23 +25,32 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.recovery import commit
+from benchmarks.search_gradients import GradientScore
 from benchmarks.search_oracle import (
+    BATCH,
     BRANCH_SHARES,
     GROWTHS,
-    PARENT,
-    PARENT_PAIRS,
+    NAMES,
     Outcome,
     as_trial,
     candidate_of,
     read_outcomes,
 )
-from nas_growclip.models.flops import count_flops
-from nas_growclip.search.objective import DataSize, ObjectiveConfig, scored_again
+from nas_growclip.io.mappings import from_mapping, to_mapping
+from nas_growclip.search.calibration import Finished, calibrated
+from nas_growclip.search.coefficients import ObjectiveConfig
+from nas_growclip.search.config import SearchConfig
+from nas_growclip.search.forecast import Control, Expectation, shortlist
+from nas_growclip.search.objective import OBJECTIVES, scored_again
 
 SHARES = (0.0125, 0.025, 0.05, 0.1)
 LATE_SHARES = (0.2, 0.3, 0.5, 0.8)
 RESAMPLES = 2000
-CONFIG = ObjectiveConfig()
+UNKNOWING = ObjectiveConfig(
+    dimension_gains={}, density_exponent=0.0, curve_steepness=0.9, repetition_constant=5.0
+)
+"""Before any stage was finished."""
+SEARCH = SearchConfig()
 HABITS = {"no growth": 0, "always deeper": 9, "always 1.5 x wider": 10, "always 2 x wider": 11}
 """Policies that look at nothing: numbers in ``GROWTHS``."""
 
@@ -120,15 +135,62 @@ def branch_loss(number: int) -> Proxy:
     return lambda stage, _: np.array([-o.branches[number][1] for o in stage.outcomes])
 
 
-def data_size_aware(share: float, config: ObjectiveConfig = CONFIG) -> Proxy:
-    """The product's objective on trials of a share of the stage."""
+def finished(outcome: Outcome, control: Outcome) -> Finished:
+    """An outcome as the product's calibration takes it."""
+    return Finished(
+        candidate=candidate_of(outcome.growth),
+        num_pairs=outcome.num_pairs,
+        seen_pairs=outcome.total_steps * BATCH,
+        control=Control(control.total_steps * BATCH, control.flops),
+        loss=outcome.final_loss,
+        control_loss=control.final_loss,
+    )
 
-    def scores(stage: Stage, _: Sequence[Stage]) -> Array:
-        data = DataSize(stage.num_pairs, PARENT_PAIRS, count_flops(PARENT))
-        trials = scored_again([as_trial(o, share) for o in stage.outcomes], data, config)
-        return np.array([trial.score or 0.0 for trial in trials])
 
-    return scores
+def taught(stages: Sequence[Stage]) -> ObjectiveConfig:
+    """Coefficients that stages teach."""
+    rows = [finished(o, s.outcomes[0]) for s in stages for o in s.outcomes[1:]]
+    return calibrated(rows, UNKNOWING) if rows else UNKNOWING
+
+
+def others(stage: Stage, stages: Sequence[Stage]) -> list[Stage]:
+    """Those of other sizes and other seeds."""
+    return [s for s in stages if s.num_pairs != stage.num_pairs and s.seed != stage.seed]
+
+
+def expected(stage: Stage, stages: Sequence[Stage]) -> Array:
+    """What the product expects before any trial, as the other stages have taught it."""
+    return expected_by(stage, taught(others(stage, stages)))
+
+
+def expected_by(stage: Stage, config: ObjectiveConfig) -> Array:
+    """What is expected of each candidate by coefficients."""
+    return np.array([finished(o, stage.outcomes[0]).expected(config) for o in stage.outcomes])
+
+
+def scores_of_trials(stage: Stage, share: float, config: ObjectiveConfig) -> Array:
+    """The product's scores where every candidate had a trial of a share of the stage."""
+    trials = scored_again([as_trial(o, share) for o in stage.outcomes], stage.num_pairs, config)
+    return np.array([trial.score or 0.0 for trial in trials])
+
+
+def data_size_aware(share: float) -> Proxy:
+    """The same, as the other stages have taught it."""
+    return lambda stage, stages: scores_of_trials(stage, share, taught(others(stage, stages)))
+
+
+def chosen(stage: Stage, config: ObjectiveConfig, search: SearchConfig = SEARCH) -> int:
+    """The candidate that the product's search chooses: of the shortlist, by their trials."""
+    gains = expected_by(stage, config)
+    expectations = [
+        Expectation(candidate_of(o.growth), o.flops, float(gain))
+        for o, gain in zip(stage.outcomes, gains, strict=True)
+    ]
+    expectations.sort(key=lambda e: (-e.gain, e.flops))
+    listed = shortlist(expectations, search.shortlist or len(GROWTHS))
+    trials = [as_trial(o, search.trial_share) for o in stage.outcomes]
+    tried = [trial for trial in trials if trial.candidate in listed]
+    return OBJECTIVES[config.name].choose(scored_again(tried, stage.num_pairs, config)).number
 
 
 def finished_run(stage: Stage, _: Sequence[Stage]) -> Array:
@@ -138,67 +200,6 @@ def finished_run(stage: Stage, _: Sequence[Stage]) -> Array:
 
 def fewer_flops(stage: Stage, _: Sequence[Stage]) -> Array:
     return np.array([-float(o.flops) for o in stage.outcomes])
-
-
-GROUPS: Mapping[str, Sequence[str]] = {
-    "image.depth": ("image.depth",),
-    "image.width": ("image.width",),
-    "text.depth": ("text.depth",),
-    "text.width": ("text.width",),
-    "shared.depth": ("shared.depth",),
-    "embed_dim": ("embed_dim",),
-    "mlp_width": ("image.mlp_width", "text.mlp_width", "shared.mlp_width"),
-    "tokens": ("image.patch_size",),
-}
-"""Dimensions whose effects a prior tells apart."""
-
-
-def features(outcome: Outcome) -> Array:
-    """E-folds by which each group of dimensions grows, and the price of FLOPs at this data size."""
-    steps = {
-        step.dimension: abs(math.log(step.new / step.old))
-        for step in candidate_of(outcome.growth).steps
-    }
-    grown = [sum(steps.get(d, 0.0) for d in group) for group in GROUPS.values()]
-    price = math.log(outcome.flops / count_flops(PARENT))
-    data = math.log(outcome.num_pairs / PARENT_PAIRS)
-    return np.array([*grown, price, price**2, price * data])
-
-
-def prior(penalty: float = 0.1) -> Proxy:
-    """Effects of dimensions and FLOPs, by ridge regression on other sizes and other seeds.
-
-    The gain is log of the control's final loss less log of the candidate's.
-    """
-
-    def scores(stage: Stage, stages: Sequence[Stage]) -> Array:
-        rest = [s for s in stages if s.num_pairs != stage.num_pairs and s.seed != stage.seed]
-        if not rest:
-            return np.zeros(len(stage.outcomes))
-        rows = np.array([features(o) for s in rest for o in s.outcomes])
-        gains = np.array(
-            [math.log(s.outcomes[0].final_loss / o.final_loss) for s in rest for o in s.outcomes]
-        )
-        gram = rows.T @ rows + penalty * np.eye(rows.shape[1])
-        weights = np.linalg.solve(gram, rows.T @ gains)
-        return np.array([features(o) @ weights for o in stage.outcomes])
-
-    return scores
-
-
-def both(first: Proxy, second: Proxy, share_of_second: float) -> Proxy:
-    """Two scores added, each by its spread over the candidates."""
-
-    def scores(stage: Stage, stages: Sequence[Stage]) -> Array:
-        a, b = (standardised(proxy(stage, stages)) for proxy in (first, second))
-        return (1 - share_of_second) * a + share_of_second * b
-
-    return scores
-
-
-def standardised(values: Array) -> Array:
-    spread = values.std()
-    return (values - values.mean()) / spread if spread > 0 else values * 0.0
 
 
 def all_trials(share: float) -> float:
@@ -217,14 +218,7 @@ PROXIES: Mapping[str, tuple[Proxy, float]] = {
     **{f"data_size_aware, {100 * s:g} %": (data_size_aware(s), all_trials(s)) for s in SHARES},
     **{f"loss at {100 * s:g} %": (trial_loss(s), all_trials(s)) for s in LATE_SHARES},
     "fewer FLOPs": (fewer_flops, 0.0),
-    "prior of the other sizes": (prior(), 0.0),
-    **{
-        f"prior and cooled-down trials, {100 * s:g} %": (
-            both(prior(), branch_loss(k), 0.5),
-            all_trials(s),
-        )
-        for k, s in enumerate(BRANCH_SHARES)
-    },
+    "expected, no trial": (expected, 0.0),
 }
 """Proxies by name, with the percent of a stage's FLOPs that they take for all candidates."""
 
@@ -245,14 +239,14 @@ def like_flops(stage: Stage) -> Array:
     return np.flatnonzero(np.abs(np.log(flops / np.median(flops))) < math.log(1.25))
 
 
-def proxy_table(stages: Sequence[Stage]) -> str:
+def proxy_table(stages: Sequence[Stage], proxies: Mapping[str, tuple[Proxy, float]]) -> str:
     """Rank correlations, regret and cost of each proxy over all candidates."""
     lines = [
         "| proxy | Spearman (95 %) | corrected | at like FLOPs | regret, % | worst | % of FLOPs |",
         "|---|---|---|---|---|---|---|",
     ]
     roots = {p: math.sqrt(reliability(stages, p)) for p in {s.num_pairs for s in stages}}
-    for name, (proxy, cost) in PROXIES.items():
+    for name, (proxy, cost) in proxies.items():
         scores = [proxy(stage, stages) for stage in stages]
         pairs = list(zip(stages, scores, strict=True))
         found = [correlation(given, stage.others) for stage, given in pairs]
@@ -266,22 +260,76 @@ def proxy_table(stages: Sequence[Stage]) -> str:
     return "\n".join(lines)
 
 
-def habit_table(stages: Sequence[Stage]) -> str:
-    """Regret of policies that look at nothing, by data size."""
+def choices(stages: Sequence[Stage]) -> Mapping[str, Callable[[Stage], float]]:
+    """Regret of each way to choose; that of a random choice is its expectation."""
+    fixed = min(range(len(GROWTHS)), key=lambda n: sum(stage.regret(n) for stage in stages))
+    before = SearchConfig(shortlist=None, trial_share=0.05)
+    rows: dict[str, Callable[[Stage], float]] = {
+        "shortlist of 3, trials of 2.5 %": lambda s: s.regret(chosen(s, taught(others(s, stages)))),
+        "what is expected, no trial": lambda s: s.regret(int(expected(s, stages).argmax())),
+        "all candidates, trials of 5 %": lambda s: s.regret(
+            chosen(s, taught(others(s, stages)), before)
+        ),
+        "lowest loss in trials of 5 %": lambda s: s.regret(
+            int(trial_loss(0.05)(s, stages).argmax())
+        ),
+        f"best fixed rule in hindsight: {NAMES[fixed]}": lambda s: s.regret(fixed),
+    }
+    for name, number in HABITS.items():
+        rows[name] = lambda s, n=number: s.regret(n)  # type: ignore[misc]
+    rows["random"] = lambda s: float(np.mean([s.regret(n) for n in range(len(GROWTHS))]))
+    return rows
+
+
+def choice_table(stages: Sequence[Stage]) -> str:
+    """Regret of each way to choose, by data size, and its difference to the product's."""
     sizes = sorted({stage.num_pairs for stage in stages})
     lines = [
-        f"| policy | {' | '.join(f'{pairs} pairs' for pairs in sizes)} | mean |",
-        "|---" * (len(sizes) + 2) + "|",
+        f"| choice | {' | '.join(f'{pairs} pairs' for pairs in sizes)} | mean | worst | above the "
+        "product's |",
+        "|---" * (len(sizes) + 4) + "|",
     ]
-    rows: dict[str, Callable[[Stage], float]] = {
-        name: (lambda stage, n=number: stage.regret(n)) for name, number in HABITS.items()
-    }
-    rows["random"] = lambda s: float(np.mean([s.regret(n) for n in range(len(GROWTHS))]))
-    for name, regret in rows.items():
-        by_size = [np.mean([regret(s) for s in stages if s.num_pairs == p]) for p in sizes]
-        mean = interval([regret(stage) for stage in stages])
-        lines.append(f"| {name} | {' | '.join(f'{r:.1f}' for r in by_size)} | {mean} |")
+    rows = choices(stages)
+    found = {name: [regret(stage) for stage in stages] for name, regret in rows.items()}
+    product = next(iter(found.values()))
+    for name, regrets in found.items():
+        by_size = [
+            np.mean([r for r, s in zip(regrets, stages, strict=True) if s.num_pairs == p])
+            for p in sizes
+        ]
+        apart = interval([r - best for r, best in zip(regrets, product, strict=True)])
+        lines.append(
+            f"| {name} | {' | '.join(f'{r:.1f}' for r in by_size)} | {interval(regrets)} | "
+            f"{max(regrets):.1f} | {apart} |"
+        )
     return "\n".join(lines)
+
+
+def flops_table(stages: Sequence[Stage]) -> str:
+    """FLOPs of the product's choice beside those of the best candidate, stage by stage."""
+    lines = ["| pairs | seed | chosen | best | chosen FLOPs | best FLOPs |", "|---" * 6 + "|"]
+    pairs = []
+    for stage in stages:
+        picked, best = chosen(stage, taught(others(stage, stages))), int(stage.final.argmin())
+        flops = [stage.outcomes[n].flops for n in (picked, best)]
+        pairs.append([math.log(f) for f in flops])
+        labels = [NAMES[n] for n in (picked, best)]
+        lines.append(
+            f"| {stage.num_pairs} | {stage.seed} | {labels[0]} | {labels[1]} | "
+            f"{flops[0] / 1e6:.2f} M | {flops[1] / 1e6:.2f} M |"
+        )
+    both = np.array(pairs).T
+    varies = (both.std(1) > 0).all()
+    said = f"{np.corrcoef(both)[0, 1]:.2f}" if varies else "undefined, since one never changes"
+    return "\n".join([*lines, "", f"Correlation of their log FLOPs: {said}."])
+
+
+def coefficient_lines(stages: Sequence[Stage]) -> str:
+    """The coefficients that all stages teach, as ``search/coefficients.py`` has them."""
+    config = to_mapping(taught(stages))
+    gains = {name: round(gain, 3) for name, gain in config["dimension_gains"].items()}
+    named = ("density_exponent", "curve_steepness", "repetition_constant", "gain_spread")
+    return f"{ {n: round(config[n], 3) for n in named} }\n{gains}"
 
 
 def outcome_table(stages: Sequence[Stage]) -> str:
@@ -294,19 +342,41 @@ def outcome_table(stages: Sequence[Stage]) -> str:
     ]
     for number, outcome in enumerate(first[sizes[0]].outcomes):
         cells = " | ".join(f"{first[pairs].final[number]:.3f}" for pairs in sizes)
-        label = candidate_of(outcome.growth)
-        lines.append(f"| {label} | {outcome.flops / 1e6:.2f} M | {cells} |")
+        lines.append(f"| {NAMES[number]} | {outcome.flops / 1e6:.2f} M | {cells} |")
     return "\n".join(lines)
+
+
+def gradient_proxies(scores: Sequence[GradientScore]) -> Mapping[str, tuple[Proxy, float]]:
+    """The gradient at the new entries as it is, and for each FLOP that a candidate adds."""
+    norms = {(score.seed, score.number): score.squared_norm for score in scores}
+
+    def norm(stage: Stage, _: Sequence[Stage]) -> Array:
+        return np.array([norms[stage.seed, o.number] for o in stage.outcomes])
+
+    def by_flops(stage: Stage, stages: Sequence[Stage]) -> Array:
+        added = np.array([max(1, o.flops - stage.outcomes[0].flops) for o in stage.outcomes])
+        return np.asarray(norm(stage, stages) / added)
+
+    return {"gradient at new entries": (norm, 0.0), "the same by added FLOPs": (by_flops, 0.0)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("oracle", type=Path)
+    parser.add_argument("--gradients", type=Path)
     options = parser.parse_args()
     stages = whole_stages(read_outcomes(options.oracle))
+    proxies = dict(PROXIES)
+    if options.gradients is not None:
+        lines = options.gradients.read_text(encoding="utf-8").splitlines()
+        where = str(options.gradients)
+        proxies |= gradient_proxies(
+            [from_mapping(GradientScore, json.loads(line), where) for line in lines]
+        )
     seeds = sorted({stage.seed for stage in stages})
     print(f"commit {commit()}, {len(stages)} stages, seeds {seeds}\n")
-    print(outcome_table(stages), proxy_table(stages), habit_table(stages), sep="\n\n")
+    tables = outcome_table(stages), proxy_table(stages, proxies), choice_table(stages)
+    print(*tables, flops_table(stages), coefficient_lines(stages), sep="\n\n")
     print("\nFLOPs are fvcore FLOPs: one multiply-add is one.")
 
 

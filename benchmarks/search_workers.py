@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from nas_growclip.data.config import ScenesConfig
 from nas_growclip.experiment.config import ExperimentConfig
@@ -154,7 +155,8 @@ def searches(options: argparse.Namespace, storages: ExitStack) -> dict[str, Sear
         logger.info(f"without PostgreSQL: {missing_postgres()}")
     else:
         settings["postgresql"] = storages.enter_context(postgres_server()).new_database("growclip")
-    common = {"num_trials": options.trials, "trial_share": 0.5, "curve_points": 6}
+    common: dict[str, Any] = {"shortlist": None, "num_trials": options.trials}
+    common |= {"trial_share": 0.5, "curve_points": 6}
     made = {
         f"Optuna, {name}": SearchConfig(storage=settings[name], **common)
         for name in settings

@@ -53,10 +53,8 @@ def gradient_score(parent: ParentState, data: DataStage, number: int, seed: int)
     arch = candidate_of(GROWTHS[number]).apply(PARENT)
     state = grow_training(parent, arch, GROWTH, TRAIN, seed)
     encoder = PairEncoder(arch.image, state.model.tokenize)
-    batches, loss_of = (
-        training_batches(data.train, encoder, BATCH, seed=seed),
-        ContrastiveLoss(False),
-    )
+    batches = training_batches(data.train, encoder, BATCH, seed=seed)
+    loss_of = ContrastiveLoss(has_bias=False)
     for _, batch in zip(range(NUM_BATCHES), batches, strict=False):
         loss = loss_of(*state.model(batch.images, batch.tokens))
         (loss / NUM_BATCHES).backward()

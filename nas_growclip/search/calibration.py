@@ -20,10 +20,9 @@ from nas_growclip.records.entries import StageResult
 from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.forecast import (
     Control,
+    density_factor,
     effective_pairs,
-    expected_gain,
-    fewer_pairs,
-    relative_density,
+    net_gain,
     step_size,
 )
 
@@ -67,8 +66,7 @@ class Finished(NamedTuple):
 
     def expected(self, config: ObjectiveConfig) -> float:
         """The gain by coefficients, with no trial."""
-        cost = fewer_pairs(self.seen_pairs, self.control.seen_pairs, self.num_pairs, config)
-        return expected_gain(self.candidate, self.control, self.num_pairs, config) - cost
+        return net_gain(self.candidate, self.seen_pairs, self.control, self.num_pairs, config)
 
 
 def finished_growths(histories: Sequence[Sequence[StageResult]]) -> list[Finished]:
@@ -123,8 +121,8 @@ def calibrated(finished: Sequence[Finished], before: ObjectiveConfig) -> Objecti
         before: What they are drawn to; all that finished stages do not tell stays.
 
     Returns:
-        ``before`` with other ``dimension_gains``, ``curve_steepness``, ``repetition_constant``,
-        and as ``gain_spread`` what gains still differ by.
+        ``before`` with other ``dimension_gains``, ``density_exponent``, ``curve_steepness`` and
+        ``repetition_constant``, and as ``gain_spread`` what gains still differ by.
 
     Raises:
         ValueError: If there is nothing to learn from.
@@ -187,5 +185,5 @@ def _row(finished: Finished, dimensions: Sequence[str], tried: ObjectiveConfig) 
         effective_pairs(seen, finished.num_pairs, tried.repetition_constant)
         for seen in (finished.seen_pairs, finished.control.seen_pairs)
     )
-    worth: float = relative_density(control / finished.control.flops) ** tried.density_exponent
+    worth = density_factor(finished.control, finished.num_pairs, tried)
     return [*(worth * sizes.get(d, 0.0) for d in dimensions), math.log(own / control)]

@@ -71,14 +71,15 @@ def expected_gain(
         config.dimension_gains.get(step.dimension, 0.0) * step_size(step)
         for step in candidate.steps
     )
+    return config.curve_steepness * density_factor(control, num_pairs, config) * worth
+
+
+def density_factor(control: Control, num_pairs: int, config: ObjectiveConfig) -> float:
+    """(rho / rho_0)^b: what a dimension is worth at this stage, by the middle of the oracle."""
     seen = effective_pairs(control.seen_pairs, num_pairs, config.repetition_constant)
-    scale: float = relative_density(seen / control.flops) ** config.density_exponent
-    return config.curve_steepness * scale * worth
-
-
-def relative_density(pairs_per_flop: float) -> float:
-    """Effective pairs for each FLOP by those of the oracle's middle, within the oracle's range."""
-    return min(DENSITY_RANGE, max(1 / DENSITY_RANGE, pairs_per_flop / DENSITY))
+    relative = seen / control.flops / DENSITY
+    within_oracle = min(DENSITY_RANGE, max(1 / DENSITY_RANGE, relative))
+    return float(within_oracle**config.density_exponent)
 
 
 def step_size(step: GrowthStep) -> float:
@@ -98,6 +99,14 @@ def fewer_pairs(seen: float, control_seen: float, num_pairs: int, config: Object
     constant = config.repetition_constant
     own, control = (effective_pairs(pairs, num_pairs, constant) for pairs in (seen, control_seen))
     return config.curve_steepness * math.log(control / own)
+
+
+def net_gain(
+    candidate: Candidate, seen: float, control: Control, num_pairs: int, config: ObjectiveConfig
+) -> float:
+    """What a candidate that sees so many pairs is expected to gain over no growth, in e-folds."""
+    cost = fewer_pairs(seen, control.seen_pairs, num_pairs, config)
+    return expected_gain(candidate, control, num_pairs, config) - cost
 
 
 class Expectation(NamedTuple):
@@ -132,8 +141,7 @@ def expectations(
     def expect(candidate: Candidate) -> Expectation:
         flops = stage.flops_of(candidate)
         seen = stage.seen_pairs * control.flops / flops
-        cost = fewer_pairs(seen, stage.seen_pairs, stage.num_pairs, config)
-        gain = expected_gain(candidate, control, stage.num_pairs, config) - cost
+        gain = net_gain(candidate, seen, control, stage.num_pairs, config)
         return Expectation(candidate, flops, gain)
 
     return tuple(sorted(map(expect, candidates), key=lambda e: (-e.gain, e.flops)))

@@ -215,7 +215,10 @@ PROXIES: Mapping[str, tuple[Proxy, float]] = {
         f"cooled-down trial's loss, {100 * s:g} %": (branch_loss(k), all_trials(s))
         for k, s in enumerate(BRANCH_SHARES)
     },
-    **{f"data_size_aware, {100 * s:g} %": (data_size_aware(s), all_trials(s)) for s in SHARES},
+    **{
+        f"data_size_aware, {100 * s:g} %": (data_size_aware(s), all_trials(s))
+        for s in (*SHARES, 0.5, 0.8, 1.0)
+    },
     **{f"loss at {100 * s:g} %": (trial_loss(s), all_trials(s)) for s in LATE_SHARES},
     "fewer FLOPs": (fewer_flops, 0.0),
     "expected, no trial": (expected, 0.0),

@@ -46,8 +46,9 @@ class ObjectiveConfig:
     gain_spread: float = 0.05
     """Standard deviation of candidates' true gains about the expected ones, in e-folds of loss."""
     lead_spread: float = 0.1
-    """E-folds of loss within which leads of trials were seen to say nothing of the stage's end;
-    twice that beyond none or the expected gain, a lead counts."""
+    """Standard deviation of the gain at a stage's end about the lead of a trial just before its
+    cool-down, in e-folds of loss, more before; a lead of any trial counts in full from twice that
+    beyond none or what is expected."""
     decay_exponent: float = 0.3
     """b of the learning curve's power law, before a curve is seen."""
     curve_certainty: float = 1.0

@@ -30,7 +30,7 @@ TERMS: Mapping[str, str] = {
     "predicted_loss": "validation loss expected at the end of the stage, before its cool-down",
     "predicted_deviation": "standard deviation of the predicted loss",
     "dimension_gain": "what its dimensions gained in finished stages at equal pairs, in e-folds",
-    "trial_gain": "its trial's lead at equal pairs, as far as it is out of the ordinary, likewise",
+    "trial_gain": "by how much its trial corrects that, the more the longer it was, likewise",
     "pairs_cost": "given up because the same FLOPs buy a larger model fewer pairs, in e-folds",
     "doublings": "how many times the FLOPs of a pair doubled, 1 at least",
     "log_flops": "FLOPs of a pair in e-folds above the control's",
@@ -94,23 +94,59 @@ def out_of_the_ordinary(lead: float, expected: float, config: ObjectiveConfig) -
     return lead - min(max(lead, min(0.0, expected) - margin), max(0.0, expected) + margin)
 
 
+def shared_part(trial: Trial, control: Trial) -> float:
+    """What of their stage both have been trained for, from 0 to 1: the shorter one's share."""
+    return min(1.0, *(t.curve[-1][0] / t.stage_pairs for t in (trial, control)))
+
+
+def net_lead(trial: Trial, control: Trial) -> float:
+    """How far a trial's loss is below the control's at the same training FLOPs, in e-folds.
+
+    At the end of what both have been trained for, each after its own pairs.
+    """
+    share = shared_part(trial, control)
+    own, other = (
+        np.interp(share * t.stage_pairs, pairs, np.log(np.maximum(losses, LEAST_LOSS)))
+        for t in (trial, control)
+        for pairs, losses in [zip(*t.curve, strict=True)]
+    )
+    return float(other - own)
+
+
+def weight_of_trial(share: float, config: ObjectiveConfig) -> float:
+    """How much of what a trial shows is taken for the stage's end: 0 for none, 1 for all of it.
+
+    The precision-weighted mean of two normal forecasts: what is expected, with the variance
+    gain_spread^2, and the trial's net lead, with lead_spread^2 / share as long as it has not been
+    cooled down, and with none where it is the whole stage.
+    """
+    if share >= 1:
+        return 1.0
+    known, seen = config.lead_spread**2, share * config.gain_spread**2
+    return seen / (known + seen)
+
+
 def data_size_aware(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> Score:
     """Gain over no growth that is expected at the stage's end, in e-folds of the loss.
 
     What a candidate's dimensions gain at equal pairs, less what it loses by seeing fewer of them
-    for the same FLOPs, repeats discounted at this data size. A trial corrects that only where its
-    lead is out of the ordinary: leads between none and what is expected, and a little beyond, were
-    seen to say nothing of the stage's end.
+    for the same FLOPs, repeats discounted at this data size. A trial corrects that by its weight,
+    and beyond it only where its lead is out of the ordinary: leads of short trials between none and
+    what is expected, and a little beyond, were seen to say nothing of the stage's end. A trial as
+    long as its stage has the last word, at whatever data size it is scored again.
     """
     law = fit_control(control, num_pairs, config)
     end = law.loss(effective_pairs(control.stage_pairs, num_pairs, config.repetition_constant))
+    cost = fewer_pairs(trial.stage_pairs, control.stage_pairs, num_pairs, config)
     expected = gained = deviation = 0.0
     if trial.number != control.number:
         no_growth = Control(control.stage_pairs, control.flops)
         expected = expected_gain(trial.candidate, no_growth, num_pairs, config)
-        gained = out_of_the_ordinary(lead(trial, control, num_pairs, config), expected, config)
-        deviation = config.gain_spread
-    cost = fewer_pairs(trial.stage_pairs, control.stage_pairs, num_pairs, config)
+        unusual = out_of_the_ordinary(lead(trial, control, num_pairs, config), expected, config)
+        surprise = net_lead(trial, control) - (expected - cost)
+        weight = weight_of_trial(shared_part(trial, control), config)
+        gained = weight * surprise + (1 - weight) * unusual
+        deviation = config.gain_spread * math.sqrt(1 - weight)
     score = expected + gained - cost
     loss = end.mean * math.exp(-score)
     terms = {

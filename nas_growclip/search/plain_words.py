@@ -21,6 +21,8 @@ SEARCH_GOAL = 0.1
 """Share of a stage's training FLOPs that a search should take at most."""
 SURE = NormalDist().inv_cdf(0.975)
 """Standard deviations on either side that a 95 % interval takes."""
+LITTLE = 0.01
+"""E-folds of the loss below which what a trial corrects is not worth a number."""
 
 
 class Choice(NamedTuple):
@@ -190,9 +192,9 @@ def _dimension_gain(value: float) -> str:
 
 
 def _trial_gain(value: float) -> str:
-    if not value:
-        return "Its trial was as trials are, which says nothing of the stage's end."
-    return f"Its trial was out of the ordinary, {_percent(value)} {_side(value)} what is seen."
+    if abs(value) < LITTLE:
+        return "Its trial was as trials are, which says little of the stage's end."
+    return f"Its trial speaks for a loss {_percent(value)} {_side(value)} what that would give."
 
 
 def _pairs_cost(value: float) -> str:

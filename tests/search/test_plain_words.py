@@ -52,9 +52,18 @@ def test_growth_is_told_with_its_gain_its_interval_and_what_speaks_for_it() -> N
     assert f"is expected at {terms['predicted_loss']:.3g} nats" in words
     gained = f"the loss ended {percent(terms['dimension_gain'])} below no growth's after equally"
     assert gained in words
-    assert "Its trial was as trials are, which says nothing of the stage's end." in words
+    assert "Its trial was as trials are, which says little of the stage's end." in words
     assert f"see fewer, which costs {percent(-terms['pairs_cost'])}." in words
     assert "The next best was text.depth" in words
+
+
+def test_what_a_long_trial_corrects_is_told() -> None:
+    trusted = replace(GROWS, lead_spread=0.005)
+    trials = scored(trial(), trial(1, shift=-0.6, flops=110), config=trusted)
+    corrected = trials[1].terms["trial_gain"]
+    assert corrected > 0.01
+    said = f"Its trial speaks for a loss {percent(corrected)} below what that would give."
+    assert said in words_on(trials, 1)
 
 
 def test_no_growth_is_told_with_the_best_that_was_tried() -> None:

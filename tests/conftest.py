@@ -4,19 +4,24 @@ import gc
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from jaxtyping import config
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
 from nas_growclip import report
+from nas_growclip.compare import results
 from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.frames import Run
 from nas_growclip.search.optuna import dashboard
+
+TESTS = Path(__file__).parent
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -47,15 +52,17 @@ def cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-UPLOAD_CURVE, FIGURES = dashboard.upload_curve, report.FIGURES
+UPLOAD_CURVE, DRAWING = dashboard.upload_curve, (report, results)
+FIGURES = [module.FIGURES for module in DRAWING]
 
 
 @pytest.fixture(autouse=True, scope="session")
 def without_pictures() -> Iterator[None]:
-    """Draw neither learning curves for Optuna's dashboard nor a report's figures."""
+    """Draw neither learning curves for Optuna's dashboard nor figures of reports and results."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dashboard, "upload_curve", lambda *given: None)
-        patch.setattr(report, "FIGURES", {})
+        for module in DRAWING:
+            patch.setattr(module, "FIGURES", {})
         yield
 
 
@@ -65,7 +72,8 @@ def with_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("pictures") is not None:
             patch.setattr(dashboard, "upload_curve", UPLOAD_CURVE)
-            patch.setattr(report, "FIGURES", FIGURES)
+            for module, figures in zip(DRAWING, FIGURES, strict=True):
+                patch.setattr(module, "FIGURES", figures)
         yield
 
 
@@ -98,13 +106,37 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
+ARRAYS = ("data", "evaluation", "growth", "interop", "models", "training")
+"""Folders whose tests are about arrays: there the shapes that annotations name are checked."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shapes_are_checked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where arrays are what is tested; whole runs pass them through the same functions.
+
+    Checking takes a fifth of a small run's time. Other annotations are checked everywhere, and
+    ``smoke_run`` is made with all.
+    """
+    with shape_checks(is_on=request.path.relative_to(TESTS).parts[0] in ARRAYS):
+        yield
+
+
+@contextmanager
+def shape_checks(is_on: bool) -> Iterator[None]:
+    """Check shapes of arguments and results, or not."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", not is_on)
+    yield
+    config.update("jaxtyping_disable", before)
+
+
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The finished run of ``experiments/smoke.yaml``; whoever changes it copies its folder."""
     from nas_growclip.experiment.run import run_experiment  # noqa: PLC0415 (slow)
     from tests.support.runs import smoke_config  # noqa: PLC0415 (slow)
 
-    with threads(1):
+    with threads(1), shape_checks(is_on=True):
         return run_experiment(smoke_config(), tmp_path_factory.mktemp("smoke") / "run")
 
 

@@ -1,10 +1,11 @@
 """A comparison's tables and figures, made from the records of its runs alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from nas_growclip.compare.arms import Arm, load_arms
 from nas_growclip.compare.bootstrap import Difference, paired_difference
@@ -20,6 +21,7 @@ from nas_growclip.io.formatting import percent, si
 from nas_growclip.plots import accuracy_over_time, accuracy_vs_flops
 from nas_growclip.plots.saving import FORMATS, to_bytes
 from nas_growclip.records.folder import read_timings
+from nas_growclip.records.frames import Run
 from nas_growclip.records.words import FLOPS_NOTE
 
 METRICS: Mapping[str, str] = {
@@ -28,6 +30,13 @@ METRICS: Mapping[str, str] = {
     "t2i_recall@1": "t2i R@1",
 }
 """What arms are compared by, and the heads of its columns."""
+Draw = Callable[[Mapping[str, Sequence[Run]], Sequence[str]], Figure]
+"""(runs by arm, names of the fixed sizes) -> a figure."""
+FIGURES: Mapping[str, Draw] = {
+    "accuracy_vs_flops": lambda runs, _: accuracy_vs_flops(runs),
+    "accuracy_over_time": accuracy_over_time,
+}
+"""Figures by the names of their files."""
 RESULTS_FOLDER = "results"
 
 NOTES = f"""\
@@ -271,11 +280,8 @@ def write_results(comparison: CompareFolder) -> Path:
     write_atomically(folder / "arms.md", text.encode())
     if arms:
         runs = {arm.name: tuple(arm.runs.values()) for arm in arms}
-        figures = {
-            "accuracy_vs_flops": accuracy_vs_flops(runs),
-            "accuracy_over_time": accuracy_over_time(runs, fixed=fixed),
-        }
-        for name, figure in figures.items():
+        for name, draw in FIGURES.items():
+            figure = draw(runs, fixed)
             for suffix in FORMATS:
                 write_atomically(folder / f"{name}.{suffix}", to_bytes(figure, suffix))
     return folder

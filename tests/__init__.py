@@ -24,7 +24,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ.get("GROWCLIP_TEST_THREADS", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
+check_types = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 _jaxtyped = jaxtyping.jaxtyped
 
 

@@ -20,6 +20,7 @@ from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.frames import Run
 from nas_growclip.search.optuna import dashboard
+from tests.support.words import keep_words
 
 TESTS = Path(__file__).parent
 
@@ -102,8 +103,12 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(autouse=True, scope="session")
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What one test session finds in shards is not another's; its processes inherit it."""
+    """What one test session finds in shards is not another's; its processes inherit it.
+
+    It has the tokenizer of the small models.
+    """
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    keep_words(tmp_path_factory.mktemp("words"))
 
 
 ARRAYS = ("data", "evaluation", "growth", "interop", "models", "training")
@@ -133,11 +138,12 @@ def shape_checks(is_on: bool) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The finished run of ``experiments/smoke.yaml``; whoever changes it copies its folder."""
+    from nas_growclip.experiment.config import load_config  # noqa: PLC0415 (slow)
     from nas_growclip.experiment.run import run_experiment  # noqa: PLC0415 (slow)
-    from tests.support.runs import smoke_config  # noqa: PLC0415 (slow)
+    from tests.support.runs import SMOKE  # noqa: PLC0415 (slow)
 
     with threads(1), shape_checks(is_on=True):
-        return run_experiment(smoke_config(), tmp_path_factory.mktemp("smoke") / "run")
+        return run_experiment(load_config(SMOKE), tmp_path_factory.mktemp("smoke") / "run")
 
 
 @contextmanager

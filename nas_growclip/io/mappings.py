@@ -152,7 +152,7 @@ def from_mapping(cls: type[T], data: object, where: str) -> T:
         if key not in fields:
             name = brief(key)
             raise ValueError(f"{where}: {name}: unknown key. {_suggest(name, list(fields))}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     for name, field in fields.items():
         has_default = (
@@ -185,9 +185,15 @@ def read_fields(settings: Any) -> None:
 
 
 @functools.cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    """Its fields' types: asked for once, where folders hold hundreds of records."""
+    return typing.get_type_hints(cls)
+
+
+@functools.cache
 def _nested_fields(cls: type) -> tuple[tuple[str, Any], ...]:
     """The fields that hold more than one plain value, with their types."""
-    return tuple((n, hint) for n, hint in typing.get_type_hints(cls).items() if _is_nested(hint))
+    return tuple((n, hint) for n, hint in _hints(cls).items() if _is_nested(hint))
 
 
 def _is_nested(hint: Any) -> bool:
@@ -262,7 +268,7 @@ def _tagged(members: tuple[type, ...]) -> tuple[str, dict[str, type]] | None:
     """
     if len(members) < 2 or not all(dataclasses.is_dataclass(member) for member in members):
         return None
-    hints = [typing.get_type_hints(member) for member in members]
+    hints = [_hints(member) for member in members]
     for name, hint in hints[0].items():
         if typing.get_origin(hint) is typing.Literal:
             values = [typing.get_args(of.get(name)) for of in hints]

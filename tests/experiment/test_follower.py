@@ -27,6 +27,7 @@ from nas_growclip.training.process_group import ALONE, ProcessGroup, join_group
 from tests.support.faults import die_at
 from tests.support.processes import in_two_processes
 from tests.support.runs import ROOT, SMOKE, by_two_processes, smoke_config
+from tests.support.words import IN_YAML
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def write_experiment(folder: Path, name: str) -> Path:
     config = yaml.safe_load(SMOKE.read_text())
+    config["parent"]["text"] |= IN_YAML
     config["data"] |= {"stages": [64, 128], "zero_shot": []}
     config["train"] |= {"checkpoint_steps": 3, "learning_rate": 3.0e-4}
     config["search"] = {"backend": "exhaustive", "num_trials": 2, "trial_share": 0.3}

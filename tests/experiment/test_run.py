@@ -32,7 +32,7 @@ from nas_growclip.search.trigger import TriggerConfig
 from nas_growclip.training.events import Event, Moment
 from tests.support.faults import die_at, fail_at, in_step, nth_time, poison_batch, refuse_to_work
 from tests.support.processes import ending, forked
-from tests.support.runs import ROOT, one_stage, records_of, small_config, smoke_config
+from tests.support.runs import ROOT, SMOKE, one_stage, records_of, small_config, smoke_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -84,7 +84,7 @@ def test_run_leaves_everything_that_a_user_needs(smoke_run: Run) -> None:
 
 def test_records_add_up(smoke_run: Run) -> None:
     spent = 0
-    parent = smoke_config().parent_arch
+    parent = load_config(SMOKE).parent_arch
     for stage in smoke_run.stages:
         trials = [trial for trial in smoke_run.trials if trial.stage == stage.stage]
         chosen = trials[stage.chosen_trial]
@@ -136,8 +136,8 @@ def test_same_seed_gives_the_same_records_and_an_observer_sees_every_moment(
 
 def test_complete_run_is_not_run_again(smoke_run: Run) -> None:
     before = records_of(smoke_run.path)
-    run_experiment(smoke_config(), smoke_run.path, observer=refuse_to_work)
-    assert is_complete(smoke_config(), smoke_run.path)
+    run_experiment(load_config(SMOKE), smoke_run.path, observer=refuse_to_work)
+    assert is_complete(load_config(SMOKE), smoke_run.path)
     assert records_of(smoke_run.path) == before
 
 
@@ -231,7 +231,7 @@ def test_divergence_at_every_rate_is_an_error_with_a_remedy(tmp_path: Path) -> N
 
 def test_folder_of_another_experiment_is_refused(smoke_run: Run) -> None:
     with pytest.raises(ValueError, match=r"holds another experiment: it differs in passes"):
-        run_experiment(smoke_config(passes=5.0), smoke_run.path)
+        run_experiment(replace(load_config(SMOKE), passes=5.0), smoke_run.path)
 
 
 def test_folder_with_other_files_is_refused(tmp_path: Path) -> None:

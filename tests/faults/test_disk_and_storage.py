@@ -85,12 +85,13 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     monkeypatch.setattr(storage_module, "PATIENCE_S", 0.2)
     experiment, log = tmp_path / "small.yaml", tmp_path / "log"
     experiment.write_text(small().to_yaml())
+    needed = sum(path.stat().st_size for path in undisturbed.rglob("*")) // 1024
     with mounted(tmp_path / "disk", "size=100k") as disk:
         out = disk / "run"
         command = ["run", str(experiment), "--out", str(out), "--device", "cpu"]
         ends = []
-        for size in ("100k", "200k", "10m", "25m", "45m"):
-            remount(disk, f"size={size}")
+        for size in (100, 200, *(share * needed // 100 for share in (30, 60, 90))):
+            remount(disk, f"size={size}k")
             ends.append(ending(forked(lambda: main(command), log)))
             said = log.read_text().splitlines()[-1]
 

@@ -152,7 +152,7 @@ def from_mapping(cls: type[T], data: object, where: str) -> T:
         if key not in fields:
             name = brief(key)
             raise ValueError(f"{where}: {name}: unknown key. {_suggest(name, list(fields))}")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # of a class
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     for name, field in fields.items():
         has_default = (

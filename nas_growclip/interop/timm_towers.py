@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import timm
-import torch
 from open_clip.model import CLIPVisionCfg
 from open_clip.timm_model import TimmModel
 from timm.layers import AttentionPoolLatent, Mlp, PatchEmbed
@@ -17,6 +16,7 @@ from torch import nn
 
 from nas_growclip.interop.foreign import read_json
 from nas_growclip.models.arch import Activation, ImageArch
+from nas_growclip.models.meta import on_meta
 
 LOCAL = "local-dir:"
 IMAGE_TOWER = "image_tower"
@@ -135,10 +135,10 @@ def _check_exported(config: Mapping[str, Any], place: str) -> None:
 
 def _made_tower(name: str, embed_dim: int, pool: Any, proj: Any, proj_bias: Any) -> Any:
     try:
-        with torch.device("meta"):
+        with on_meta():
             return TimmModel(name, embed_dim, pool=pool, proj=proj, proj_bias=proj_bias)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        with torch.device("meta"):
+        with on_meta():
             _check_kind(timm.create_model(name), f"timm's {name}")
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"open_clip cannot make timm's {name!r}: {reason}.") from None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.meta import on_meta
 from nas_growclip.models.tokenizers import Tokenizer
 from nas_growclip.models.towers import AttentionPool, ImageTower, SharedEncoder, TextTower
 
@@ -91,7 +92,7 @@ class Clip(nn.Module):
 
 def empty_model(arch: ClipArch) -> Clip:
     """A model on the meta device: shapes without numbers, which take neither time nor memory."""
-    with torch.device("meta"):
+    with on_meta():
         return Clip(arch)
 
 

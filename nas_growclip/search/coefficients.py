@@ -10,15 +10,15 @@ from nas_growclip.models.arch import DIMENSIONS
 from nas_growclip.search.extrapolation import CurvePrior
 
 DIMENSION_GAINS: Mapping[str, float] = {
-    "image.depth": 0.17,
+    "image.depth": 0.19,
     "image.width": 0.15,
     "image.mlp_width": -0.02,
-    "image.patch_size": 0.36,
+    "image.patch_size": 0.37,
     "text.depth": 0.05,
     "text.width": 0.19,
     "text.mlp_width": 0.02,
-    "shared.depth": 0.33,
-    "shared.mlp_width": 0.16,
+    "shared.depth": 0.32,
+    "shared.mlp_width": 0.17,
     "embed_dim": 0.33,
 }
 """Fitted to ``benchmarks/records/search_oracle.jsonl`` by ``search.calibration``; see
@@ -39,11 +39,11 @@ class ObjectiveConfig:
     """What an e-fold of a dimension is worth, in e-folds of effective pairs; 0 if not named."""
     density_exponent: float = -0.19
     """How that changes with the effective pairs that no growth sees for each of its FLOPs."""
-    curve_steepness: float = 0.78
+    curve_steepness: float = 0.8
     """E-folds by which the loss at a stage's end falls with an e-fold of effective pairs."""
     repetition_constant: float = 8.0
     """R* of data-constrained scaling: repeats after which a pair's worth has mostly gone."""
-    gain_spread: float = 0.05
+    gain_spread: float = 0.06
     """Standard deviation of candidates' true gains about the expected ones, in e-folds of loss."""
     lead_spread: float = 0.1
     """Standard deviation of the gain at a stage's end about the lead of a trial just before its

@@ -174,8 +174,8 @@ FAULTS = (
     Fault(
         "a trial is trusted as if its lead lasted",
         "search/objective.py",
-        "trust = spread / (spread + error)",
-        "trust = 1.0",
+        "return seen / (known + seen)",
+        "return 1.0",
         OBJECTIVE,
     ),
     Fault(

@@ -14,7 +14,7 @@ RECORDS = ("trials.jsonl", "stages.jsonl")
 
 
 def smoke_config(**changes: object) -> ExperimentConfig:
-    """``experiments/smoke.yaml`` with a small vocabulary, which takes a third of the time."""
+    """``experiments/smoke.yaml`` with a small vocabulary: a run takes half the time."""
     config = load_config(SMOKE)
     return replace(config, **{"parent": with_words(config.parent_arch)} | changes)
 

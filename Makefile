@@ -36,7 +36,8 @@ notebooks: $(INSTALLED)
 
 # Two processes of one thread each: the models are too small to share a second core well.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 20 --longest 60
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		--durations 20 --longest 60
 
 # What repeats the suite's claims with other seeds, for as long as wanted.
 campaign: $(INSTALLED)

@@ -36,6 +36,8 @@ INSTRUCTIONS: Mapping[str, Mapping[str, str]] = {
 }
 """What tells PyTorch's own kernels, oneDNN and MKL which instructions to use."""
 THREADS = (1, 2, 4)
+IN_PARALLEL = ("--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+"""As ``make test`` has it."""
 
 
 class Setting(NamedTuple):
@@ -68,7 +70,7 @@ SETTINGS = (
 
 def run_suite(setting: Setting, arguments: Sequence[str], log: Path) -> tuple[str, float, float]:
     """Run the suite; its last line, seconds, and CPU seconds of all its processes."""
-    command = [sys.executable, "-m", "pytest", "-q", "--numprocesses", "2", "--dist", "loadfile"]
+    command = [sys.executable, "-m", "pytest", "-q", *IN_PARALLEL]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     with log.open("wb") as said:
         subprocess.run(

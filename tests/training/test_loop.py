@@ -154,6 +154,10 @@ print(max((a - b).abs().max().item() for a, b in zip(plain.parameters(), compile
 @pytest.mark.slow
 @pytest.mark.long("compiles two models with a C++ compiler")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT",
+    reason="torch.compile writes code for vector instructions, which this processor has not",
+)
 def test_compiled_training_is_the_same_and_survives_growth() -> None:
     """In a process of its own: PyTorch cannot compile functions whose types are checked."""
     command = [sys.executable, "-c", COMPILED]

@@ -41,7 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Libraries stay: the garbage collector need not look through them, here and in every fork."""
+    """Make this process fit to be forked at any time.
+
+    PyTorch starts autograd's threads at the first backward pass, and none where only the CPU is
+    there; after an export to ONNX it would start some, and no fork could differentiate any more.
+    Libraries stay: the garbage collector need not look through them, here and in every fork.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
     gc.collect()
     gc.freeze()
 

@@ -172,6 +172,12 @@ def test_a_lead_is_measured_at_equal_pairs_in_e_folds() -> None:
     assert math.isfinite(lead(perfect, trial(), 1000, CONFIG))
 
 
+def test_the_lag_after_growth_is_left_out() -> None:
+    begun = trial(1)
+    lagging = replace(begun, curve=(begun.curve[0], (100, 20.0), *begun.curve[2:]))
+    assert lead(lagging, trial(), DATA, CONFIG) == pytest.approx(0)
+
+
 @pytest.mark.parametrize(
     ("lead", "expected", "counts"),
     [

@@ -40,16 +40,20 @@ from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.search.calibration import Finished, calibrated
 from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.config import SearchConfig
-from nas_growclip.search.forecast import Control, Expectation, shortlist
+from nas_growclip.search.forecast import Control, Expectation, by_gain, shortlist
 from nas_growclip.search.objective import OBJECTIVES, scored_again
 
 SHARES = (0.0125, 0.025, 0.05, 0.1)
 LATE_SHARES = (0.2, 0.3, 0.5, 0.8)
 RESAMPLES = 2000
 UNKNOWING = ObjectiveConfig(
-    dimension_gains={}, density_exponent=0.0, curve_steepness=0.9, repetition_constant=5.0
+    dimension_gains={},
+    density_exponent=0.0,
+    curve_steepness=0.9,
+    repetition_constant=5.0,
+    gain_spread=0.05,
 )
-"""Before any stage was finished."""
+"""Before any stage was finished: nothing of it follows from the defaults that it leads to."""
 SEARCH = SearchConfig()
 HABITS = {"no growth": 0, "always deeper": 9, "always 1.5 x wider": 10, "always 2 x wider": 11}
 """Policies that look at nothing: numbers in ``GROWTHS``."""
@@ -73,8 +77,10 @@ class Stage(NamedTuple):
         return float(100 * (self.final[number] / self.final.min() - 1))
 
 
-Proxy = Callable[[Stage, Sequence[Stage]], Array]
-"""(stage, all stages) -> a score for each candidate, the higher the better."""
+Proxy = Callable[[Stage, ObjectiveConfig], Array]
+"""(stage, what other stages taught) -> a score for each candidate, the higher the better."""
+Lesson = tuple[Stage, ObjectiveConfig]
+"""A stage, and what the stages of other sizes and other seeds taught."""
 
 
 def whole_stages(outcomes: Sequence[Outcome]) -> list[Stage]:
@@ -153,52 +159,46 @@ def taught(stages: Sequence[Stage]) -> ObjectiveConfig:
     return calibrated(rows, UNKNOWING) if rows else UNKNOWING
 
 
-def others(stage: Stage, stages: Sequence[Stage]) -> list[Stage]:
-    """Those of other sizes and other seeds."""
-    return [s for s in stages if s.num_pairs != stage.num_pairs and s.seed != stage.seed]
+def taught_elsewhere(stage: Stage, stages: Sequence[Stage]) -> ObjectiveConfig:
+    """Coefficients that the stages of other sizes and other seeds teach."""
+    return taught([s for s in stages if s.num_pairs != stage.num_pairs and s.seed != stage.seed])
 
 
-def expected(stage: Stage, stages: Sequence[Stage]) -> Array:
-    """What the product expects before any trial, as the other stages have taught it."""
-    return expected_by(stage, taught(others(stage, stages)))
-
-
-def expected_by(stage: Stage, config: ObjectiveConfig) -> Array:
-    """What is expected of each candidate by coefficients."""
+def expected(stage: Stage, config: ObjectiveConfig) -> Array:
+    """What is expected of each candidate before any trial."""
     return np.array([finished(o, stage.outcomes[0]).expected(config) for o in stage.outcomes])
 
 
-def scores_of_trials(stage: Stage, share: float, config: ObjectiveConfig) -> Array:
-    """The product's scores where every candidate had a trial of a share of the stage."""
-    trials = scored_again([as_trial(o, share) for o in stage.outcomes], stage.num_pairs, config)
-    return np.array([trial.score or 0.0 for trial in trials])
-
-
 def data_size_aware(share: float) -> Proxy:
-    """The same, as the other stages have taught it."""
-    return lambda stage, stages: scores_of_trials(stage, share, taught(others(stage, stages)))
+    """The product's scores where every candidate had a trial of a share of the stage."""
+
+    def scores(stage: Stage, config: ObjectiveConfig) -> Array:
+        trials = [as_trial(o, share) for o in stage.outcomes]
+        scored = scored_again(trials, stage.num_pairs, config)
+        return np.array([trial.score or 0.0 for trial in scored])
+
+    return scores
 
 
 def chosen(stage: Stage, config: ObjectiveConfig, search: SearchConfig = SEARCH) -> int:
     """The candidate that the product's search chooses: of the shortlist, by their trials."""
-    gains = expected_by(stage, config)
-    expectations = [
+    gains = expected(stage, config)
+    ranked = by_gain(
         Expectation(candidate_of(o.growth), o.flops, float(gain))
         for o, gain in zip(stage.outcomes, gains, strict=True)
-    ]
-    expectations.sort(key=lambda e: (-e.gain, e.flops))
-    listed = shortlist(expectations, search.shortlist or len(GROWTHS))
+    )
+    listed = shortlist(ranked, search.shortlist or len(GROWTHS))
     trials = [as_trial(o, search.trial_share) for o in stage.outcomes]
     tried = [trial for trial in trials if trial.candidate in listed]
     return OBJECTIVES[config.name].choose(scored_again(tried, stage.num_pairs, config)).number
 
 
-def finished_run(stage: Stage, _: Sequence[Stage]) -> Array:
+def finished_run(stage: Stage, _: ObjectiveConfig) -> Array:
     """The ceiling: the stage's own finished runs."""
     return np.array([-o.final_loss for o in stage.outcomes])
 
 
-def fewer_flops(stage: Stage, _: Sequence[Stage]) -> Array:
+def fewer_flops(stage: Stage, _: ObjectiveConfig) -> Array:
     return np.array([-float(o.flops) for o in stage.outcomes])
 
 
@@ -242,15 +242,16 @@ def like_flops(stage: Stage) -> Array:
     return np.flatnonzero(np.abs(np.log(flops / np.median(flops))) < math.log(1.25))
 
 
-def proxy_table(stages: Sequence[Stage], proxies: Mapping[str, tuple[Proxy, float]]) -> str:
+def proxy_table(lessons: Sequence[Lesson], proxies: Mapping[str, tuple[Proxy, float]]) -> str:
     """Rank correlations, regret and cost of each proxy over all candidates."""
+    stages = [stage for stage, _ in lessons]
     lines = [
         "| proxy | Spearman (95 %) | corrected | at like FLOPs | regret, % | worst | % of FLOPs |",
         "|---|---|---|---|---|---|---|",
     ]
     roots = {p: math.sqrt(reliability(stages, p)) for p in {s.num_pairs for s in stages}}
     for name, (proxy, cost) in proxies.items():
-        scores = [proxy(stage, stages) for stage in stages]
+        scores = [proxy(stage, config) for stage, config in lessons]
         pairs = list(zip(stages, scores, strict=True))
         found = [correlation(given, stage.others) for stage, given in pairs]
         corrected = [r / roots[s.num_pairs] for r, s in zip(found, stages, strict=True)]
@@ -263,29 +264,26 @@ def proxy_table(stages: Sequence[Stage], proxies: Mapping[str, tuple[Proxy, floa
     return "\n".join(lines)
 
 
-def choices(stages: Sequence[Stage]) -> Mapping[str, Callable[[Stage], float]]:
+def choices(stages: Sequence[Stage]) -> Mapping[str, Callable[[Stage, ObjectiveConfig], float]]:
     """Regret of each way to choose; that of a random choice is its expectation."""
     fixed = min(range(len(GROWTHS)), key=lambda n: sum(stage.regret(n) for stage in stages))
     before = SearchConfig(shortlist=None, trial_share=0.05)
-    rows: dict[str, Callable[[Stage], float]] = {
-        "shortlist of 3, trials of 2.5 %": lambda s: s.regret(chosen(s, taught(others(s, stages)))),
-        "what is expected, no trial": lambda s: s.regret(int(expected(s, stages).argmax())),
-        "all candidates, trials of 5 %": lambda s: s.regret(
-            chosen(s, taught(others(s, stages)), before)
-        ),
-        "lowest loss in trials of 5 %": lambda s: s.regret(
-            int(trial_loss(0.05)(s, stages).argmax())
-        ),
-        f"best fixed rule in hindsight: {NAMES[fixed]}": lambda s: s.regret(fixed),
+    rows: dict[str, Callable[[Stage, ObjectiveConfig], float]] = {
+        "shortlist of 3, trials of 2.5 %": lambda s, c: s.regret(chosen(s, c)),
+        "what is expected, no trial": lambda s, c: s.regret(int(expected(s, c).argmax())),
+        "all candidates, trials of 5 %": lambda s, c: s.regret(chosen(s, c, before)),
+        "lowest loss in trials of 5 %": lambda s, c: s.regret(int(trial_loss(0.05)(s, c).argmax())),
+        f"best fixed rule in hindsight: {NAMES[fixed]}": lambda s, _: s.regret(fixed),
     }
     for name, number in HABITS.items():
-        rows[name] = lambda s, n=number: s.regret(n)  # type: ignore[misc]
-    rows["random"] = lambda s: float(np.mean([s.regret(n) for n in range(len(GROWTHS))]))
+        rows[name] = lambda s, _, n=number: s.regret(n)  # type: ignore[misc]
+    rows["random"] = lambda s, _: float(np.mean([s.regret(n) for n in range(len(GROWTHS))]))
     return rows
 
 
-def choice_table(stages: Sequence[Stage]) -> str:
+def choice_table(lessons: Sequence[Lesson]) -> str:
     """Regret of each way to choose, by data size, and its difference to the product's."""
+    stages = [stage for stage, _ in lessons]
     sizes = sorted({stage.num_pairs for stage in stages})
     lines = [
         f"| choice | {' | '.join(f'{pairs} pairs' for pairs in sizes)} | mean | worst | above the "
@@ -293,7 +291,7 @@ def choice_table(stages: Sequence[Stage]) -> str:
         "|---" * (len(sizes) + 4) + "|",
     ]
     rows = choices(stages)
-    found = {name: [regret(stage) for stage in stages] for name, regret in rows.items()}
+    found = {name: [regret(*lesson) for lesson in lessons] for name, regret in rows.items()}
     product = next(iter(found.values()))
     for name, regrets in found.items():
         by_size = [
@@ -308,12 +306,12 @@ def choice_table(stages: Sequence[Stage]) -> str:
     return "\n".join(lines)
 
 
-def flops_table(stages: Sequence[Stage]) -> str:
+def flops_table(lessons: Sequence[Lesson]) -> str:
     """FLOPs of the product's choice beside those of the best candidate, stage by stage."""
     lines = ["| pairs | seed | chosen | best | chosen FLOPs | best FLOPs |", "|---" * 6 + "|"]
     pairs = []
-    for stage in stages:
-        picked, best = chosen(stage, taught(others(stage, stages))), int(stage.final.argmin())
+    for stage, config in lessons:
+        picked, best = chosen(stage, config), int(stage.final.argmin())
         flops = [stage.outcomes[n].flops for n in (picked, best)]
         pairs.append([math.log(f) for f in flops])
         labels = [NAMES[n] for n in (picked, best)]
@@ -353,12 +351,12 @@ def gradient_proxies(scores: Sequence[GradientScore]) -> Mapping[str, tuple[Prox
     """The gradient at the new entries as it is, and for each FLOP that a candidate adds."""
     norms = {(score.seed, score.number): score.squared_norm for score in scores}
 
-    def norm(stage: Stage, _: Sequence[Stage]) -> Array:
+    def norm(stage: Stage, _: ObjectiveConfig) -> Array:
         return np.array([norms[stage.seed, o.number] for o in stage.outcomes])
 
-    def by_flops(stage: Stage, stages: Sequence[Stage]) -> Array:
+    def by_flops(stage: Stage, config: ObjectiveConfig) -> Array:
         added = np.array([max(1, o.flops - stage.outcomes[0].flops) for o in stage.outcomes])
-        return np.asarray(norm(stage, stages) / added)
+        return np.asarray(norm(stage, config) / added)
 
     return {"gradient at new entries": (norm, 0.0), "the same by added FLOPs": (by_flops, 0.0)}
 
@@ -378,8 +376,9 @@ def main() -> None:
         )
     seeds = sorted({stage.seed for stage in stages})
     print(f"commit {commit()}, {len(stages)} stages, seeds {seeds}\n")
-    tables = outcome_table(stages), proxy_table(stages, proxies), choice_table(stages)
-    print(*tables, flops_table(stages), coefficient_lines(stages), sep="\n\n")
+    lessons = [(stage, taught_elsewhere(stage, stages)) for stage in stages]
+    tables = outcome_table(stages), proxy_table(lessons, proxies), choice_table(lessons)
+    print(*tables, flops_table(lessons), coefficient_lines(stages), sep="\n\n")
     print("\nFLOPs are fvcore FLOPs: one multiply-add is one.")
 
 

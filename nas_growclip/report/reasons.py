@@ -1,7 +1,5 @@
 """Why a stage chose what it chose: coefficients, terms, and the choice at other data sizes."""
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 
 from nas_growclip.io.formatting import DASH, number, si
@@ -15,7 +13,7 @@ from nas_growclip.report.tables import (
     term_tips,
     term_words,
 )
-from nas_growclip.search.calibration import Finished
+from nas_growclip.search.calibration import Finished, spread_about
 from nas_growclip.search.coefficients import ObjectiveConfig
 
 RATIO_WORDS: Mapping[float, str] = {0.5: "half", 1.0: "as it was", 2.0: "twice"}
@@ -88,10 +86,7 @@ def calibration_lines(
     finished: Sequence[Finished], before: ObjectiveConfig, after: ObjectiveConfig
 ) -> tuple[str, ...]:
     """What coefficients were fitted to, and how far they are off the stages they come from."""
-    errors = [
-        100 * math.sqrt(statistics.fmean((f.gain - f.expected(config)) ** 2 for f in finished))
-        for config in (before, after)
-    ]
+    errors = [100 * spread_about(finished, config) for config in (before, after)]
     return (
         f"Fitted to {len(finished)} candidates that finished a stage beside no growth.",
         f"Their gains are off what was expected by {errors[0]:.2g} % of the loss with the default "

@@ -172,10 +172,8 @@ def stage_choices(run: Run, stage: int, ratios: Sequence[float] = RATIOS) -> tup
         best = choose(trials, config)
         others = [t for t in trials if t.score is not None and t.number != best.number]
         next_best = max(others, key=lambda trial: trial.score or 0.0, default=None)
-        num_pairs, is_same = (
-            scaled_pairs(result.num_pairs, ratio),
-            best.number == result.chosen_trial,
-        )
+        num_pairs = scaled_pairs(result.num_pairs, ratio)
+        is_same = best.number == result.chosen_trial
         choices.append(Choice(ratio, num_pairs, best, next_best, is_same))
     return tuple(choices)
 

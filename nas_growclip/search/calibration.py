@@ -21,8 +21,8 @@ from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.forecast import (
     Control,
     density_factor,
-    effective_pairs,
     net_gain,
+    pairs_left_out,
     step_size,
 )
 
@@ -141,9 +141,13 @@ def calibrated(finished: Sequence[Finished], before: ObjectiveConfig) -> Objecti
     )
     fits = [_fit(finished, before, config, dimensions) for config in tried]
     _, config = min(fits, key=lambda fit: fit[0])
+    return replace(config, gain_spread=max(LEAST_SPREAD, spread_about(finished, config)))
+
+
+def spread_about(finished: Sequence[Finished], config: ObjectiveConfig) -> float:
+    """How far gains are off what coefficients expect, in e-folds: the root mean square."""
     errors = [f.gain - f.expected(config) for f in finished]
-    spread = math.sqrt(float(np.mean(np.square(errors))))
-    return replace(config, gain_spread=max(LEAST_SPREAD, spread))
+    return math.sqrt(float(np.mean(np.square(errors))))
 
 
 def _fit(
@@ -181,9 +185,9 @@ def _fit(
 def _row(finished: Finished, dimensions: Sequence[str], tried: ObjectiveConfig) -> list[float]:
     """What a gain is linear in: e-folds of each dimension, and of the effective pairs."""
     sizes = {step.dimension: step_size(step) for step in finished.candidate.steps}
-    own, control = (
-        effective_pairs(seen, finished.num_pairs, tried.repetition_constant)
-        for seen in (finished.seen_pairs, finished.control.seen_pairs)
+    control, num_pairs = finished.control, finished.num_pairs
+    left_out = pairs_left_out(
+        finished.seen_pairs, control.seen_pairs, num_pairs, tried.repetition_constant
     )
-    worth = density_factor(finished.control, finished.num_pairs, tried)
-    return [*(worth * sizes.get(d, 0.0) for d in dimensions), math.log(own / control)]
+    worth = density_factor(control, num_pairs, tried)
+    return [*(worth * sizes.get(d, 0.0) for d in dimensions), -left_out]

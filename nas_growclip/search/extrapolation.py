@@ -57,8 +57,6 @@ class PowerLaw(NamedTuple):
     floors: Array
     scales: Array
     head_starts: Array
-    noise: float
-    """Standard deviation of the measured losses about the fits, in nats."""
 
     def loss(self, pairs: float) -> Prediction:
         """Loss after so many effective pairs."""
@@ -101,5 +99,4 @@ def fit_power_law(pairs: Sequence[float], losses: Sequence[float], prior: CurveP
     log_weights = -0.5 * len(seen) * np.log(squares) + prior.log_weights()
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
-    noise = math.sqrt(float(weights @ squares) / len(seen))
-    return PowerLaw(weights, floors, scales, head_starts, noise)
+    return PowerLaw(weights, floors, scales, head_starts)

@@ -17,7 +17,7 @@ as D^-beta is that of Hoffmann et al., 2022 (arXiv 2203.15556), equation 2, far 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
@@ -96,9 +96,18 @@ def fewer_pairs(seen: float, control_seen: float, num_pairs: int, config: Object
         num_pairs: Pairs in the stage.
         config: The coefficients.
     """
-    constant = config.repetition_constant
-    own, control = (effective_pairs(pairs, num_pairs, constant) for pairs in (seen, control_seen))
-    return config.curve_steepness * math.log(control / own)
+    left_out = pairs_left_out(seen, control_seen, num_pairs, config.repetition_constant)
+    return config.curve_steepness * left_out
+
+
+def pairs_left_out(
+    seen: float, control_seen: float, num_pairs: int, repetition_constant: float
+) -> float:
+    """E-folds by which a candidate's effective pairs are fewer than the control's."""
+    own, control = (
+        effective_pairs(pairs, num_pairs, repetition_constant) for pairs in (seen, control_seen)
+    )
+    return math.log(control / own)
 
 
 def net_gain(
@@ -144,14 +153,19 @@ def expectations(
         gain = net_gain(candidate, seen, control, stage.num_pairs, config)
         return Expectation(candidate, flops, gain)
 
-    return tuple(sorted(map(expect, candidates), key=lambda e: (-e.gain, e.flops)))
+    return by_gain(map(expect, candidates))
+
+
+def by_gain(expected: Iterable[Expectation]) -> tuple[Expectation, ...]:
+    """The highest gain first; ties go to fewer FLOPs."""
+    return tuple(sorted(expected, key=lambda e: (-e.gain, e.flops)))
 
 
 def shortlist(expected: Sequence[Expectation], size: int) -> tuple[Candidate, ...]:
     """No growth and the growths of which most is expected, each with all its momenta.
 
     Args:
-        expected: By falling gain, as ``expectations`` gives them.
+        expected: By falling gain, as ``by_gain`` gives them.
         size: How many growths.
 
     Returns:

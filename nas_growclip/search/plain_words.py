@@ -184,10 +184,9 @@ def _unfinished(trials: Sequence[Trial]) -> list[str]:
 
 
 def _dimension_gain(value: float) -> str:
-    side = "below" if value >= 0 else "above"
     return (
-        f"Where its dimensions were grown before, the loss ended {_percent(value)} {side} no "
-        "growth's after equally many pairs."
+        f"Where its dimensions were grown before, the loss ended {_percent(value)} {_side(value)} "
+        "no growth's after equally many pairs."
     )
 
 

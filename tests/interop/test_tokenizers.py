@@ -19,6 +19,7 @@ from nas_growclip.models import tokenizers
 from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
 from tests.support.models import CONFIGS, stock_model, write_config
+from tests.support.words import SPECIAL, like_berts
 
 TEXTS = [
     "A photo of a cat",
@@ -52,14 +53,10 @@ def word_pieces() -> PreTrainedTokenizerFast:
     """As BERT's, which CLIPA uses: texts between ``[CLS]`` and ``[SEP]``."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    special = list(SPECIAL)
     trainer = trainers.WordPieceTrainer(vocab_size=90, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    return like_berts(tokenizer)
 
 
 KINDS = {"metaclip2": unigram, "clipa": word_pieces, "timm_siglip2": unigram}

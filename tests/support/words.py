@@ -5,8 +5,10 @@ step and to save, and took half of the time of every small run.
 """
 
 import string
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -17,7 +19,7 @@ from nas_growclip.models.tokenizers import keep_tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 SCENES = """
-a above against along an and are around arrow arrows at background beige below beneath beside
+above against along an and are around arrow arrows at background beige below beneath beside
 between big black blue bottom brown by centre checkered circle circles column corner cream crescent
 crescents cross crosses dark diagonal diamond diamonds digit disc discs donut donuts dotted drawing
 eight ellipse ellipses five four from gray green grey handwritten heart hearts hexagon hexagons
@@ -29,22 +31,24 @@ triangle triangles turquoise two under upper violet white within yellow zero
 """
 """Words of rendered scenes and of the digits' prompts; others are spelled."""
 CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
-TOKENS = [*SPECIAL, *CHARACTERS, *(f"##{c}" for c in CHARACTERS), *SCENES.split()[1:]]
-END = TOKENS.index("[SEP]")
+TOKENS = [*SPECIAL, *CHARACTERS, *(f"##{c}" for c in CHARACTERS), *SCENES.split()]
 WORDS = TokenizerArch(
     name="words", digest="23de1db5ce24e4a26c42b4de4af1a79f60a9d5d21914289f69cfb684a10d6243"
 )
 """Its kind, as models name it."""
-
-
-IN_YAML = {"vocab_size": len(TOKENS), "end_token": END, "tokenizer": to_mapping(WORDS)}
-"""What a text tower with this tokenizer has, as experiments are written."""
+TRAITS: Mapping[str, Any] = {
+    "vocab_size": len(TOKENS),
+    "end_token": TOKENS.index("[SEP]"),
+    "tokenizer": WORDS,
+}
+"""What a text tower with this tokenizer has."""
+IN_YAML = to_mapping(TRAITS)
+"""The same as experiments are written."""
 
 
 def with_words(arch: ClipArch) -> ClipArch:
     """An architecture with this tokenizer; the session's cache has its files."""
-    text = replace(arch.text, vocab_size=len(TOKENS), end_token=END, tokenizer=WORDS)
-    return replace(arch, text=text)
+    return replace(arch, text=replace(arch.text, **TRAITS))
 
 
 def keep_words(folder: Path) -> None:
@@ -63,7 +67,12 @@ def word_pieces() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    ends = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+    return like_berts(tokenizer)
+
+
+def like_berts(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer that has the special tokens, with texts between [CLS] and [SEP]."""
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, ends)
     names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)

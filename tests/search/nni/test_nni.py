@@ -415,22 +415,24 @@ def test_config_of_nnictl_is_valid(tmp_path: Path) -> None:
     assert "without a login" in text
 
 
+HEEDS_CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
 OWNER = """
-import signal, subprocess, sys, time
+import subprocess, sys, time
 from pathlib import Path
 from nas_growclip.search.nni.processes import guarded, marked
 folder = Path(sys.argv[1])
-signal.signal(signal.SIGINT, signal.default_int_handler)
 with guarded(folder), marked(folder):
     subprocess.Popen(["sleep", "600"], start_new_session=True)
     print("started", flush=True)
     time.sleep(float(sys.argv[2]))
 """
 EXPERIMENT_OWNER = """
-import signal, sys
+import sys
 from pathlib import Path
 from nas_growclip.search.nni.experiment import NniExperiment, run_nni_experiment
-signal.signal(signal.SIGINT, signal.default_int_handler)
 run_nni_experiment(NniExperiment(
     name="test", space={"x": {"_type": "choice", "_value": [1, 2, 3, 4]}},
     command=("sleep", "600"), folder=Path(sys.argv[1]), num_trials=4, workers=2,
@@ -445,7 +447,8 @@ def guard() -> Any:
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     """Have a process of its own run a script: one that ends by Ctrl+C even if this one does not."""
-    command = [sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
+    code = HEEDS_CTRL_C + script
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import os
+import signal
 import statistics
 import sys
 import tarfile
@@ -20,6 +21,7 @@ import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -60,7 +62,9 @@ CAPTIONS = 5
 """Of each image of the retrieval set, as in Flickr30k."""
 DISTINCT = 16
 """Pictures that are drawn; the others are their copies in other bytes."""
-PICTURES_A_SHARD = 250
+PICTURES_A_SHARD = 512
+"""At least a batch: each of OpenCLIP's processes makes its batches of its own shards, and looks for
+one for ever if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +126,7 @@ def full_plan(scratch: Path) -> Plan:
         matrix=8192,
         steps=10,
         turns=5,
-        num_images=2000,
+        num_images=8 * PICTURES_A_SHARD,
         workers=8,
         batch=256,
         num_classes=1000,
@@ -144,7 +148,7 @@ def dry_plan(scratch: Path) -> Plan:
         steps=1,
         turns=2,
         num_images=8,
-        workers=0,
+        workers=1,
         batch=4,
         num_classes=3,
         num_templates=2,
@@ -374,8 +378,33 @@ class Table:
     errors: list[str] = field(default_factory=list)
 
 
-def measured(plan: Plan, parts: Mapping[str, Part], seconds: float) -> Iterator[dict[str, Table]]:
-    """All tables, each time that a row was measured; none is begun when the seconds are over."""
+@contextmanager
+def no_longer_than(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError in what takes longer, where it waits."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"it took more than {seconds:g} s.")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def measured(
+    plan: Plan, parts: Mapping[str, Part], seconds: float, longest: float = 150
+) -> Iterator[dict[str, Table]]:
+    """All tables, each time that a row was measured; none is begun when the seconds are over.
+
+    Args:
+        plan: What is measured.
+        parts: The parts.
+        seconds: After which no row is begun.
+        longest: Seconds that one row may take.
+    """
     begun, tables = time.monotonic(), dict[str, Table]()
     for name, part in parts.items():
         table = tables[name] = Table()
@@ -385,7 +414,8 @@ def measured(plan: Plan, parts: Mapping[str, Part], seconds: float) -> Iterator[
                 table.errors.append(f"A row was left out: {seconds:g} s were over.")
                 continue
             try:
-                table.rows.append(measure())
+                with no_longer_than(longest):
+                    table.rows.append(measure())
             except Exception as error:
                 traceback.print_exc()
                 table.errors.append(f"{type(error).__name__}: {error}")
@@ -432,6 +462,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--scratch", type=Path, required=True, help="where shards are written")
     parser.add_argument("--dry-run", action="store_true", help="tiny, on the CPU")
+    parser.add_argument("--parts", nargs="+", metavar="NAME", help="of the tables; default: all")
     parser.add_argument("--seconds", type=float, default=420, help="no part begins later")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
@@ -439,12 +470,16 @@ def main() -> None:
     plan = (dry_plan if options.dry_run else full_plan)(options.scratch)
     if options.dry_run:
         torch.set_num_threads(1)
-        torch.compiler.set_default_backend("eager")  # a C++ compiler takes a minute
+        if hasattr(torch.compiler, "set_default_backend"):  # a C++ compiler takes a minute
+            torch.compiler.set_default_backend("eager")
     torch.set_float32_matmul_precision("high")  # as a run does
     logging.disable(logging.INFO)
     options.out.mkdir(parents=True, exist_ok=True)
-    about = machine(plan)
-    for tables in measured(plan, parts_of(plan), options.seconds):
+    about, parts = machine(plan), parts_of(plan)
+    if unknown := set(options.parts or ()) - set(parts):
+        raise SystemExit(f"--parts must be among {', '.join(parts)}, but has {unknown}.")
+    parts = {name: parts[name] for name in options.parts or parts}
+    for tables in measured(plan, parts, options.seconds):
         text = markdown(about, tables)
         values = {"machine": about, "parts": {name: asdict(t) for name, t in tables.items()}}
         (options.out / "gpu.json").write_text(json.dumps(values, indent=2) + "\n")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests and measurements on one GPU, in less than nine minutes and without the network:
 #
-#   [WHEELS=DIR] [PYTHON=python3] bash benchmarks/gpu.sh OUT
+#   [WHEELS=DIR] [PYTHON=python3] bash benchmarks/gpu.sh OUT [--parts NAME...]
 #   [PYTHON=python3] bash benchmarks/gpu.sh --dry-run [OUT]    # the same code on the CPU, tiny
 #
 # OUT gets gpu.json and gpu.md. DIR holds wheels of what the Python lacks (docs/reference/gpu.md).
@@ -19,6 +19,7 @@ if [[ -z ${1:-} && ${#dry[@]} == 0 ]]; then
     exit 2
 fi
 out=$(realpath -m "${1:-$scratch/out}")
+shift $(($# > 0))
 wheels=${WHEELS:+$(realpath -m "$WHEELS")}
 cd "$(dirname "$0")/.."
 
@@ -35,4 +36,4 @@ if [[ -n $wheels ]]; then
 fi
 export XDG_CACHE_HOME=$scratch/cache HF_HUB_OFFLINE=1
 "$python" -m benchmarks.gpu_wheels --check
-"$python" -m benchmarks.gpu "$out" --scratch "$scratch" "${dry[@]}"
+"$python" -m benchmarks.gpu "$out" --scratch "$scratch" "${dry[@]}" "$@"

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROVIDED = ("torch", "torchvision")
 """What the machine with the GPU has, with all that they need: builds for its driver."""
-FOR_TESTS = ("pytest>=8.3", "hypothesis>=6.120")
+FOR_TESTS = ("beartype>=0.20", "hypothesis>=6.120", "pytest>=8.3", "transformers>=4.50")
 
 
 def requirements() -> list[Requirement]:

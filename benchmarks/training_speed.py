@@ -268,7 +268,9 @@ def read_options() -> Namespace:
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="loading processes of each side")
-    parser.add_argument("--data", help="a folder of shards, to compare with loading too")
+    parser.add_argument(
+        "--data", help="a folder of shards of at least a batch each, to compare with loading too"
+    )
     parser.add_argument("--loading-only", action="store_true")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--compile", action="store_true")

@@ -5,10 +5,10 @@ package costs nothing.
 """
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING
 
 from nas_growclip.io.logs import log_to_stderr
+from nas_growclip.io.versions import own_version
 
 if TYPE_CHECKING:
     from nas_growclip.data.preprocess import preprocess as preprocess
@@ -60,7 +60,7 @@ log_to_stderr()
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        return importlib.metadata.version("nas_growclip")
+        return own_version()
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -4,7 +4,6 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +16,7 @@ from nas_growclip.cli.nni import nni
 from nas_growclip.cli.nni_trial import nni_trial
 from nas_growclip.cli.runs import calibrate, compare, continue_, report, rescore, run, worker
 from nas_growclip.cli.slurm import submit
+from nas_growclip.io.versions import own_version
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -108,7 +108,7 @@ def described(function: Callable[..., object]) -> tuple[str, str]:
 
 def _print_version(is_asked: bool) -> bool:
     if is_asked:
-        print(version("nas_growclip"))
+        print(own_version())
         raise typer.Exit
     return is_asked
 

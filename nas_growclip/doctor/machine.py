@@ -22,6 +22,8 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from nas_growclip.io.versions import installed_version
+
 PACKAGE = "nas_growclip"
 
 DEFAULT_PORT = 8080
@@ -35,13 +37,6 @@ class Finding:
     status: Literal["ok", "warning", "problem", "skipped"]
     found: str
     remedy: str = ""
-
-
-def installed_version(package: str) -> str | None:
-    """A package's version, read without importing it; None if it is not installed."""
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version(package)
-    return None
 
 
 def installed_requirements(package: str) -> Sequence[str]:

@@ -122,7 +122,7 @@ class AxisMap:
     gain: Expansion
     shift: Expansion
     stream_gain: Expansion | None = None
-    """A stream-writing LayerNorm's gain; as ``shift`` where it is None."""
+    """A stream-writing LayerNorm's gain; as ``write`` where it is None."""
     query: Expansion | None = None
     """Rows of queries; as ``write`` where it is None."""
     key: Expansion | None = None
@@ -135,9 +135,7 @@ class AxisMap:
     def expansion(self, role: Role) -> Expansion:
         """The expansion for one role."""
         stated: Expansion | None = getattr(self, role)
-        if stated is not None:
-            return stated
-        return self.shift if role == "stream_gain" else self.write
+        return self.write if stated is None else stated
 
 
 def _product(value: Tensor, matrix: Tensor, position: int) -> Tensor:

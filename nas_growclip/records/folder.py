@@ -6,7 +6,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from nas_growclip.io.files import write_arrays, write_atomically
 from nas_growclip.io.mappings import from_mapping, read_mapping, to_mapping
+from nas_growclip.io.versions import own_version
 from nas_growclip.records.entries import StageResult, Trial
 from nas_growclip.records.lines import append_line, read_lines, whole_lines
 
@@ -226,7 +226,7 @@ def _file_name(label: str) -> str:
 
 def write_format(run: Path) -> None:
     """Note a new run folder's format, the version that made it, and an id of its own."""
-    made = {"format": FORMAT, "written_by": version("nas_growclip"), "id": secrets.token_hex(3)}
+    made = {"format": FORMAT, "written_by": own_version(), "id": secrets.token_hex(3)}
     write_atomically(RunFolder(run).format, (json.dumps(made) + "\n").encode())
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from importlib import metadata
 from pathlib import Path
 from typing import get_args
 
@@ -18,6 +19,7 @@ from nas_growclip.cli.main import BAD_INPUT, main
 from nas_growclip.compare.config import load_comparison
 from nas_growclip.data.config import DataConfig
 from nas_growclip.experiment.config import load_config
+from nas_growclip.io import versions
 from nas_growclip.io.shipped import SHIPPED, file_or_shipped, shipped_names
 from nas_growclip.models.arch import PRESETS, ClipArch
 from nas_growclip.models.checkpoint import save_model
@@ -100,7 +102,18 @@ def test_everything_shipped_is_read() -> None:
 
 def test_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == nas_growclip.__version__
+    assert capsys.readouterr().out.strip() == nas_growclip.__version__ != versions.UNKNOWN
+
+
+def test_sources_that_are_not_installed_have_an_unknown_version(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_found(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", not_found)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == versions.UNKNOWN
 
 
 # The wheel.

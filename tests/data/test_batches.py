@@ -50,6 +50,20 @@ def test_order_does_not_depend_on_where_it_was_taken_up(pairs: ImageTextPairs) -
         assert torch.equal(one.images, other.images)
 
 
+@pytest.mark.parametrize("encoder", [ENCODER, ENCODER._replace(augment=AugmentConfig())])
+def test_every_epoch_has_all_pairs_in_another_order(
+    pairs: ImageTextPairs, encoder: PairEncoder
+) -> None:
+    """Whether images are read one by one, to be varied, or held as arrays."""
+    batches = load_batches(pairs, encoder, BatchOrder(16, 0))
+    first, second = (
+        [caption for batch in itertools.islice(batches, 5) for caption in batch.captions]
+        for _ in range(2)
+    )
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
 class ChangedPairs:
     """A set whose third pair cannot be read any more."""
 

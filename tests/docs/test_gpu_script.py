@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +39,7 @@ def test_a_dry_run_measures_every_part(tmp_path: Path) -> None:
     assert {name: len(part) for name, part in gpu.parts_of(plan).items()} == {
         name: len(table["rows"]) for name, table in tables.items()
     }
-    assert tables["Tests"]["rows"] == [{"passed": 6, "failed": 0, "skipped": 0}]
+    assert tables["Tests"]["rows"] == [{"passed": 7, "failed": 0, "skipped": 0}]
     assert [row["compiled"] for row in tables["Training"]["rows"]] == [False, False]
     for row in tables["Training"]["rows"] + tables["Training, compiled"]["rows"]:
         assert row["ratio"] > 0
@@ -79,6 +80,13 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     outdated, absent = gpu_wheels.missing()
     assert outdated.startswith("pytest>=99 (has ")
     assert absent == "not-there (has none)"
+
+
+def test_a_part_that_waits_for_ever_is_ended_and_named(tmp_path: Path) -> None:
+    parts = {"Stuck": [threading.Event().wait], "Next": [lambda: {"speed": 1.0}]}
+    *_, tables = gpu.measured(gpu.dry_plan(tmp_path), parts, seconds=60, longest=0.05)
+    assert tables["Stuck"].errors == ["TimeoutError: it took more than 0.05 s."]
+    assert tables["Next"].rows == [{"speed": 1.0}]
 
 
 def test_a_part_that_fails_is_named_and_those_that_are_late_are_left_out(

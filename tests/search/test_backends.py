@@ -171,13 +171,15 @@ def test_promising_candidates_come_right_after_the_control(tmp_path: Path) -> No
     assert labels(run_search(made))[:3] == ["none", *(c.label for c in CANDIDATES[5:7])]
 
 
-def test_candidate_enqueued_by_hand_is_tried_next(tmp_path: Path) -> None:
+def test_candidate_enqueued_by_hand_is_tried_next_and_once(tmp_path: Path) -> None:
     made = search_task(SearchConfig(num_trials=4), tmp_path)
     backend = OptunaSearch(made)
-    backend.study.enqueue_trial({"grow": "text.depth", "text.depth": 3})
-    backend.study.enqueue_trial({"grow": "no such thing"})
+    for wanted in ("text.depth", "no such thing", "text.depth"):
+        backend.study.enqueue_trial({"grow": wanted, "text.depth": 3})
     backend.close()
-    assert labels(run_search(made))[:2] == ["none", "text.depth=3"]
+    tried = labels(run_search(made))
+    assert tried[:2] == ["none", "text.depth=3"]
+    assert tried.count("text.depth=3") == 1
 
 
 def stored(made: SearchTask) -> list[optuna.trial.FrozenTrial]:

@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_growclip.data.stages import open_stages
+from nas_growclip.evaluation.metrics import evaluate
+from nas_growclip.experiment.run import run_experiment
+from nas_growclip.growth.candidates import NO_GROWTH
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.verify import perturbed, probe, similarity
 from nas_growclip.models.arch import ClipArch
+from nas_growclip.models.checkpoint import load_model
 from nas_growclip.models.clip import Clip
+from nas_growclip.records.folder import stage_folders
 from nas_growclip.training.checkpoint import load_state, pack_state, save_state
 from nas_growclip.training.loop import train
 from nas_growclip.training.state import TrainConfig, TrainState, start_training
+from tests.support.faults import fail_at, in_step
+from tests.support.runs import small_config
 from tests.training.test_loop import same_batch
 
 DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
@@ -110,3 +118,24 @@ def test_compiled_steps_are_the_plain_ones(
         with torch.no_grad():
             embeddings.append(state.model.encode_image(batch.images))
     torch.testing.assert_close(*embeddings, atol=1e-2, rtol=0)
+
+
+def test_a_run_grows_candidates_resumes_and_delivers_what_it_measured(tmp_path: Path) -> None:
+    """The CPU finds the same of the model that was trained on the device."""
+
+    def stop() -> None:
+        raise InterruptedError("stopped")
+
+    config, out = small_config(), tmp_path / "run"
+    stop_training = fail_at("step", stop, in_step(5, "stage 1, training"))
+    with pytest.raises(InterruptedError, match="stopped"):
+        run_experiment(config, out, device=DEVICE.type, observer=stop_training)
+    run = run_experiment(config, out, device=DEVICE.type)
+    assert len(run.stages) == 2
+    assert [trial.state for trial in run.trials] == ["complete"] * 4
+    assert any(trial.candidate != NO_GROWTH for trial in run.trials)
+    delivered = load_model(stage_folders(out)[-1].path)
+    assert delivered.arch == run.stages[-1].arch
+    test = open_stages(config.data, None)[-1].test
+    again = evaluate(delivered, test, (), ("loss",), config.train.batch_size)["loss"].value
+    assert run.stages[-1].metrics["loss"].value == pytest.approx(again, abs=2e-2)

@@ -39,6 +39,8 @@ class Sample(NamedTuple):
     """Why a member was not read; empty if all were."""
     name: str = ""
     """Name of its first member."""
+    spans: tuple[int, int, int, int] | None = None
+    """First bytes and lengths of image and text in the file; None if they cannot be read there."""
 
 
 class _Name(NamedTuple):
@@ -71,7 +73,15 @@ class _Files:
         members = (self.image, self.text)
         image, text = (member.data if member is not None else None for member in members)
         fault = next((m.fault for m in members if m is not None and m.fault), "")
-        return Sample(image, text, key, fault, self.first)
+        return Sample(image, text, key, fault, self.first, self._spans())
+
+    def _spans(self) -> tuple[int, int, int, int] | None:
+        if self.image is None or self.text is None:
+            return None
+        starts = self.image.start, self.text.start
+        if starts[0] is None or starts[1] is None:
+            return None
+        return starts[0], len(self.image.data), starts[1], len(self.text.data)
 
 
 def read_samples(

@@ -9,6 +9,7 @@ which may be deleted at any time.
 import hashlib
 import json
 import os
+import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,8 +23,11 @@ from numpy.typing import NDArray
 
 from nas_growclip.io.files import locked, make_folder, write_arrays
 
-RULES = 2
-"""Raised whenever other pairs become usable than before: kept scans are then made again."""
+RULES = 3
+"""Raised whenever a scan finds other pairs, or more about them: kept ones are then made again."""
+
+SPANS = struct.Struct("<qiqi")
+"""Where a pair is in its file: first byte and length of its image, then of its text."""
 
 MAX_THREADS = 8
 
@@ -34,6 +38,8 @@ class ShardScan(NamedTuple):
     """What one pass over a shard found."""
 
     num_pairs: int
+    num_bytes: int
+    """Of the file."""
     unusable: frozenset[int]
     """Positions of the samples to leave out."""
     sha256: str
@@ -44,6 +50,9 @@ class ShardScan(NamedTuple):
     """Where each reason was met first."""
     other_member: str = ""
     """A member that is neither image nor caption, if there is one."""
+    spans: bytes = b""
+    """Of its usable pairs, one after the other: ``SPANS`` of each. Empty if the file can only be
+    read from its beginning, as a gzipped one."""
 
 
 def kept_scan(path: Path, how: str, scan: Callable[[Path], ShardScan]) -> ShardScan:
@@ -100,6 +109,7 @@ def _write(place: Path, scan: ShardScan, version: list[object]) -> None:
     about = {
         "version": version,
         "num_pairs": scan.num_pairs,
+        "num_bytes": scan.num_bytes,
         "sha256": scan.sha256,
         "skipped": scan.skipped,
         "examples": dict(scan.examples),
@@ -109,6 +119,7 @@ def _write(place: Path, scan: ShardScan, version: list[object]) -> None:
         "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
         "unusable": np.array(sorted(scan.unusable), np.int64),
         "identities": np.frombuffer(scan.identities, np.uint8),
+        "spans": np.frombuffer(scan.spans, np.uint8),
     }
     write_arrays(place, arrays)
 
@@ -122,12 +133,14 @@ def _read(place: Path, version: list[object]) -> ShardScan | None:
                 return None
             return ShardScan(
                 num_pairs=about["num_pairs"],
+                num_bytes=about["num_bytes"],
                 unusable=frozenset(arrays["unusable"].tolist()),
                 sha256=about["sha256"],
                 skipped=about["skipped"],
                 identities=arrays["identities"].tobytes(),
                 examples=about["examples"],
                 other_member=about["other_member"],
+                spans=arrays["spans"].tobytes(),
             )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

@@ -12,7 +12,7 @@ from nas_growclip.data.sources.captions import PLAIN_CAPTIONS, CaptionFormat
 from nas_growclip.data.sources.decoding import decode_pair
 from nas_growclip.data.sources.dedup import pair_identity
 from nas_growclip.data.sources.members import DUPLICATE_KEY, Sample, read_samples
-from nas_growclip.data.sources.scan_cache import ShardScan, kept_scan
+from nas_growclip.data.sources.scan_cache import SPANS, ShardScan, kept_scan
 
 COMPLEMENTS = {"missing image": "missing caption", "missing caption": "missing image"}
 
@@ -57,6 +57,7 @@ class _Pass:
     halves: dict[str, str] = field(default_factory=dict)
     """Keys of which one member was found, and the reason that it was counted under."""
     identities: bytearray = field(default_factory=bytearray)
+    spans: bytearray = field(default_factory=bytearray)
 
     def take(self, position: int, sample: Sample, pair: Pair | str) -> None:
         """Count one sample."""
@@ -68,6 +69,8 @@ class _Pass:
         else:
             self.keys.add(sample.key)
             self.identities += pair_identity(pair.image_id, pair.caption)
+            if sample.spans is not None:
+                self.spans += SPANS.pack(*sample.spans)
 
     def _skip(self, sample: Sample, reason: str) -> None:
         other_half = self.halves.get(sample.key)
@@ -84,6 +87,7 @@ class _Pass:
 def _read_through(path: Path, captions: CaptionFormat) -> ShardScan:
     found, others, position = _Pass(), list[str](), -1
     try:
+        num_bytes = path.stat().st_size
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         samples = read_samples(path, captions.suffix, found.skipped, others)
@@ -93,8 +97,10 @@ def _read_through(path: Path, captions: CaptionFormat) -> ShardScan:
         raise ValueError(f"{path}: must be readable, but: {error}. Check the disk.") from None
     skipped = dict(+found.skipped)
     damage = {reason: repr(str(path)) for reason in FILE_DAMAGE if reason in skipped}
+    num_pairs = position + 1 - len(found.unusable)
     return ShardScan(
-        num_pairs=position + 1 - len(found.unusable),
+        num_pairs=num_pairs,
+        num_bytes=num_bytes,
         unusable=frozenset(found.unusable),
         sha256=sha256,
         skipped=skipped,
@@ -102,4 +108,5 @@ def _read_through(path: Path, captions: CaptionFormat) -> ShardScan:
         examples={k: f"{v} in {path.name}" for k, v in found.examples.items() if k in skipped}
         | damage,
         other_member=others[0] if others else "",
+        spans=bytes(found.spans) if len(found.spans) == num_pairs * SPANS.size else b"",
     )

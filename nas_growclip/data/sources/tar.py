@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 MAX_FILE_BYTES = 2**26
 """Largest image file or member that is read; 64 megapixels of a photograph take about half."""
@@ -43,6 +43,8 @@ class Member(NamedTuple):
     data: bytes
     fault: str
     """Why it was not read; empty if it was."""
+    start: int | None = None
+    """Byte of the file at which its bytes begin; None if they do not stand there as they are."""
 
 
 class _Metered:
@@ -68,7 +70,7 @@ def read_members(path: Path, damage: Counter[str]) -> Iterator[Member]:
         damage: Counts, at the end, what is wrong with the file as a whole.
     """
     with _open_file(path) as file:
-        metered: Any = _Metered(file)
+        is_plain, metered = not isinstance(file, gzip.GzipFile), cast(Any, _Metered(file))
         try:
             archive: Any = tarfile.open(fileobj=metered, mode="r:")  # noqa: SIM115
         except _READ_ERRORS:
@@ -84,7 +86,7 @@ def read_members(path: Path, damage: Counter[str]) -> Iterator[Member]:
                 member = _read_member(archive, entry, metered)
                 is_whole = member is not None
                 if member is not None:
-                    yield member
+                    yield member if is_plain else member._replace(start=None)
         if not (is_whole and _is_complete(file, archive.offset)):
             damage["truncated shard"] += 1
         elif not num_members:
@@ -111,9 +113,10 @@ def _read_member(archive: Any, entry: tarfile.TarInfo, metered: _Metered) -> Mem
         return Member(entry.name, b"", fault)
     metered.left = MAX_FILE_BYTES
     try:
-        return Member(entry.name, archive.extractfile(entry).read(), "")
+        data = archive.extractfile(entry).read()
     except _READ_ERRORS:
         return None
+    return Member(entry.name, data, "", None if entry.issparse() else entry.offset_data)
 
 
 def _fault(entry: tarfile.TarInfo) -> str:

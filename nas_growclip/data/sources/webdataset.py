@@ -2,17 +2,21 @@
 
 Every shard is scanned once a machine: each image is decoded, and what is unusable is remembered by
 its position. So the number of pairs is known before training, and an epoch yields exactly as many.
-An epoch is a stream: memory holds the shuffle buffer, of bytes that are not decoded yet.
+The scan also says at which bytes of the file a pair is: an epoch is shuffled before anything is
+read, and a process that makes one batch in eight reads one pair in eight. Gzipped shards have no
+such places: their epoch is a stream, and memory holds the shuffle buffer, of undecoded bytes.
 """
 
 import itertools
+import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import webdataset as wds
 
@@ -22,11 +26,13 @@ from nas_growclip.data.sources.bad_share import SkipCounts, require_pairs
 from nas_growclip.data.sources.captions import PLAIN_CAPTIONS, CaptionFormat
 from nas_growclip.data.sources.dedup import IDENTITY_SIZE
 from nas_growclip.data.sources.members import Sample, read_samples
-from nas_growclip.data.sources.scan_cache import ShardScan, scan_in_order
+from nas_growclip.data.sources.scan_cache import SPANS, ShardScan, scan_in_order
 from nas_growclip.data.sources.shard_names import shard_paths
 from nas_growclip.data.sources.shard_scan import pair_of, scan_shard
 from nas_growclip.data.sources.split import Split, SplitFiles, file_name, split_files
 from nas_growclip.io.progress import track
+
+MAX_OPEN_SHARDS = 16
 
 DEFAULT_SHUFFLE_BUFFER = 2000
 """Pairs kept to shuffle a stream of shards, where no setting says how many."""
@@ -73,17 +79,19 @@ class ShardPairs:
 
     def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
         """Every wanted pair once: shards shuffled by the seed, then pairs in a buffer."""
-        samples = _usable_samples(self.parts, self.captions)
+        parts: Sequence[ShardPart] = self.parts
         if seed is not None:
             rng = random.Random(seed)
-            parts = rng.sample(self.parts, len(self.parts))
+            parts = rng.sample(parts, len(parts))
+        samples = itertools.chain.from_iterable(_samples_of(part, self.captions) for part in parts)
+        if seed is not None:
             size = self.shuffle_buffer
-            samples = wds.shuffle(size, initial=size, rng=rng)(
-                _usable_samples(parts, self.captions)
-            )
-        return (
-            _decode(sample, self.captions) for place, sample in enumerate(samples) if wanted(place)
-        )
+            samples = wds.shuffle(size, initial=size, rng=rng)(samples)
+        with closing(_OpenShards()) as files:
+            for place, sample in enumerate(samples):
+                if wanted(place):
+                    whole = files.read(sample) if isinstance(sample, _Located) else sample
+                    yield _decode(whole, self.captions)
 
 
 def shard_pairs(
@@ -172,16 +180,70 @@ def shard_parts(
                 return
 
 
-def _usable_samples(parts: Iterable[ShardPart], captions: CaptionFormat) -> Iterator[Sample]:
-    for part in parts:
-        samples = enumerate(read_samples(part.path, captions.suffix))
-        usable = (sample for index, sample in samples if index not in part.scan.unusable)
-        count = 0
-        for sample in itertools.islice(usable, part.num_pairs):
-            yield sample
-            count += 1
-        if count != part.num_pairs:
-            raise changed(f"{part.path} must hold {part.num_pairs} pairs, but got {count}")
+class _Located(NamedTuple):
+    """A usable pair by its shard and its number there."""
+
+    part: ShardPart
+    number: int
+
+
+def _samples_of(part: ShardPart, captions: CaptionFormat) -> Iterator[Sample | _Located]:
+    """Usable samples of a shard: where they are if that is known, else the samples themselves."""
+    if part.scan.spans:
+        yield from (_Located(part, number) for number in range(part.num_pairs))
+        return
+    samples = enumerate(read_samples(part.path, captions.suffix))
+    usable = (sample for index, sample in samples if index not in part.scan.unusable)
+    count = 0
+    for sample in itertools.islice(usable, part.num_pairs):
+        yield sample
+        count += 1
+    if count != part.num_pairs:
+        raise changed(f"{part.path} must hold {part.num_pairs} pairs, but got {count}")
+
+
+class _OpenShards:
+    """Shards that are read at given places; the last few stay open."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, BinaryIO] = {}
+
+    def read(self, located: _Located) -> Sample:
+        """The members of one pair.
+
+        Raises:
+            ValueError: If the file is no longer as long as it was, or cannot be read.
+        """
+        part, start = located.part, located.number * SPANS.size
+        image_start, image_size, text_start, text_size = SPANS.unpack_from(part.scan.spans, start)
+        try:
+            file = self._opened(part)
+            file.seek(image_start)
+            image = file.read(image_size)
+            file.seek(text_start)
+            return Sample(image, file.read(text_size), key="")
+        except OSError as error:
+            raise changed(f"{part.path} must stay readable, but: {error}") from None
+
+    def _opened(self, part: ShardPart) -> BinaryIO:
+        """An open shard; the whole of it is asked for, so that the disk reads it in its order."""
+        file = self.files.pop(part.path, None)
+        if file is None:
+            if len(self.files) == MAX_OPEN_SHARDS:
+                self.files.pop(next(iter(self.files))).close()
+            file = part.path.open("rb")
+            if (size := os.fstat(file.fileno()).st_size) != part.scan.num_bytes:
+                file.close()
+                raise changed(f"{part.path} must have {part.scan.num_bytes} bytes, but has {size}")
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        self.files[part.path] = file
+        return file
+
+    def close(self) -> None:
+        """Close them all."""
+        for file in self.files.values():
+            file.close()
 
 
 def _decode(sample: Sample, captions: CaptionFormat) -> Pair:

@@ -16,12 +16,14 @@ from nas_growclip.data.sources.scan_cache import ShardScan, cache_folder, kept_s
 
 FOUND = ShardScan(
     num_pairs=3,
+    num_bytes=10,
     unusable=frozenset({1, 4}),
     sha256="ab" * 32,
     skipped={"missing image": 2},
     identities=bytes(range(96)),
     examples={"missing image": "'7.txt' in 00000.tar"},
     other_member="7.npy",
+    spans=bytes(range(72)),
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from nas_growclip.data.config import WebdatasetConfig
+from nas_growclip.data.sources import webdataset
 from nas_growclip.data.sources.decoding import decode_caption, decode_image
 from nas_growclip.data.sources.members import read_samples
 from nas_growclip.data.sources.shard_names import shard_paths
@@ -113,11 +114,49 @@ def test_manifest_names_files_and_hashes_them(tmp_path):
     assert entry.skipped == {}
 
 
-def test_gzipped_shards_are_read(tmp_path):
-    write_tar(tmp_path / "a.tar.gz", members(0, 3), "w:gz")
-    pairs = open_train(tmp_path, "*.tar.gz")
-    assert len(captions(pairs)) == 3
-    assert pairs.manifest[0].skipped == {}
+AWKWARD = [
+    *members(0, 3),
+    ("6.txt", b"before its image"),
+    ("6.png", png()),
+    ("7.json", b"{}"),
+    ("7.png", png()[:40]),
+    ("7.txt", b"cut"),
+    (f"{'long' * 60}/8.png", png()),
+    (f"{'long' * 60}/8.txt", b"in a long folder"),
+    ("9.input.png", png()),
+    ("9.output.txt", b"named apart"),
+]
+
+
+def test_gzipped_shards_are_read_as_plain_ones(tmp_path):
+    """One is read from its beginning, the other where its pairs are."""
+    write_tar(tmp_path / "a.tar.gz", AWKWARD, "w:gz")
+    write_tar(tmp_path / "b.tar", AWKWARD)
+    streamed, located = (open_train(tmp_path, pattern) for pattern in ("*.tar.gz", "*.tar"))
+    assert streamed.manifest[0].skipped == located.manifest[0].skipped == {"unreadable image": 1}
+    for seed in (None, 4):
+        assert captions(streamed, seed) == captions(located, seed)
+        for one, other in zip(streamed.epoch(seed), located.epoch(seed), strict=True):
+            assert np.array_equal(np.asarray(one.image), np.asarray(other.image))
+    assert "before its image" in captions(located)
+
+
+@pytest.mark.parametrize("seed", [None, 4])
+def test_what_is_not_wanted_is_not_read(tmp_path, monkeypatch, seed):
+    write_shards(tmp_path)
+    pairs = open_train(tmp_path, "*.tar")
+    whole = captions(pairs, seed)
+    found, read = [], webdataset._OpenShards.read
+
+    def noted(files, located):
+        found.append(located)
+        return read(files, located)
+
+    monkeypatch.setattr(webdataset._OpenShards, "read", noted)
+    monkeypatch.setattr(webdataset, "read_samples", None)
+    some = [pair.caption for pair in pairs.epoch(seed, lambda place: place % 4 == 1)]
+    assert some == whole[1::4]
+    assert len(found) == len(some)
 
 
 @pytest.mark.parametrize(
@@ -258,11 +297,22 @@ def test_scan_is_repeated_when_a_file_changes(tmp_path):
 def test_shard_that_changes_after_the_scan_is_an_error(tmp_path):
     path = write_tar(tmp_path / "a.tar", members(0, 2))
     pairs = open_train(tmp_path, "a.tar")
-    write_tar(path, members(0, 1))
-    with pytest.raises(ValueError, match=r"must hold 2 pairs, but got 1: a shard changed"):
-        captions(pairs)
     write_tar(path, [("0.png", b""), ("0.txt", b"a"), *members(1, 1)])
     with pytest.raises(ValueError, match=r"must stay so, but got 'unreadable image'"):
+        captions(pairs)
+    write_tar(path, members(0, 40))
+    with pytest.raises(ValueError, match=r"must have 10240 bytes, but has \d+: a shard changed"):
+        captions(pairs)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"must stay readable, but: .*No such file.*Start again"):
+        captions(pairs)
+
+
+def test_gzipped_shard_that_changes_after_the_scan_is_an_error(tmp_path):
+    path = write_tar(tmp_path / "a.tar.gz", members(0, 2), "w:gz")
+    pairs = open_train(tmp_path, "a.tar.gz")
+    write_tar(path, members(0, 1), "w:gz")
+    with pytest.raises(ValueError, match=r"must hold 2 pairs, but got 1: a shard changed"):
         captions(pairs)
 
 

@@ -62,6 +62,9 @@ CAPTIONS = 5
 """Of each image of the retrieval set, as in Flickr30k."""
 DISTINCT = 16
 """Pictures that are drawn; the others are their copies in other bytes."""
+ROUNDS = 4
+"""Batches of each loading process that are timed: they come about as many at a time as there are
+processes, so other numbers of them would be rounded."""
 PICTURES_A_SHARD = 512
 """At least a batch: each of OpenCLIP's processes makes its batches of its own shards, and looks for
 one for ever if there is none."""
@@ -265,7 +268,8 @@ def measure_loading(plan: Plan) -> Row:
     """Shards of JPEGs to batches, ours beside OpenCLIP's pipeline."""
     folder = plan.scratch / "pairs"
     write_shards(folder, plan.num_images, lambda number: {"txt": f"picture number {number}"})
-    arch, options = plan.evaluated, plan.options(plan.batch, workers=plan.workers)
+    arch, options = plan.evaluated, plan.options(plan.batch // 2, workers=plan.workers)
+    options.steps, options.turns = ROUNDS * max(plan.workers, 1), 3
     ours = our_loader(our_shards(str(folder)), Clip(arch), options)
     theirs = their_loader(str(folder), arch, options)
     compared = compare(drain(ours), drain(theirs), options)

@@ -236,8 +236,8 @@ def compare(
     for turn in range(options.turns):
         order = ("ours", "theirs") if turn % 2 else ("theirs", "ours")
         for side in order:
-            if options.workers:
-                runs[side](options.workers * BATCHES_AHEAD)  # made while the other had its turn
+            if options.workers:  # what was made while the other had its turn, and as much again:
+                runs[side](2 * options.workers * BATCHES_AHEAD)  # so its processes are done too
             synchronize(options.device)
             started = time.perf_counter()
             runs[side](options.steps)

@@ -21,7 +21,7 @@ from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
 from nas_growclip.models.clip import Clip
 from nas_growclip.records.frames import Run
 from nas_growclip.search.optuna import dashboard
-from tests.support.words import keep_words
+from tests.support.words import keep_words, with_words
 
 TESTS = Path(__file__).parent
 
@@ -218,7 +218,8 @@ def deep_arch() -> ClipArch:
 
 @pytest.fixture
 def deep_parent(deep_arch: ClipArch) -> Clip:
-    return perturbed(Clip(deep_arch, seed=1).double()).eval()
+    """With a small vocabulary: CLIP's would be nearly all of what is drawn and grown."""
+    return perturbed(Clip(with_words(deep_arch), seed=1).double()).eval()
 
 
 @pytest.fixture

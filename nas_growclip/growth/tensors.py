@@ -1,6 +1,6 @@
 """One parameter at a time: unfold it into axes, apply the maps, fold it back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -54,21 +54,22 @@ def _grown(
     name: str, fresh: Tensor, axes: AxisSpec, source: BlockSource, plan: GrowthPlan
 ) -> tuple[Tensor, Tensor | None]:
     parts = axes.parts() if axes.is_fused else (axes,)
-
-    def unfold(tensor: Tensor, arch: ClipArch) -> list[Tensor]:
-        return list(tensor.reshape(len(parts), *parts[0].shape(arch)))
-
-    weights = unfold(plan.parent_weight(name, source), plan.parent_arch)
+    weights = _unfolded(plan.parent_weight(name, source), parts, plan.parent_arch)
     uppers: list[Tensor] | list[None] = [None] * len(parts)
     if _takes_upper(axes, plan):
-        uppers = unfold(plan.parent_weight(name, source, above=1), plan.parent_arch)
+        uppers = _unfolded(plan.parent_weight(name, source, above=1), parts, plan.parent_arch)
+    news = _unfolded(fresh, parts, plan.child_arch)
     pieces = [
         inherit_tensor(*tensors, plan.maps)
-        for tensors in zip(weights, uppers, unfold(fresh, plan.child_arch), parts, strict=True)
+        for tensors in zip(weights, uppers, news, parts, strict=True)
     ]
     values = torch.stack([value for value, _ in pieces]).reshape(fresh.shape)
     nulls = [null for _, null in pieces if null is not None]
     return values, torch.stack(nulls).reshape(fresh.shape) if nulls else None
+
+
+def _unfolded(tensor: Tensor, parts: Sequence[AxisSpec], arch: ClipArch) -> list[Tensor]:
+    return list(tensor.reshape(len(parts), *parts[0].shape(arch)))
 
 
 def inherit_tensor(

@@ -20,6 +20,7 @@ from torch.nn import functional
 from nas_growclip.models.arch import ImageArch, SharedArch, TextArch
 
 
+@functools.cache
 def mlp_of_width(mlp_width: int) -> Callable[..., nn.Module]:
     """A timm MLP layer whose hidden width is a whole number rather than a ratio."""
 
@@ -30,6 +31,7 @@ def mlp_of_width(mlp_width: int) -> Callable[..., nn.Module]:
     return build
 
 
+@functools.cache
 def attention_of_head_dim(head_dim: int) -> type[nn.Module]:
     """A timm attention layer whose head_dim does not follow from the width."""
 

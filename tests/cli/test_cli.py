@@ -23,6 +23,7 @@ from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
 from nas_growclip.search.export_space import FORMATS as SPACES
 from nas_growclip.search.objective import OBJECTIVES
+from tests.support.forked_python import forking_python
 from tests.support.runs import SMOKE, smoke_config
 
 SPACE = str(SMOKE.parent.parent / "search_spaces" / "tiny.yaml")
@@ -103,9 +104,9 @@ def test_commands_and_options_are_frozen() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_an_example_with_options_that_exist(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "nas_growclip", name, "--help"], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "nas_growclip", name, "--help"]
+    with forking_python():
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     text, example = done.stdout.split("Example:\n")
     assert example.split()[:2] == ["growclip", name]
     used = set(re.findall(r"--[a-z-]+", example))

@@ -11,6 +11,7 @@ from nas_growclip.cli.slurm import GrowclipJob, make_executor, queue_jobs
 from nas_growclip.experiment.run import is_complete, prepare_folder
 from nas_growclip.records.folder import read_trials
 from nas_growclip.search.config import SearchConfig
+from tests.support.forked_python import forking_python
 from tests.support.runs import ROOT, SMOKE, small_config
 
 pytest.importorskip("submitit")
@@ -22,7 +23,6 @@ echo "Submitted batch job $(wc -l < {log})"
 
 
 @pytest.mark.slow
-@pytest.mark.long("each job is a new process that imports PyTorch")
 def test_run_and_worker_as_local_jobs_end_the_run(tmp_path: Path) -> None:
     out, experiment = tmp_path / "run", tmp_path / "small.yaml"
     config = small_config(search=SearchConfig(num_trials=2, trial_share=0.3, curve_points=2))
@@ -30,8 +30,9 @@ def test_run_and_worker_as_local_jobs_end_the_run(tmp_path: Path) -> None:
     prepare_folder(config, out)
     run = GrowclipJob(("run", str(experiment), "--out", str(out)))
     workers = [GrowclipJob(("worker", str(out)))]
-    jobs = queue_jobs(make_executor((), "local", out / "jobs"), run, workers)
-    assert [job.result() for job in jobs] == [None, None], jobs[0].stderr()
+    with forking_python():
+        jobs = queue_jobs(make_executor((), "local", out / "jobs"), run, workers)
+        assert [job.result() for job in jobs] == [None, None], jobs[0].stderr()
     assert is_complete(config, out)
     assert "the run in" in (jobs[1].stderr() or "")
     labels = [(trial.stage, trial.label) for trial in read_trials(out)]

@@ -3,14 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas_growclip.compare import results
 from nas_growclip.compare.arms import Arm
 from nas_growclip.compare.config import load_comparison
 from nas_growclip.compare.folder import CompareFolder
-from nas_growclip.records.frames import Run
+from nas_growclip.records.folder import RunFolder, write_outcomes
 from tests.compare.test_compare_config import SMALL
+from tests.report.test_report import write_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.pictures]
 
@@ -18,10 +20,15 @@ BEGINNINGS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 
 
 def test_each_figure_is_a_file_of_each_format(
-    smoke_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(load_comparison(SMALL), envelope=("fixed",))
-    arms = tuple(Arm(name, None, {0: smoke_run}) for name in ("growclip", "fixed"))
+    run = write_run(tmp_path / "run", num_stages=2)
+    for stage in run.stages:
+        place = RunFolder(run.path).stage(stage.stage)
+        place.path.mkdir()
+        write_outcomes(place, {"i2t_recall@1": np.array([True, False])})
+    arms = tuple(Arm(name, None, {0: run}) for name in ("growclip", "fixed"))
     monkeypatch.setattr(results, "load_arms", lambda comparison: arms)
     folder = results.write_results(CompareFolder(config, tmp_path / "out"))
     for name in ("accuracy_vs_flops", "accuracy_over_time"):

@@ -3,7 +3,9 @@
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 import yaml
 
 from nas_growclip.cli.main import main
+from nas_growclip.compare import over_time, results
 from nas_growclip.compare.arms import load_arms
+from nas_growclip.compare.bootstrap import paired_difference
 from nas_growclip.compare.config import CompareConfig, load_comparison
 from nas_growclip.compare.folder import COMPARISON_FILE, FAILURE_FILE, CompareFolder
 from nas_growclip.compare.results import write_results
@@ -22,6 +26,7 @@ from nas_growclip.records.folder import RunFolder, read_outcomes, read_stages
 from nas_growclip.records.frames import load_run
 from nas_growclip.search.coefficients import ObjectiveConfig
 from tests.compare.test_compare_config import SMALL
+from tests.support.forked_python import forking_python
 from tests.support.processes import started
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -31,6 +36,15 @@ TABLES = ("arms.csv", "runs.csv", "choices.csv")
 
 def tables(folder: Path) -> dict[str, str]:
     return {name: (folder / "results" / name).read_text() for name in TABLES}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_resamples() -> Iterator[None]:
+    """The bootstrap's own tests take as many as it does."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (over_time, results):
+            patch.setattr(module, "paired_difference", partial(paired_difference, resamples=100))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +98,8 @@ def test_means_over_stages_and_regret_agree_with_the_records(done: Path, tmp_pat
     shutil.copytree(done, out)
     config = replace(load_comparison(SMALL), envelope=("fixed", "scratch"))
     comparison = CompareFolder(config, out)
-    results = write_results(comparison)
-    frame = pd.read_csv(results / "arms.csv").set_index("arm")
+    folder = write_results(comparison)
+    frame = pd.read_csv(folder / "arms.csv").set_index("arm")
     metric = "i2t_recall@1"
     values = {
         arm: [
@@ -99,10 +113,10 @@ def test_means_over_stages_and_regret_agree_with_the_records(done: Path, tmp_pat
     for arm, by_stage in means.items():
         assert frame[f"{metric}.over_time"][arm] == pytest.approx(by_stage.mean())
         assert frame[f"{metric}.regret"][arm] == pytest.approx(best - by_stage.mean())
-    text = (results / "arms.md").read_text()
+    text = (folder / "arms.md").read_text()
     assert "i2t R@1, mean over stages" in text
     assert "Regret: points by which the best fixed size" in text
-    chosen = pd.read_csv(results / "envelope.csv")
+    chosen = pd.read_csv(folder / "envelope.csv")
     assert set(chosen["best"]) <= {"fixed", "scratch"}
 
 
@@ -156,7 +170,6 @@ def test_coefficients_are_fitted_to_a_comparison(
     assert "must be a run folder or hold some" in capsys.readouterr().err
 
 
-@pytest.mark.long("two new processes import PyTorch")
 def test_killed_and_started_again_gives_the_same_table(done: Path, tmp_path: Path) -> None:
     """Two of the arms with one seed; one process is killed, two end what it began."""
     comparison, whole, out = (
@@ -176,7 +189,8 @@ def test_killed_and_started_again_gives_the_same_table(done: Path, tmp_path: Pat
             time.sleep(0.02)
         process.kill()
     assert not CompareFolder(comparison, out).is_finished
-    run_comparison(comparison, out, workers=2)
+    with forking_python():
+        run_comparison(comparison, out, workers=2)
     assert tables(out) == tables(whole)
 
 
@@ -206,8 +220,8 @@ def test_an_arm_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     wild = {**comparison.arms["fixed"], "train": {"epsilon": 1e-30, "max_grad_norm": 1e30}}
     wild["train"] |= {"weight_decay": 1e9}
     comparison = replace(comparison, arms={**comparison.arms, "wild": wild})
-    results = run_comparison(comparison, tmp_path / "out")
-    table = (results / "arms.md").read_text()
+    folder = run_comparison(comparison, tmp_path / "out")
+    table = (folder / "arms.md").read_text()
     assert "| fixed | 1 |" in table
     assert "Arm wild: failed at every learning rate" in table
     with pytest.raises(LookupError, match="every learning rate of arm 'wild' failed"):

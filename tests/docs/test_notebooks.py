@@ -11,21 +11,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ipykernel.kernelapp  # noqa: F401 (the forked kernels have it)
+import matplotlib as mpl
 import pytest
+from jupyter_client import launcher
 
-from analysis.notebooks import ROOT, commands, notebooks, pictures
+from analysis.notebooks import ROOT, commands, main, notebooks, pictures
 from analysis.scene_shards import SHARDS, write_shards
 from analysis.style import chosen_runs
 from nas_growclip.cli.main import COMMANDS
 from nas_growclip.compare.config import ArmRun, load_comparison, run_config
 from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.sources.table import open_split
-from nas_growclip.experiment.config import load_config
+from nas_growclip.experiment.config import ExperimentConfig, load_config
 from nas_growclip.experiment.run import run_stages
+from tests.support.forked_python import forking_python
+from tests.support.words import with_words
 
 ANALYSIS = ROOT / "analysis"
 EXPERIMENTS = ROOT / "experiments" / "notebooks"
 NOTEBOOKS = notebooks()
+pytestmark = pytest.mark.usefixtures("one_thread")
 TEXTS = ("text/plain", "text/html", "text/latex")
 
 
@@ -37,11 +43,17 @@ def make_runs(name: str, arms: tuple[str, ...], sizes: tuple[int, ...], out: Pat
         full = run_config(config, run)
         zero_shot = full.data.zero_shot if name == "growth" else ()
         data = replace(full.data, stages=sizes, test_pairs=32, zero_shot=zero_shot)
-        run_stages(replace(full, data=data, passes=1.0, stage_flops=()), out / name / run.path)
+        search = replace(full.search, num_trials=min(full.search.num_trials, 3))
+        small = replace(full, data=data, search=search, passes=1.0, stage_flops=())
+        run_stages(with_small_vocabulary(small), out / name / run.path)
+
+
+def with_small_vocabulary(config: ExperimentConfig) -> ExperimentConfig:
+    return replace(config, parent=with_words(config.parent_arch))
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def executed(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the notebooks with outputs, and of their pictures, on runs smaller still."""
     root = tmp_path_factory.mktemp("repository")
     shutil.copytree(ANALYSIS, root / "analysis", ignore=shutil.ignore_patterns("__pycache__", ".*"))
@@ -51,13 +63,17 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_runs("dimensions", ("none@256", "image.width@256"), (64, 96), runs)
     oracle = load_config(EXPERIMENTS / "oracle.yaml")
     data = replace(oracle.data, stages=(64, 96), test_pairs=32, zero_shot=())
-    run_stages(replace(oracle, data=data, passes=2.0), runs / "oracle")
+    short = replace(oracle, data=data, passes=2.0)
+    run_stages(with_small_vocabulary(short), runs / "oracle")
     write_shards(runs / "shards")
     forgetting = replace(load_config(EXPERIMENTS / "forgetting.yaml"), passes=1.0)
-    run_stages(forgetting, runs / "forgetting", data_folder=runs / "shards")
-    command = [sys.executable, "-m", "analysis.notebooks", "--root", str(root), "--no-runs"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_stages(with_small_vocabulary(forgetting), runs / "forgetting", data_folder=runs / "shards")
+    with pytest.MonkeyPatch.context() as patch, forking_python(launcher):
+        patch.setattr(sys, "argv", ["notebooks", "--root", str(root), "--no-runs"])
+        for name in [name for name in sys.modules if name.partition(".")[0] == "analysis"]:
+            patch.delitem(sys.modules, name)  # each kernel imports what is beside its notebook
+        patch.setitem(mpl.rcParams, "backend", "module://matplotlib_inline.backend_inline")
+        main()
     return root
 
 

@@ -20,7 +20,7 @@ from tests.data.sources.test_webdataset import write_tar
 from tests.support.models import stock_model, write_config
 from tests.support.runs import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 WORDS = ("cat", "dog", "tree", "boat", "house", "cup")
 
@@ -75,9 +75,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cut_down() -> dict[str, Any]:
     """The recipe's experiment with small numbers; what it is made of stays."""
     data: dict[str, Any] = yaml.safe_load((ROOT / "experiments" / "vit_b_32.yaml").read_text())
-    data["stage_flops"] = [3.0e9]
+    data["stage_flops"] = [1.5e9]
     data["data"] |= {"stages": [3], "train": "pairs/{00000..00002}.tar", "validation_pairs": 16}
-    data["search"] |= {"num_trials": 3, "trial_share": 0.2, "curve_points": 2}
+    data["search"] |= {"num_trials": 2, "trial_share": 0.2, "curve_points": 2}
     data["train"] |= {"batch_size": 8, "warmup_steps": 2}
     return data
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 from torch.nn.parallel import DistributedDataParallel
 
 from nas_growclip.cli.main import BAD_INPUT, main
@@ -25,6 +26,7 @@ from nas_growclip.training import process_group
 from nas_growclip.training.events import Moment
 from nas_growclip.training.process_group import ALONE, ProcessGroup, join_group
 from tests.support.faults import die_at
+from tests.support.forked_python import forking_python
 from tests.support.processes import in_two_processes
 from tests.support.runs import ROOT, SMOKE, by_two_processes, smoke_config
 from tests.support.words import IN_YAML
@@ -63,7 +65,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def write_experiment(folder: Path, name: str) -> Path:
     config = yaml.safe_load(SMOKE.read_text())
     config["parent"]["text"] |= IN_YAML
-    config["data"] |= {"stages": [64, 128], "zero_shot": []}
+    config["data"] |= {"stages": [64, 96], "zero_shot": []}
     config["train"] |= {"checkpoint_steps": 3, "learning_rate": 3.0e-4}
     config["search"] = {"backend": "exhaustive", "num_trials": 2, "trial_share": 0.3}
     config["passes"] = 3.0
@@ -179,13 +181,14 @@ def test_torchrun_starts_a_run_and_its_death_ends_both_processes(
     experiment, undisturbed = alone
     out = tmp_path / "two"
     command = by_two_processes("nas_growclip", *arguments(experiment, out))
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        while not RunFolder(out).trials.exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
-    assert not is_complete(load_config(experiment), out)
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    with forking_python(subprocess_handler):
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+            while not RunFolder(out).trials.exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
+        assert not is_complete(load_config(experiment), out)
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("Report:") == 1
     assert ended.stderr.count("stage 0: chose") == 1

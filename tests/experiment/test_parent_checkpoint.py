@@ -19,13 +19,14 @@ from nas_growclip.records.folder import write_format
 from tests.support.models import stock_model, write_config
 from tests.support.runs import ROOT, SMOKE
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def experiment(folder: Path, parent: str) -> Path:
     data = yaml.safe_load(SMOKE.read_text())
     data |= {"parent": parent, "passes": 1.0}
     data["data"] |= {"stages": [64, 128], "test_pairs": 32, "zero_shot": []}
+    data["search"] = {"backend": "exhaustive", "num_trials": 3, "trial_share": 0.25}
     data["space"] = {
         "dimensions": {"image.mlp_width": {"ratios": [1.5]}, "text.depth": {"add": [1]}}
     }

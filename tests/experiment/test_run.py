@@ -31,6 +31,7 @@ from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.trigger import TriggerConfig
 from nas_growclip.training.events import Event, Moment
 from tests.support.faults import die_at, fail_at, in_step, nth_time, poison_batch, refuse_to_work
+from tests.support.forked_python import forking_python
 from tests.support.processes import ending, forked
 from tests.support.runs import ROOT, SMOKE, one_stage, records_of, small_config, smoke_config
 
@@ -167,8 +168,7 @@ def test_a_killed_command_resumes(undisturbed: Run, tmp_path: Path) -> None:
     experiment, out = tmp_path / "searched.yaml", tmp_path / "run"
     experiment.write_text(searched_config().to_yaml())
     command = [sys.executable, "-m", "nas_growclip", "run", str(experiment), "--out", str(out)]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=one_thread) as run:
+    with forking_python(), subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as run:
         while not RunFolder(out).trials.exists() and run.poll() is None:
             time.sleep(0.01)
         run.kill()

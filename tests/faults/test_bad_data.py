@@ -37,6 +37,7 @@ from nas_growclip.io.mappings import read_mapping
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.preprocessing import Preprocessing
 from nas_growclip.models.tokenizers import tokenized
+from tests.support.forked_python import forking_python
 from tests.support.runs import ROOT, SMOKE
 
 MEGABYTE = 2**20
@@ -429,13 +430,9 @@ def write_bombs(folder: Path) -> None:
 def test_memory_stays_bounded_whatever_the_shards_claim(tmp_path: Path) -> None:
     """12 images of 60 MB each in one batch, and bombs: one image at a time is in memory."""
     write_bombs(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-c", PEAK, str(tmp_path)]
+    with forking_python():
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     num_pairs, megabytes = map(int, done.stdout.split())
     assert num_pairs == 12
     assert megabytes < 300

@@ -42,8 +42,9 @@ def small(storage: str | None = None, stages: tuple[int, ...] = (64, 96)) -> Exp
     config = smoke_config(
         data=replace(smoke_config().data, stages=stages, zero_shot=()),
         search=SearchConfig(
-            num_trials=3, trial_share=0.3, curve_points=2, storage=storage, grace_seconds=2.0
+            num_trials=2, trial_share=0.3, curve_points=2, storage=storage, grace_seconds=2.0
         ),
+        passes=2.0,
     )
     return replace(config, train=replace(config.train, checkpoint_steps=2))
 

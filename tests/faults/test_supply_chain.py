@@ -12,6 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from nas_growclip.search.config import SearchConfig
+from tests.support.forked_python import forking_python
+from tests.support.offline import HOOK
 from tests.support.runs import ROOT, small_config, smoke_config
 
 USERS_EXTRAS = (
@@ -102,15 +104,7 @@ def test_licences_are_permissive_or_named() -> None:
     assert all(f"`{name}`" in listed for name in WITH_CONDITIONS)
 
 
-OFFLINE = """
-import sys
-def refuse(event, args):
-    if event == "socket.getaddrinfo" or (event == "socket.connect" and isinstance(args[1], tuple)):
-        print("NETWORK", event, args, file=sys.stderr, flush=True)
-        raise OSError("no network is needed")
-    if event == "socket.bind" and isinstance(args[1], tuple):
-        print("SERVER", args, file=sys.stderr, flush=True)
-sys.addaudithook(refuse)
+OFFLINE = f"""{HOOK}
 from nas_growclip.cli.main import main
 experiment, run = sys.argv[1:]
 for arguments in (["run", experiment, "--out", run], ["report", run]):
@@ -129,7 +123,8 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     experiment = folder / "experiment.yaml"
     experiment.write_text(small_config(search=search, data=data).to_yaml())
     command = [sys.executable, "-W", "ignore", "-c", OFFLINE, str(experiment), str(folder / "run")]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    with forking_python():
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     parts = ended.stderr.split("COMMAND ")[1:]
     return {part.split()[0]: part for part in parts}

@@ -10,6 +10,7 @@ from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.inherit import inherit
 from nas_growclip.growth.plan import plan_growth
 from nas_growclip.growth.verify import probe
+from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.axes import param_axes
 from nas_growclip.models.clip import Clip
 from nas_growclip.training.grow_state import ParentState, grow_training
@@ -27,14 +28,17 @@ GROWN = {
     "image.depth": 3,
     "text.width": 32,
     "text.context_length": 11,
-    "text.vocab_size": 49420,
+    "text.vocab_size": 289,
     "shared.mlp_width": 24,
 }
 GROW = GrowthConfig(moments="grow")
 
 
-def gradients(model: Clip, length: int) -> dict[str, torch.Tensor]:
-    images, tokens = probe(model.arch.with_size("text.context_length", length))
+def gradients(model: Clip, arch: ClipArch) -> dict[str, torch.Tensor]:
+    """Of a model's parameters on the texts of an architecture that it may have grown from."""
+    length = arch.text.context_length
+    images, _ = probe(model.arch)
+    _, tokens = probe(arch)
     tokens = torch.nn.functional.pad(tokens, (0, model.arch.text.context_length - length))
     model.zero_grad()
     image, text, scale = model(images.double(), tokens)
@@ -59,7 +63,7 @@ def grown_by(parent: Clip, operator: str, sizes: dict[str, int]) -> tuple[Clip, 
     config = replace(GROW, operator=operator)
     child = inherit(parent, target, config)
     plan = plan_growth(parent, target, config)
-    return child, grow_moments(plan, as_moments(gradients(parent, 8)))
+    return child, grow_moments(plan, as_moments(gradients(parent, parent.arch)))
 
 
 def writes_grown_stream(name: str) -> bool:
@@ -80,7 +84,7 @@ def test_grown_moments_are_the_childs_gradients_where_entries_are_old(
     child, moments = grown_by(deep_parent, operator, sizes)
     if operator == "hypercloning":
         child = inherit(deep_parent, child.arch, GrowthConfig(operator=operator, snr_db=400.0))
-    actual = gradients(child, 8)
+    actual = gradients(child, deep_parent.arch)
     num_checked = 0
     for name, gradient in actual.items():
         if f"exp_avg.{name}" not in moments:
@@ -113,7 +117,7 @@ def test_entries_that_are_new_have_had_no_steps(deep_parent: Clip) -> None:
 def test_only_unchanged_tensors_are_copied_if_asked(deep_parent: Clip) -> None:
     target = deep_parent.arch.with_size("image.mlp_width", 40)
     plan = plan_growth(deep_parent, target, GrowthConfig(moments="copy"))
-    parents = as_moments(gradients(deep_parent, 8))
+    parents = as_moments(gradients(deep_parent, deep_parent.arch))
     copied = grow_moments(plan, parents)
     assert "exp_avg.image.trunk.blocks.0.mlp.fc1.weight" not in copied
     key = "exp_avg.image.trunk.blocks.0.attn.qkv.weight"
@@ -140,7 +144,7 @@ def test_resampled_positions_start_from_zero_but_for_the_class_tokens(deep_paren
 def test_a_grown_training_state_trains(operator: str, policy: str, deep_parent: Clip) -> None:
     config = TrainConfig(ema_decay=0.9)
     ema = {name: value.detach() * 1.1 for name, value in deep_parent.named_parameters()}
-    parent = ParentState(deep_parent, as_moments(gradients(deep_parent, 8)), ema)
+    parent = ParentState(deep_parent, as_moments(gradients(deep_parent, deep_parent.arch)), ema)
     growth = GrowthConfig(operator=operator, moments=policy)
     state = grow_training(parent, deep_parent.arch.with_sizes(GROWN), growth, config, 0)
     held = optimizer_tensors(state)
@@ -148,7 +152,7 @@ def test_a_grown_training_state_trains(operator: str, policy: str, deep_parent: 
     assert {n: v.shape for n, v in state.ema.items()} == {
         n: p.shape for n, p in state.model.named_parameters()
     }
-    gradients(state.model, 8)
+    gradients(state.model, deep_parent.arch)
     state.optimizer.step()
     assert all(torch.isfinite(p).all() for p in state.model.parameters())
     tensors = optimizer_tensors(state)
@@ -171,7 +175,7 @@ def test_moving_average_grows_by_the_same_maps(deep_parent: Clip) -> None:
 
 
 def test_no_growth_keeps_moments_whole(deep_parent: Clip) -> None:
-    moments = as_moments(gradients(deep_parent, 8))
+    moments = as_moments(gradients(deep_parent, deep_parent.arch))
     parent = ParentState(deep_parent, moments)
     state = grow_training(parent, deep_parent.arch, GROW, TrainConfig(), 0)
     for key, value in optimizer_tensors(state).items():

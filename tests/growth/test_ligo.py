@@ -68,7 +68,7 @@ def test_the_child_is_a_linear_map_of_the_parent(deep_parent: Clip) -> None:
     assert (solved.solution - solved.solution.round()).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("sizes", [{"text.context_length": 11}, {"text.vocab_size": 49500}])
+@pytest.mark.parametrize("sizes", [{"text.context_length": 11}, {"text.vocab_size": 300}])
 def test_nothing_to_learn_is_no_error(sizes: dict[str, int], deep_parent: Clip) -> None:
     child = ligo(deep_parent, sizes)
     assert similarity_change(deep_parent, child) < 1e-12

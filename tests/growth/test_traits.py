@@ -176,8 +176,8 @@ def test_moments_grow_as_gradients_do(kind: str) -> None:
     parent, config = parent_of(kind), GrowthConfig(moments="grow")
     target = parent.arch.with_sizes(sizes)
     plan = plan_growth(parent, target, config)
-    moments = grow_moments(plan, as_moments(gradients(parent, 7)))
-    for name, gradient in gradients(inherit(parent, target, config), 7).items():
+    moments = grow_moments(plan, as_moments(gradients(parent, parent.arch)))
+    for name, gradient in gradients(inherit(parent, target, config), parent.arch).items():
         is_old = moments[f"step_count.{name}"].expand(gradient.shape) == 7
         scale = gradient.abs().max() + 1e-12
         assert is_old.any(), name

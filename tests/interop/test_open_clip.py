@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import pytest
@@ -35,9 +35,21 @@ def imported(tmp_path: Path, name: str, **changes: Any) -> tuple[Clip, Any]:
     return import_model(str(config), str(tmp_path / "weights.safetensors")), stock
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_imported_embeddings_are_open_clips_own(tmp_path: Path, name: str) -> None:
-    model, stock = imported(tmp_path, name)
+class Pair(NamedTuple):
+    """A stock model and ours of its weights, which no test changes."""
+
+    name: str
+    model: Clip
+    stock: Any
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return Pair(request.param, *imported(tmp_path_factory.mktemp("pair"), request.param))
+
+
+def test_imported_embeddings_are_open_clips_own(pair: Pair) -> None:
+    _, model, stock = pair
     assert largest_difference(model, stock, *inputs(model)) < 1e-5
     theirs = (stock.logit_scale.exp(), *([] if stock.logit_bias is None else [stock.logit_bias]))
     assert torch.stack(model.scale_and_bias()).tolist() == pytest.approx(
@@ -51,9 +63,8 @@ def check_tokenizer(model: Clip, folder: Path) -> None:
     assert torch.equal(tokenizer(texts), model.tokenize(texts))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_exported_again_stock_open_clip_loads_it(tmp_path: Path, name: str) -> None:
-    model, stock = imported(tmp_path, name)
+def test_exported_again_stock_open_clip_loads_it(tmp_path: Path, pair: Pair) -> None:
+    name, model, stock = pair
     if name == "timm":
         assert model.arch.image.norm_eps == 1e-6
     export_open_clip(model, tmp_path / "out")

@@ -56,10 +56,19 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Ten
     return config, {n: t.contiguous() for n, t in stock.state_dict().items()}, stock
 
 
+@pytest.fixture(scope="module")
+def plainly_imported(plain: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """Our weights of the plain ones."""
+    config, weights, _ = plain
+    path = tmp_path_factory.mktemp("weights") / "plain.safetensors"
+    save_file(weights, path)
+    return dict(import_model(str(config), str(path)).state_dict())
+
+
 @pytest.mark.parametrize("holder", ["alone", "state_dict", "lightning"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_wrapped_weights_are_the_plain_ones(
-    tmp_path: Path, plain: Any, name: str, holder: str
+    tmp_path: Path, plain: Any, plainly_imported: dict[str, Tensor], name: str, holder: str
 ) -> None:
     config, weights, _ = plain
     saved: dict[str, Any] = SHAPES[name](weights)
@@ -69,10 +78,8 @@ def test_wrapped_weights_are_the_plain_ones(
         saved |= {"pytorch-lightning_version": "2.5.0", "callbacks": {}, "loops": {"fit_loop": {}}}
     torch.save(saved, tmp_path / "last.ckpt")
     found = import_model(str(config), str(tmp_path / "last.ckpt")).state_dict()
-    save_file(weights, tmp_path / "plain.safetensors")
-    expected = import_model(str(config), str(tmp_path / "plain.safetensors")).state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[n], expected[n]) for n in expected)
+    assert found.keys() == plainly_imported.keys()
+    assert all(torch.equal(found[n], plainly_imported[n]) for n in found)
 
 
 def test_weights_that_would_take_each_others_place_are_refused(tmp_path: Path, plain: Any) -> None:

@@ -21,6 +21,7 @@ from nas_growclip.models.flops import (
 )
 from tests.growth.test_traits import KINDS, arch_of
 from tests.support.strategies import archs
+from tests.support.words import with_words
 
 TIMM_VITS = {"ti": 192, "s": 384, "b": 768}
 
@@ -180,7 +181,7 @@ def test_all_encoders_agree_with_the_closed_form(arch: ClipArch) -> None:
 @pytest.mark.parametrize("depth", [0, 1])
 def test_encoders_counted_before_are_counted_alike_in_every_growth(depth: int) -> None:
     """What was counted of one architecture is used again in others: no dependence is left out."""
-    parent = vit_at_224(64)
+    parent = with_words(vit_at_224(64))
     parent = parent.with_sizes({"image.depth": 1, "image.image_size": 32, "shared.depth": depth})
     count_flops(parent)
     for dimension in DIMENSIONS:

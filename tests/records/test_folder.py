@@ -48,7 +48,7 @@ def test_no_other_module_names_a_file_of_a_run_folder() -> None:
     assert {"config.yaml", "trials.jsonl", "manifest.json", "study.db"} <= names
     for path in sorted(PACKAGE.rglob("*.py")):
         if path != PACKAGE / "records" / "folder.py":
-            found = {n for n in names for text in texts(path) if n in text.split("/")}
+            found = names & {part for text in texts(path) for part in text.split("/")}
             assert not found, f"{path.relative_to(PACKAGE)} names {found}"
 
 

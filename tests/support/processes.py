@@ -4,7 +4,9 @@ import math
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -50,6 +52,32 @@ def forked(work: Callable[[], object], said: Path | None = None) -> int:
 def ending(child: int) -> int:
     """Wait for a child; its exit code, or the signal that killed it with its sign turned."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def ran(
+    work: Callable[[], object], folder: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Do some work in a forked child, in a folder and with environment variables of its own.
+
+    Returns:
+        What ``subprocess.run`` gives: how the child ended and what it wrote.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+
+        def redirected() -> object:
+            warnings.simplefilter("ignore")
+            os.chdir(folder)
+            os.environ.update(variables)
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+            return work()
+
+        code = ending(forked(redirected))
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess([], code, out.read(), err.read())
 
 
 def session_members(session: int) -> list[int]:

@@ -22,14 +22,17 @@ from nas_growclip.training.loop import train
 from nas_growclip.training.process_group import ProcessGroup, join_group
 from nas_growclip.training.sharding import gather, shard_state
 from nas_growclip.training.state import TrainConfig, TrainState, restore_optimizer, start_training
+from tests.support.words import with_words
 
 STEPS, BATCH = 3, 8
-ARCH = ClipArch(
-    image=ImageArch(depth=2, width=32, mlp_width=48, patch_size=8, image_size=16, head_dim=16),
-    text=TextArch(depth=1, width=16, mlp_width=41, context_length=9, head_dim=16),
-    shared=SharedArch(depth=1, mlp_width=24, head_dim=16),
-    embed_dim=32,
-    logit_bias=True,
+ARCH = with_words(
+    ClipArch(
+        image=ImageArch(depth=2, width=32, mlp_width=48, patch_size=8, image_size=16, head_dim=16),
+        text=TextArch(depth=1, width=16, mlp_width=41, context_length=9, head_dim=16),
+        shared=SharedArch(depth=1, mlp_width=24, head_dim=16),
+        embed_dim=32,
+        logit_bias=True,
+    )
 )
 
 

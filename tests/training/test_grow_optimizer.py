@@ -25,7 +25,7 @@ INSERTED = "image.trunk.blocks.1.mlp.fc1.weight"
 
 def train(model: Clip, optimizer: AdamW, num_steps: int = 3) -> None:
     for _ in range(num_steps):
-        gradients(model, 8)
+        gradients(model, model.arch.with_size("text.context_length", 8))
         optimizer.step()
 
 

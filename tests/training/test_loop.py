@@ -1,11 +1,10 @@
 """Training: the schedule by formula, decay on matrices only, divergence, and learning at all."""
 
 import math
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from nas_growclip.training import loop as training
 from nas_growclip.training.events import Event
 from nas_growclip.training.loop import DivergedError, train
 from nas_growclip.training.state import TrainConfig, make_optimizer, start_training
+from tests.support.processes import ran
 from tests.support.profiled import values_read
 
 
@@ -128,6 +128,7 @@ from nas_growclip.models.clip import Clip
 from nas_growclip.training.loop import train
 from nas_growclip.training.state import TrainConfig, start_training
 
+torch.compiler.set_default_backend(BACKEND)
 arch = ClipArch.preset("tiny").with_sizes({"image.depth": 1, "text.depth": 1, "shared.depth": 0})
 
 def batches(model):
@@ -146,25 +147,44 @@ def trained(compiles):
         model = inherit(state.model, state.model.arch.with_size("text.mlp_width", width))
     return model
 
-plain, compiled = trained(False), trained(True)
+plain, graphs = trained(False), torch._dynamo.utils.counters["stats"]
+assert graphs["unique_graphs"] == 0
+compiled = trained(True)
+assert graphs["unique_graphs"] >= 2
 print(max((a - b).abs().max().item() for a, b in zip(plain.parameters(), compiled.parameters())))
 """
 
+by_inductor = (
+    pytest.mark.campaign,
+    pytest.mark.long("compiles two models with a C++ compiler"),
+    pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler"),
+    pytest.mark.skipif(
+        torch.backends.cpu.get_cpu_capability() == "DEFAULT",
+        reason="Inductor writes code for vector instructions, which this processor has not",
+    ),
+)
+
 
 @pytest.mark.slow
-@pytest.mark.long("compiles two models with a C++ compiler")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() == "DEFAULT",
-    reason="torch.compile writes code for vector instructions, which this processor has not",
-)
-def test_compiled_training_is_the_same_and_survives_growth() -> None:
-    """In a process of its own: PyTorch cannot compile functions whose types are checked."""
-    command = [sys.executable, "-c", COMPILED]
-    here = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # no processes that import PyTorch
-    done = subprocess.run(command, env=here, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=by_inductor)])
+def test_compiled_training_is_the_same_and_survives_growth(backend: str, tmp_path: Path) -> None:
+    """The graphs that torch.compile captures, run as they are or as C++ of Inductor's."""
+
+    def work() -> None:
+        forget_type_checks()
+        exec(COMPILED, {"BACKEND": backend})
+
+    # no processes that import PyTorch
+    done = ran(work, tmp_path, TORCHINDUCTOR_COMPILE_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-5
+
+
+def forget_type_checks() -> None:
+    """Import the package anew without: PyTorch cannot compile functions whose types are checked."""
+    sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswith("jaxtyping")]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "nas_growclip"]:
+        del sys.modules[name]
 
 
 def repeated_batch(model: Clip) -> Iterator[PairBatch]:

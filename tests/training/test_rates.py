@@ -17,6 +17,7 @@ from nas_growclip.training.loop import train
 from nas_growclip.training.rates import WIDTHS, base_sizes, rate_multiplier
 from nas_growclip.training.state import TrainConfig, make_optimizer, start_training
 from tests.support.runs import smoke_config
+from tests.support.words import with_words
 
 
 def arch_of(width: int) -> ClipArch:
@@ -26,7 +27,7 @@ def arch_of(width: int) -> ClipArch:
     )
     text = TextArch(depth=2, width=width, mlp_width=4 * width, context_length=8, head_dim=8)
     shared = SharedArch(depth=1, mlp_width=4 * width, head_dim=8)
-    return ClipArch(image=image, text=text, shared=shared, embed_dim=width)
+    return with_words(ClipArch(image=image, text=text, shared=shared, embed_dim=width))
 
 
 BASE = arch_of(16)

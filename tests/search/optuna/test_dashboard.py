@@ -184,6 +184,13 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture(scope="module")
+def searched_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Trial]]:
+    """A run folder whose first stage has been searched, and the trials; one test describes it."""
+    run = tmp_path_factory.mktemp("searched")
+    return run, searched(search_task(run))
+
+
 def notes(run: Path, stage: int = 0) -> dict[int | None, str]:
     """The study's note under None, and its trials' notes by number."""
     dashboard = pytest.importorskip("optuna_dashboard")
@@ -253,13 +260,16 @@ def test_stages_note_tells_of_the_data_the_choice_and_the_searchs_share(made_run
         assert words in note
 
 
-def test_stage_is_described_before_and_after_its_training(tmp_path: Path) -> None:
-    trials = searched(search_task(tmp_path))
-    assert "# Stage 0" in notes(tmp_path)[None]
-    assert "Choice" not in notes(tmp_path)[None]
-    describe(tmp_path, trials)
-    assert "The chosen trial is being trained on." in notes(tmp_path)[None]
-    assert figures(tmp_path) == {"loss-against-FLOPs", "learning-curves"}
+def test_stage_is_described_before_and_after_its_training(
+    searched_run: tuple[Path, list[Trial]],
+) -> None:
+    run, trials = searched_run
+    before = notes(run)[None]
+    assert "# Stage 0" in before
+    assert "Choice" not in before
+    describe(run, trials)
+    assert "The chosen trial is being trained on." in notes(run)[None]
+    assert figures(run) == {"loss-against-FLOPs", "learning-curves"}
 
 
 def test_last_stage_has_a_figure_of_all_stages(made_run: Path) -> None:
@@ -267,9 +277,11 @@ def test_last_stage_has_a_figure_of_all_stages(made_run: Path) -> None:
     assert figures(made_run, 2) == {"loss-against-FLOPs", "learning-curves", "finished-stages"}
 
 
-def test_figures_mark_the_chosen_trial_and_the_control(tmp_path: Path) -> None:
+def test_figures_mark_the_chosen_trial_and_the_control(
+    searched_run: tuple[Path, list[Trial]],
+) -> None:
     pytest.importorskip("plotly")
-    trials = searched(search_task(tmp_path))
+    _, trials = searched_run
     control_wins = StageStory(trials=trials, best=trials[0], reason="", history=())
     for best in (trials[0], max(trials, key=lambda trial: trial.score or 0)):
         made = stage_figures(replace(control_wins, best=best))
@@ -326,9 +338,9 @@ def test_decoration_says_what_failed_and_lets_interrupts_pass(capsys: Capture) -
 
 
 def test_decoration_changes_neither_trials_nor_their_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    searched_run: tuple[Path, list[Trial]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = searched(search_task(tmp_path))
+    _, shown = searched_run
     monkeypatch.setattr("nas_growclip.search.optuna.backend.describe_trial", lambda *given: None)
     assert searched(search_task(make_folder(tmp_path / "other"))) == shown
 

@@ -60,19 +60,10 @@ class PowerLaw(NamedTuple):
 
     def loss(self, pairs: float) -> Prediction:
         """Loss after so many effective pairs."""
-        return self._summary(self._losses(pairs))
-
-    def cost(self, pairs: float, fewer: float) -> Prediction:
-        """Loss given up by seeing ``fewer`` effective pairs instead of ``pairs``."""
-        return self._summary(self._losses(fewer) - self._losses(pairs))
-
-    def _losses(self, pairs: float) -> Array:
         exponents = _GRID[:, 0]
-        return np.asarray(self.floors + self.scales * (pairs + self.head_starts) ** -exponents)
-
-    def _summary(self, values: Array) -> Prediction:
-        mean = float(self.weights @ values)
-        return Prediction(mean, math.sqrt(float(self.weights @ (values - mean) ** 2)))
+        losses = self.floors + self.scales * (pairs + self.head_starts) ** -exponents
+        mean = float(self.weights @ losses)
+        return Prediction(mean, math.sqrt(float(self.weights @ (losses - mean) ** 2)))
 
 
 def fit_power_law(pairs: Sequence[float], losses: Sequence[float], prior: CurvePrior) -> PowerLaw:

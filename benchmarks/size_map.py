@@ -7,6 +7,9 @@ loss at 1/16 of the budget on a seed that is not reported. All on the same rende
 line a model; what is recorded is not trained again.
 
 Command: python -m benchmarks.size_map --out FILE [--seeds 0 1] [--flops 4e12] [--pairs 64000]
+or, in two processes at once: ... --part 0 2   and   ... --part 1 2
+
+Some six hours of one core; the same command goes on.
 """
 
 import argparse
@@ -170,6 +173,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--flops", type=float, default=4e12)
     parser.add_argument("--pairs", type=int, default=64_000)
+    parser.add_argument(
+        "--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="sizes I, I + N, ..."
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     (data,) = open_stages(
@@ -182,7 +188,8 @@ def main() -> None:
         None,
     )
     budgets = [share * options.flops for share in SHARES]
-    for seed, size in itertools.product(options.seeds, SIZES):
+    first, processes = options.part
+    for seed, size in itertools.product(options.seeds, SIZES[first::processes]):
         if any((d.size, d.seed, d.flops) == (size, seed, budgets[-1]) for d in read(options.out)):
             continue
         rate = own_rate(size, data, budgets[0], options.out)

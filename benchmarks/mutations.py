@@ -204,7 +204,7 @@ FAULTS = (
         "search/loop.py",
         "return [trial for trial, result in scored if result is None]",
         "return []",
-        "tests/search",
+        "tests/search/test_loop.py",
     ),
     Fault(
         "resumed training starts its epoch again",

@@ -22,6 +22,8 @@ from queue import Queue
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+LONGEST = 600
+"""Seconds that the tests of one fault may take."""
 COPIED = ("nas_growclip", "tests", "benchmarks", "experiments", "search_spaces", "pyproject.toml")
 
 
@@ -270,10 +272,10 @@ def copied_tree(out: Path) -> Path:
 
 
 def caught_by(fault: Fault, tree: Path) -> str:
-    """The first test that sees a fault; empty if none does.
+    """The first test that sees a fault, or that it keeps from ending; empty if none does.
 
     Raises:
-        ValueError: If the place is not there exactly once.
+        ValueError: If the place is not there exactly once, or the tests do not run.
     """
     file = tree / "nas_growclip" / fault.file
     text = file.read_text(encoding="utf-8")
@@ -287,7 +289,11 @@ def caught_by(fault: Fault, tree: Path) -> str:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests.split()]
     command += ["-k", expression] if expression else []
     try:
-        ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            command, cwd=tree, capture_output=True, text=True, check=False, timeout=LONGEST
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end after {LONGEST} s"
     finally:
         file.write_text(text, encoding="utf-8")
     if ended.returncode == 0:

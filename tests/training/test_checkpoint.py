@@ -12,6 +12,7 @@ from nas_growclip.data.encoding import PairBatch
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.checkpoint import load_model, save_model
 from nas_growclip.models.clip import Clip
+from nas_growclip.records.entries import Rollback
 from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.loop import train
 from nas_growclip.training.state import TrainConfig, TrainState, start_training
@@ -68,10 +69,12 @@ def test_a_mapped_model_and_its_file_do_not_change_each_other(
 
 
 def test_training_goes_on_as_if_never_stopped(tmp_path: Path, tiny_arch: ClipArch) -> None:
-    whole = trained(tiny_arch, 8)
-    save_state(trained(tiny_arch, 3), tmp_path / "state.safetensors")
+    stopped, whole = trained(tiny_arch, 3), trained(tiny_arch, 8)
+    stopped.rollbacks = (Rollback(step=2, back_to=1, learning_rate=3e-2, reason="inf"),)
+    save_state(stopped, tmp_path / "state.safetensors")
     state = load_state(tmp_path / "state.safetensors", CONFIG, CPU)
     assert (state.step, state.curve) == (3, [(0, 1.5)])
+    assert state.rollbacks == stopped.rollbacks
     train(state, batches(state.model, 3), CONFIG, total_steps=8, until_step=8)
     for a, b in zip(whole.model.parameters(), state.model.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -241,7 +241,7 @@ FAULTS = (
         "training/checkpoint.py",
         "state.rollbacks = progress.rollbacks",
         "state.rollbacks = ()",
-        f"{STATE} tests/faults/test_divergence.py",
+        STATE,
     ),
     Fault(
         "the moving average is the weights",

@@ -49,7 +49,6 @@ TRIGGER = "tests/search/test_trigger.py"
 FORECAST = "tests/search/test_forecast.py"
 BATCHES = "tests/data/test_batches.py tests/data/sources/test_scenes.py"
 STATE = "tests/training/test_checkpoint.py"
-LOOP = "tests/training/test_loop.py"
 SCHEDULE = "tests/training/test_schedule.py"
 
 FAULTS = (
@@ -248,7 +247,7 @@ FAULTS = (
         "training/checkpoint.py",
         "state.ema = _averages(tensors, model, path)",
         "pass",
-        f"{STATE} {LOOP} tests/experiment/test_run.py",
+        STATE,
     ),
     Fault(
         "the rate does not cool down",

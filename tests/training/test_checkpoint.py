@@ -17,7 +17,7 @@ from nas_growclip.training.checkpoint import load_state, save_state
 from nas_growclip.training.loop import train
 from nas_growclip.training.state import TrainConfig, TrainState, start_training
 
-CONFIG = TrainConfig(batch_size=4, warmup_steps=2, learning_rate=1e-2)
+CONFIG = TrainConfig(batch_size=4, warmup_steps=2, learning_rate=1e-2, ema_decay=0.9)
 CPU = torch.device("cpu")
 
 
@@ -76,8 +76,9 @@ def test_training_goes_on_as_if_never_stopped(tmp_path: Path, tiny_arch: ClipArc
     assert (state.step, state.curve) == (3, [(0, 1.5)])
     assert state.rollbacks == stopped.rollbacks
     train(state, batches(state.model, 3), CONFIG, total_steps=8, until_step=8)
-    for a, b in zip(whole.model.parameters(), state.model.parameters(), strict=True):
-        assert torch.equal(a, b)
+    torch.testing.assert_close(state.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(state.ema, whole.ema, rtol=0, atol=0)
+    assert any(not torch.equal(mean, state.model.state_dict()[n]) for n, mean in state.ema.items())
 
 
 def test_truncated_file_is_refused(tmp_path: Path, tiny_parent: Clip) -> None:

@@ -23,10 +23,10 @@ from nas_growclip.cli.main import COMMANDS
 from nas_growclip.compare.config import ArmRun, load_comparison, run_config
 from nas_growclip.data.config import WebdatasetConfig
 from nas_growclip.data.sources.table import open_split
-from nas_growclip.experiment.config import ExperimentConfig, load_config
+from nas_growclip.experiment.config import load_config
 from nas_growclip.experiment.run import run_stages
 from tests.support.forked_python import forking_python
-from tests.support.words import with_words
+from tests.support.runs import with_small_vocabulary
 
 ANALYSIS = ROOT / "analysis"
 EXPERIMENTS = ROOT / "experiments" / "notebooks"
@@ -46,10 +46,6 @@ def make_runs(name: str, arms: tuple[str, ...], sizes: tuple[int, ...], out: Pat
         search = replace(full.search, num_trials=min(full.search.num_trials, 3))
         small = replace(full, data=data, search=search, passes=1.0, stage_flops=())
         run_stages(with_small_vocabulary(small), out / name / run.path)
-
-
-def with_small_vocabulary(config: ExperimentConfig) -> ExperimentConfig:
-    return replace(config, parent=with_words(config.parent_arch))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import forked
+from tests.support.processes import forked, reopen_streams
 
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 """File descriptors as ``Popen`` names them; -1 where there is none."""
@@ -85,8 +85,7 @@ def _take_streams(options: Mapping[str, Any]) -> None:
         if options[name] != -1:
             os.close(options[name])
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    reopen_streams()
 
 
 def _run(arguments: Sequence[str]) -> None:

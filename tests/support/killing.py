@@ -28,7 +28,7 @@ from nas_growclip.io.logs import logger
 from nas_growclip.records.folder import RunFolder, read_trials
 from nas_growclip.search.optuna.backend import study_name
 from nas_growclip.search.optuna.storage import open_storage
-from tests.support.processes import session_members
+from tests.support.processes import reopen_streams, session_members
 from tests.support.runs import ROOT, smoke_config
 
 PHASES = {
@@ -165,8 +165,7 @@ def forked_command(arguments: Sequence[str], log: Path, stacks: Path) -> None:
         with log.open("ab") as said:
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
-            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+            reopen_streams()
             tell_stack_to(stacks)
             warnings.simplefilter("ignore")
             code = growclip(arguments)

@@ -49,6 +49,12 @@ def forked(work: Callable[[], object], said: Path | None = None) -> int:
         os._exit(status)
 
 
+def reopen_streams() -> None:
+    """In a child: write to the files that its descriptors 1 and 2 are now, line by line."""
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+
 def ending(child: int) -> int:
     """Wait for a child; its exit code, or the signal that killed it with its sign turned."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -70,8 +76,7 @@ def ran(
             os.environ.update(variables)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-            sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+            reopen_streams()
             return work()
 
         code = ending(forked(redirected))

@@ -15,8 +15,12 @@ RECORDS = ("trials.jsonl", "stages.jsonl")
 
 def smoke_config(**changes: object) -> ExperimentConfig:
     """``experiments/smoke.yaml`` with a small vocabulary: a run takes half the time."""
-    config = load_config(SMOKE)
-    return replace(config, **{"parent": with_words(config.parent_arch)} | changes)
+    return replace(with_small_vocabulary(load_config(SMOKE)), **changes)
+
+
+def with_small_vocabulary(config: ExperimentConfig) -> ExperimentConfig:
+    """An experiment whose parent has a vocabulary of a few hundred tokens."""
+    return replace(config, parent=with_words(config.parent_arch))
 
 
 def small_config(**changes: object) -> ExperimentConfig:

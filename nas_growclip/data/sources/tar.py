@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 MAX_FILE_BYTES = 2**26
 """Largest image file or member that is read; 64 megapixels of a photograph take about half."""
@@ -52,6 +52,7 @@ class _Metered:
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self.file = file
+        self.is_plain = not isinstance(file, gzip.GzipFile)
         self.left = MAX_HEADER_BYTES
         self.tell, self.seek = file.tell, file.seek
 
@@ -70,7 +71,7 @@ def read_members(path: Path, damage: Counter[str]) -> Iterator[Member]:
         damage: Counts, at the end, what is wrong with the file as a whole.
     """
     with _open_file(path) as file:
-        is_plain, metered = not isinstance(file, gzip.GzipFile), cast(Any, _Metered(file))
+        metered: Any = _Metered(file)
         try:
             archive: Any = tarfile.open(fileobj=metered, mode="r:")  # noqa: SIM115
         except _READ_ERRORS:
@@ -86,7 +87,7 @@ def read_members(path: Path, damage: Counter[str]) -> Iterator[Member]:
                 member = _read_member(archive, entry, metered)
                 is_whole = member is not None
                 if member is not None:
-                    yield member if is_plain else member._replace(start=None)
+                    yield member
         if not (is_whole and _is_complete(file, archive.offset)):
             damage["truncated shard"] += 1
         elif not num_members:
@@ -116,7 +117,8 @@ def _read_member(archive: Any, entry: tarfile.TarInfo, metered: _Metered) -> Mem
         data = archive.extractfile(entry).read()
     except _READ_ERRORS:
         return None
-    return Member(entry.name, data, "", None if entry.issparse() else entry.offset_data)
+    stands_as_it_is = metered.is_plain and not entry.issparse()
+    return Member(entry.name, data, "", entry.offset_data if stands_as_it_is else None)
 
 
 def _fault(entry: tarfile.TarInfo) -> str:

@@ -11,7 +11,7 @@ import itertools
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -79,14 +79,12 @@ class ShardPairs:
 
     def epoch(self, seed: int | None, wanted: IsWanted = every_pair) -> Iterator[Pair]:
         """Every wanted pair once: shards shuffled by the seed, then pairs in a buffer."""
-        parts: Sequence[ShardPart] = self.parts
+        samples = _samples_of(self.parts, self.captions)
         if seed is not None:
             rng = random.Random(seed)
-            parts = rng.sample(parts, len(parts))
-        samples = itertools.chain.from_iterable(_samples_of(part, self.captions) for part in parts)
-        if seed is not None:
+            parts = rng.sample(self.parts, len(self.parts))
             size = self.shuffle_buffer
-            samples = wds.shuffle(size, initial=size, rng=rng)(samples)
+            samples = wds.shuffle(size, initial=size, rng=rng)(_samples_of(parts, self.captions))
         with closing(_OpenShards()) as files:
             for place, sample in enumerate(samples):
                 if wanted(place):
@@ -187,11 +185,16 @@ class _Located(NamedTuple):
     number: int
 
 
-def _samples_of(part: ShardPart, captions: CaptionFormat) -> Iterator[Sample | _Located]:
-    """Usable samples of a shard: where they are if that is known, else the samples themselves."""
-    if part.scan.spans:
-        yield from (_Located(part, number) for number in range(part.num_pairs))
-        return
+def _samples_of(parts: Iterable[ShardPart], captions: CaptionFormat) -> Iterator[Sample | _Located]:
+    """Usable samples of shards: where they are if that is known, else the samples themselves."""
+    for part in parts:
+        if part.scan.spans:
+            yield from (_Located(part, number) for number in range(part.num_pairs))
+        else:
+            yield from _streamed(part, captions)
+
+
+def _streamed(part: ShardPart, captions: CaptionFormat) -> Iterator[Sample]:
     samples = enumerate(read_samples(part.path, captions.suffix))
     usable = (sample for index, sample in samples if index not in part.scan.unusable)
     count = 0

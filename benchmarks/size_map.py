@@ -1,24 +1,29 @@
 """Which fixed size is best at which budget: where do the curves of fixed sizes cross?
 
-Each size trains once at a constant rate, and at 1/16, 1/8, 1/4, 1/2 and all of the training FLOPs a
+Each size trains once at a constant rate, and at 1/64, 1/32, ... and all of the training FLOPs a
 copy is cooled down over a fifth of its steps: so one training gives a delivered model at every
 budget. Every size has its own rate: of a grid of factors of two, that with the lowest validation
-loss at 1/16 of the budget on a seed that is not reported. All on the same rendered scenes. One JSON
-line a model; what is recorded is not trained again.
+loss at 1/16 of the budget, in the mean of two seeds that are not reported. All on the same rendered
+scenes. One JSON line a model; what is recorded is not trained again.
 
 Command: python -m benchmarks.size_map --out FILE [--seeds 0 1] [--flops 4e12] [--pairs 64000]
-or, in two processes at once: ... --part 0 2   and   ... --part 1 2
+or, several processes at once: ... --processes 2   on a GPU: ... --device cuda --processes 16
 
 Some six hours of one core; the same command goes on.
 """
 
 import argparse
 import copy
+import functools
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import statistics
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -36,8 +41,9 @@ from nas_growclip.training.loop import DivergedError
 from nas_growclip.training.schedule import trunk_steps
 from nas_growclip.training.state import start_training
 
-SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-TUNING_SEED = 1000
+SHARES = tuple(2.0**-k for k in range(6, -1, -1))
+TUNING_SHARE = 1 / 16
+TUNING_SEEDS = (1000, 1001)
 
 
 @dataclass(frozen=True)
@@ -78,26 +84,48 @@ class Delivered:
     """On ``validation``."""
     i2t_recall: float = 0.0
     zero_shot: float = 0.0
+    device: str = "cpu"
 
 
-def deliveries(
-    size: Size, data: DataStage, seed: int, rate: float, budgets: Sequence[float], *, whole: bool
-) -> Iterator[Delivered]:
+class Task(NamedTuple):
+    """One training."""
+
+    size: Size
+    seed: int
+    rate: float
+    budgets: Sequence[float]
+    pairs: int
+    device: str
+    out: Path
+
+    @property
+    def left(self) -> list[float]:
+        """Budgets that are not recorded."""
+        done = {(d.size, d.seed, d.rate, d.flops) for d in read(self.out)}
+        return [b for b in self.budgets if (self.size, self.seed, self.rate, b) not in done]
+
+
+def run(task: Task) -> None:
     """Train a size, and cool a copy down for each budget; a loss that diverges is infinite."""
-    training = Training(data, seed, replace(TRAIN, learning_rate=rate))
-    state = start_training(Clip(size.arch, seed=seed), training.config)
-    last = steps_for(budgets[-1], size.arch)
-    for flops in budgets:
-        end = steps_for(flops, size.arch)
+    torch.set_num_threads(1)
+    data = _data(task.pairs)
+    training = Training(data, task.seed, replace(TRAIN, learning_rate=task.rate))
+    model = Clip(task.size.arch, seed=task.seed).to(task.device)
+    state = start_training(model, training.config)
+    last = steps_for(task.budgets[-1], task.size.arch)
+    found = Delivered(task.size, task.seed, task.rate, 0.0, float("inf"), device=task.device)
+    for flops in task.left:
+        found = replace(found, flops=flops)
+        end = steps_for(flops, task.size.arch)
         try:
             train_to(state, training, 2 * last, trunk_steps(end, training.config))
             branch = copy.deepcopy(state)
             train_to(branch, training, end, end)
         except DivergedError:
-            yield Delivered(size, seed, rate, flops, float("inf"))
+            append_line(task.out, json.dumps(asdict(found)))
             return
-        found = Delivered(size, seed, rate, flops, loss_on(branch.model, data.validation))
-        if whole:
+        found = replace(found, loss=loss_on(branch.model, data.validation))
+        if task.seed not in TUNING_SEEDS:
             names = ("retrieval", "zero_shot")
             values = evaluate(branch.model, data.test, data.zero_shot, names, BATCH)
             found = replace(
@@ -105,20 +133,33 @@ def deliveries(
                 i2t_recall=values["i2t_recall@1"].value,
                 zero_shot=values["zero_shot_top1"].value,
             )
-        yield found
+        append_line(task.out, json.dumps(asdict(found)))
+        logger.info(f"{task.size}, seed {task.seed}, {flops / 1e12:g} T: {found.loss:.3f}")
 
 
-def own_rate(size: Size, data: DataStage, budget: float, out: Path) -> float:
-    """The rate of a size: no worse than both beside it at the smallest budget."""
-    known = {d.rate: d.loss for d in read(out) if d.size == size and d.seed == TUNING_SEED}
+@functools.cache
+def _data(pairs: int) -> DataStage:
+    config = ScenesConfig(
+        stages=(pairs,),
+        zero_shot=("scenes", "digits"),
+        validation_pairs=2048,
+        test_pairs=2048,
+        in_memory=True,
+    )
+    (data,) = open_stages(config, None)
+    return data
+
+
+def own_rate(first: Task) -> float:
+    """The rate of a size: no worse than both beside it in the mean of the seeds for tuning."""
 
     def loss(place: int) -> float:
-        rate = RATES[place]
-        if rate not in known:
-            (found,) = deliveries(size, data, TUNING_SEED, rate, [budget], whole=False)
-            append_line(out, json.dumps(asdict(found)))
-            known[rate] = found.loss
-        return known[rate]
+        tasks = [first._replace(seed=seed, rate=RATES[place]) for seed in TUNING_SEEDS]
+        for task in tasks:
+            if task.left:
+                run(task)
+        found = {(d.size, d.seed, d.rate, d.flops): d.loss for d in read(first.out)}
+        return statistics.mean(found[t.size, t.seed, t.rate, t.budgets[0]] for t in tasks)
 
     return RATES[best_rate(RATES.index(4e-3), loss)]
 
@@ -130,41 +171,32 @@ def read(path: Path) -> list[Delivered]:
     return [Delivered(**{**fields, "size": Size(**fields["size"])}) for fields in found]
 
 
-def table(found: Sequence[Delivered], metric: str) -> str:
+def table(found: Sequence[Delivered], rates: Mapping[Size, float], metric: str) -> str:
     """Means over seeds, a row a size and a column a budget; the best of a column in bold."""
-    reported = [d for d in found if d.seed != TUNING_SEED]
-    budgets = sorted({d.flops for d in reported})
-    sign = -1 if metric == "loss" else 1
-    means = {
-        (d.size, d.flops): _mean(
-            [getattr(e, metric) for e in reported if (e.size, e.flops) == (d.size, d.flops)]
-        )
-        for d in reported
-    }
-    best = {b: max(sign * v for (_, flops), v in means.items() if flops == b) for b in budgets}
+    values = dict[tuple[Size, float], list[float]]()
+    for d in found:
+        if d.seed not in TUNING_SEEDS and d.rate == rates[d.size]:
+            values.setdefault((d.size, d.flops), []).append(getattr(d, metric))
+    budgets = sorted({flops for _, flops in values})
+    best_of = min if metric == "loss" else max
+    means = {key: statistics.mean(seeds) for key, seeds in values.items()}
+    best = {b: best_of(mean for (_, flops), mean in means.items() if flops == b) for b in budgets}
     lines = [
         f"| size | FLOPs a pair | rate | {' | '.join(f'{b / 1e12:g} T' for b in budgets)} |",
         "|---" * (3 + len(budgets)) + "|",
     ]
-    for size in dict.fromkeys(d.size for d in reported):
-        rate = next(d.rate for d in reported if d.size == size)
-        cells = [
-            _cell(value, metric, is_best=sign * value == best[b])
-            for b in budgets
-            if (value := means.get((size, b))) is not None
-        ]
+    for size, rate in rates.items():
+        cells = [_cell(means.get((size, b)), metric, best[b]) for b in budgets]
         flops = f"{count_flops(size.arch) / 1e6:.2f} M"
         lines.append(f"| {size} | {flops} | {rate:g} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _cell(value: float, metric: str, *, is_best: bool) -> str:
+def _cell(value: float | None, metric: str, best: float) -> str:
+    if value is None:
+        return ""
     shown = f"{value:.3f}" if metric == "loss" else f"{100 * value:.1f}"
-    return f"**{shown}**" if is_best else shown
+    return f"**{shown}**" if value == best else shown
 
 
 def main() -> None:
@@ -173,31 +205,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--flops", type=float, default=4e12)
     parser.add_argument("--pairs", type=int, default=64_000)
-    parser.add_argument(
-        "--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="sizes I, I + N, ..."
-    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    (data,) = open_stages(
-        ScenesConfig(
-            stages=(options.pairs,),
-            zero_shot=("scenes", "digits"),
-            validation_pairs=2048,
-            test_pairs=2048,
-        ),
-        None,
-    )
     budgets = [share * options.flops for share in SHARES]
-    first, processes = options.part
-    for seed, size in itertools.product(options.seeds, SIZES[first::processes]):
-        if any((d.size, d.seed, d.flops) == (size, seed, budgets[-1]) for d in read(options.out)):
-            continue
-        rate = own_rate(size, data, budgets[0], options.out)
-        for found in list(deliveries(size, data, seed, rate, budgets, whole=True)):
-            append_line(options.out, json.dumps(asdict(found)))
-            logger.info(f"{size}, seed {seed}, {found.flops / 1e12:g} T: {found.loss:.3f}")
+    shared = (options.pairs, options.device, options.out)
+    tuning = [Task(size, 0, 0.0, [TUNING_SHARE * options.flops], *shared) for size in SIZES]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
+        rates = dict(zip(SIZES, pool.map(own_rate, tuning), strict=True))
+        tasks = [
+            Task(size, seed, rate, budgets, *shared)
+            for seed, (size, rate) in itertools.product(options.seeds, rates.items())
+        ]
+        list(pool.map(run, [task for task in tasks if task.left]))
     for metric in ("zero_shot", "i2t_recall", "loss"):
-        print(f"\n{metric}\n\n{table(read(options.out), metric)}")
+        print(f"\n{metric}\n\n{table(read(options.out), rates, metric)}")
     print("\nFLOPs are fvcore FLOPs: one multiply-add is one.")
 
 

@@ -1,6 +1,6 @@
 """Which fixed size is best at which budget: where do the curves of fixed sizes cross?
 
-Each size trains once at a constant rate, and at 1/64, 1/32, ... and all of the training FLOPs a
+Each size trains once at a constant rate, and at 1/128, 1/64, ... and all of the training FLOPs a
 copy is cooled down over a fifth of its steps: so one training gives a delivered model at every
 budget. Every size has its own rate: of a grid of factors of two, that with the lowest validation
 loss at 1/16 of the budget, in the mean of two seeds that are not reported. All on the same rendered
@@ -41,7 +41,7 @@ from nas_growclip.training.loop import DivergedError
 from nas_growclip.training.schedule import trunk_steps
 from nas_growclip.training.state import start_training
 
-SHARES = tuple(2.0**-k for k in range(6, -1, -1))
+SHARES = tuple(2.0**-k for k in range(7, -1, -1))
 TUNING_SHARE = 1 / 16
 TUNING_SEEDS = (1000, 1001)
 

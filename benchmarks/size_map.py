@@ -109,7 +109,7 @@ def run(task: Task) -> None:
     """Train a size, and cool a copy down for each budget; a loss that diverges is infinite."""
     torch.set_num_threads(1)
     data = _data(task.pairs)
-    training = Training(data, task.seed, replace(TRAIN, learning_rate=task.rate))
+    training = Training(data, task.seed, replace(TRAIN, learning_rate=task.rate, precision="fp32"))
     model = Clip(task.size.arch, seed=task.seed).to(task.device)
     state = start_training(model, training.config)
     last = steps_for(task.budgets[-1], task.size.arch)

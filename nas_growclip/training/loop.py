@@ -73,7 +73,10 @@ def train(
     if state.replica is None:
         state.replica = state.group.replicate(state.model)
     backpropagate = state.group.backpropagation(
-        state.model, state.replica, config.micro_batch_size, lambda: autocast(device)
+        state.model,
+        state.replica,
+        config.micro_batch_size,
+        lambda: autocast(device, config.precision),
     )
     state.model.train()
     if config.compile and state.model._compiled_call_impl is None:
@@ -102,10 +105,10 @@ def train(
     return state
 
 
-def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bf16 on CUDA; fp32 elsewhere, since bf16 is slow on most CPUs."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """What ``train.precision`` means on a device."""
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
 

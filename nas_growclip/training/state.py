@@ -63,6 +63,9 @@ class TrainConfig:
     """Share of a stage's steps over which a constant rate falls linearly to zero."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the towers compute in: fp32, or bf16 by autocast over fp32 weights; ``auto`` is bf16 on
+    CUDA and fp32 elsewhere, since bf16 is slow on most CPUs."""
     compile: bool = False
     """Compile the model by torch.compile; every architecture that is tried is compiled again."""
     shard: bool = False

@@ -3,7 +3,6 @@
 import json
 import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-import nas_growclip.training.loop
 from nas_growclip.data.encoding import PairBatch
 from nas_growclip.growth.verify import perturbed
 from nas_growclip.models.arch import ClipArch, ImageArch, SharedArch, TextArch
@@ -97,13 +95,9 @@ def held_bytes(tensors: Any) -> int:
     return sum(storages.values())
 
 
-def bf16(device: torch.device) -> AbstractContextManager[None]:
-    return torch.autocast("cpu", dtype=torch.bfloat16)
-
-
-def compared(group: ProcessGroup, micro_batch_size: int) -> dict[str, Any]:
-    whole, all_bytes = trained(group, config(micro_batch_size=micro_batch_size))
-    parts, bytes_held = trained(group, config(micro_batch_size=micro_batch_size, shard=True))
+def compared(group: ProcessGroup, **settings: Any) -> dict[str, Any]:
+    whole, all_bytes = trained(group, config(**settings))
+    parts, bytes_held = trained(group, config(**settings, shard=True))
     assert list(whole) == list(parts)
     return {
         "difference": max(float((whole[n] - parts[n]).abs().max()) for n in whole),
@@ -113,12 +107,11 @@ def compared(group: ProcessGroup, micro_batch_size: int) -> dict[str, Any]:
 
 def main(out: Path) -> None:
     group = join_group("cpu")
-    autocast = nas_growclip.training.loop.autocast
-    results = {}
-    for name, precision in {"fp32": autocast, "bf16": bf16}.items():
-        nas_growclip.training.loop.autocast = precision
-        for part in (0, 6):
-            results[f"{name}, parts of {part}"] = compared(group, part)
+    results = {
+        f"{precision}, parts of {part}": compared(group, precision=precision, micro_batch_size=part)
+        for precision in ("fp32", "bf16")
+        for part in (0, 6)
+    }
     Path(out, f"{group.rank}.json").write_text(json.dumps(results))
     if not group.is_leader:
         group.receive()

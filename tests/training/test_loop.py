@@ -51,6 +51,23 @@ def test_training_learns_one_batch(tiny_arch: ClipArch) -> None:
     assert (scale * image @ text.T).argmax(dim=1).tolist() == list(range(6))
 
 
+@pytest.mark.parametrize("micro_batch_size", [0, 2])
+@pytest.mark.parametrize(
+    ("precision", "is_bf16"), [("auto", False), ("fp32", False), ("bf16", True)]
+)
+def test_the_towers_compute_in_the_precision_that_is_set(
+    tiny_arch: ClipArch, precision: Any, is_bf16: bool, micro_batch_size: int
+) -> None:
+    config = TrainConfig(precision=precision, micro_batch_size=micro_batch_size)
+    state, kinds = start_training(Clip(tiny_arch), config), set[torch.dtype]()
+    for layer in state.model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_hook(lambda _, __, output: kinds.add(output.dtype))
+    train(state, same_batch(state.model), config, total_steps=9, until_step=1)
+    assert kinds == {torch.bfloat16 if is_bf16 else torch.float32}
+    assert {p.dtype for p in state.model.parameters()} == {torch.float32}
+
+
 def test_an_observer_sees_every_batch_its_gradients_and_its_step(tiny_arch: ClipArch) -> None:
     config, seen = TrainConfig(), []
     state = start_training(Clip(tiny_arch), config)

@@ -50,9 +50,9 @@ class Task:
     steps: int
 
 
-def arch_of(width: int, depth: int, patch_size: int = 8) -> ClipArch:
-    """All widths alike, MLPs four times as wide, heads of 16 where the width allows it."""
-    head_dim = 16 if width % 16 == 0 else width
+def arch_of(width: int, depth: int, patch_size: int = 8, head_dim: int = 0) -> ClipArch:
+    """All widths alike, MLPs four times as wide; if not given, heads of 16 where they fit."""
+    head_dim = head_dim or (16 if width % 16 == 0 else width)
     sizes = {"width": width, "depth": depth, "mlp_width": 4 * width, "head_dim": head_dim}
     return ClipArch(
         image=ImageArch(patch_size=patch_size, image_size=32, **sizes),

@@ -48,27 +48,31 @@ TUNING_SEEDS = (1000, 1001)
 
 @dataclass(frozen=True)
 class Size:
-    """Both towers' width and blocks, and the patch in pixels; one shared block."""
+    """Both towers' width, blocks and heads, and the patch in pixels; one shared block."""
 
     width: int
     depth: int = 1
     patch: int = 8
+    head_dim: int = 0
+    """0: 16, or one head of the whole width where that does not fit."""
 
     @property
     def arch(self) -> ClipArch:
         """The architecture of these sizes."""
-        return arch_of(self.width, self.depth, self.patch)
+        return arch_of(self.width, self.depth, self.patch, self.head_dim)
 
     def __str__(self) -> str:
-        return f"{self.width} wide, {self.depth} deep, patch {self.patch}"
+        heads = f", heads of {self.head_dim}" if self.head_dim else ""
+        return f"{self.width} wide, {self.depth} deep, patch {self.patch}{heads}"
 
 
 SIZES = (
     *(Size(width) for width in (12, 16, 24, 32, 48, 64)),
     *(Size(width, depth=depth) for width, depth in itertools.product((16, 32), (2, 4))),
     *(Size(width, patch=patch) for width, patch in itertools.product((16, 32), (16, 4))),
+    *(Size(width, head_dim=12) for width in (24, 36)),
 )
-"""Widths, then depths and patches at two of them."""
+"""Widths, then depths and patches at two of them, and what 12 wide can grow into exactly."""
 
 
 @dataclass(frozen=True)

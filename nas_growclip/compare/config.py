@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import yaml
 from nas_growclip.experiment.config import ExperimentConfig, with_files
 from nas_growclip.io.choices import require_choice
 from nas_growclip.io.mappings import from_mapping, read_fields, read_mapping, to_mapping
-from nas_growclip.io.ranges import above, check_ranges
+from nas_growclip.io.ranges import above, check_ranges, require_in_range, within
 
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")
 
@@ -33,6 +33,8 @@ class CompareConfig:
     """The arm that all others are compared with, pair by pair."""
     seeds: tuple[int, ...]
     """Every arm runs once with each."""
+    num_seeds: Mapping[str, int] = field(default_factory=dict)
+    """Arms that run with only the first so many of the seeds."""
     envelope: tuple[str, ...] = ()
     """Arms of fixed size; the best of them at each stage is what regret is measured against."""
     learning_rates: tuple[float, ...] = ()
@@ -67,6 +69,13 @@ class CompareConfig:
         require_choice(self.baseline, self.arms, "baseline")
         for arm in self.envelope:
             require_choice(arm, self.arms, "envelope")
+        for arm, number in self.num_seeds.items():
+            require_choice(arm, self.arms, "num_seeds")
+            require_in_range(f"num_seeds.{arm}", number, within(1, len(self.seeds)))
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds that an arm runs with."""
+        return self.seeds[: self.num_seeds.get(arm, len(self.seeds))]
 
     def experiment_of(self, arm: str) -> ExperimentConfig:
         """An arm's experiment.

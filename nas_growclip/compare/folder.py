@@ -75,7 +75,7 @@ class CompareFolder:
     def runs(self, arm: str) -> tuple[ArmRun, ...]:
         """An arm's runs that are reported, seed by seed; LookupError as ``chosen_rate``."""
         rate = self.chosen_rate(arm)
-        return tuple(ArmRun(arm, rate, seed) for seed in self.config.seeds)
+        return tuple(ArmRun(arm, rate, seed) for seed in self.config.seeds_of(arm))
 
     def has_ended(self, arm_run: ArmRun) -> bool:
         """Whether a run is complete or was given up."""
@@ -100,11 +100,10 @@ class CompareFolder:
         for index in range(len(self.config.seeds)):
             for arm in arms:
                 try:
-                    arm_run = self.runs(arm)[index]
+                    runs = self.runs(arm)
                 except LookupError:
                     continue
-                if not self.has_ended(arm_run):
-                    yield arm_run
+                yield from (u for u in runs[index : index + 1] if not self.has_ended(u))
 
     def _prepare_folder(self) -> None:
         path = self.out / COMPARISON_FILE

@@ -246,6 +246,19 @@ def test_arms_may_be_added_and_nothing_else_changed(done: Path, tmp_path: Path) 
         CompareFolder(comparison, tmp_path / "full")
 
 
+def test_an_arm_may_run_with_fewer_seeds(tmp_path: Path) -> None:
+    arms, fewer = ("fixed", "growclip"), {"growclip": 2}
+    comparison = small_comparison(arms, seeds=(3, 1, 2), num_seeds=fewer, learning_rates=())
+    folder = CompareFolder(comparison, tmp_path / "out")
+    assert [(u.arm, u.seed) for u in folder.open_runs()] == [
+        ("fixed", 3),
+        ("growclip", 3),
+        ("fixed", 1),
+        ("growclip", 1),
+        ("fixed", 2),
+    ]
+
+
 def test_results_of_a_comparison_under_way(tmp_path: Path) -> None:
     comparison = CompareFolder(small_comparison(("fixed",), seeds=(0, 1)), tmp_path / "out")
     folder = write_results(comparison)

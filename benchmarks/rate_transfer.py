@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ from nas_growclip.training.loop import DivergedError, train
 from nas_growclip.training.rates import base_sizes
 from nas_growclip.training.state import TrainConfig, start_training
 
-RATES = tuple(2e-3 * 2**k for k in range(-4, 6))
+RATES: tuple[float, ...] = tuple(2e-3 * 2**k for k in range(-4, 6))
 FIRST = RATES.index(8e-3)
 BATCH, WARMUP = 64, 50
 NUM_PAIRS, NUM_VALIDATION = 16_000, 1024
@@ -53,7 +54,12 @@ class Task:
 def arch_of(width: int, depth: int, patch_size: int = 8, head_dim: int = 0) -> ClipArch:
     """All widths alike, MLPs four times as wide; if not given, heads of 16 where they fit."""
     head_dim = head_dim or (16 if width % 16 == 0 else width)
-    sizes = {"width": width, "depth": depth, "mlp_width": 4 * width, "head_dim": head_dim}
+    sizes: dict[str, Any] = {
+        "width": width,
+        "depth": depth,
+        "mlp_width": 4 * width,
+        "head_dim": head_dim,
+    }
     return ClipArch(
         image=ImageArch(patch_size=patch_size, image_size=32, **sizes),
         text=TextArch(context_length=32, **sizes),

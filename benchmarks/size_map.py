@@ -175,6 +175,18 @@ def read(path: Path) -> list[Delivered]:
     return [Delivered(**{**fields, "size": Size(**fields["size"])}) for fields in found]
 
 
+def tuned_rates(found: Sequence[Delivered]) -> Mapping[Size, float]:
+    """Each size's own rate, of what was recorded for tuning."""
+    losses: dict[Size, dict[float, list[float]]] = {}
+    for d in found:
+        if d.seed in TUNING_SEEDS:
+            losses.setdefault(d.size, {}).setdefault(d.rate, []).append(d.loss)
+    return {
+        size: min(tried, key=lambda rate: statistics.mean(tried[rate]))
+        for size, tried in losses.items()
+    }
+
+
 def table(found: Sequence[Delivered], rates: Mapping[Size, float], metric: str) -> str:
     """Means over seeds, a row a size and a column a budget; the best of a column in bold."""
     values = dict[tuple[Size, float], list[float]]()

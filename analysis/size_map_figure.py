@@ -1,0 +1,86 @@
+"""The map of fixed sizes as a figure and as tables: where do their curves cross?
+
+Drawn from ``benchmarks/records/size_map.jsonl``, which ``benchmarks.size_map`` measured.
+
+Command: python -m analysis.size_map_figure [--out docs/images/size_map.png]    (seconds)
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from analysis.style import line_style, use_style
+from benchmarks.size_map import Delivered, Size, read, table, tuned_rates
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "benchmarks" / "records" / "size_map.jsonl"
+TICKS = (0.03, 0.125, 0.5, 2)
+PANELS: tuple[tuple[str, Callable[[Size], str], tuple[Size, ...]], ...] = (
+    (
+        "Width (one block, patch 8)",
+        lambda size: f"{size.width}" + (", heads of 12" if size.head_dim else ""),
+        (Size(12), Size(16), Size(24, head_dim=12), Size(32), Size(48), Size(64)),
+    ),
+    (
+        "Depth (patch 8)",
+        lambda size: f"{size.width} wide, {size.depth} deep",
+        tuple(Size(width, depth=depth) for width in (16, 32) for depth in (1, 2, 4)),
+    ),
+    (
+        "Patch (one block)",
+        lambda size: f"{size.width} wide, patch {size.patch}",
+        tuple(Size(width, patch=patch) for width in (16, 32) for patch in (16, 8, 4)),
+    ),
+)
+
+
+def draw(found: Sequence[Delivered], out: Path) -> None:
+    """Draw one panel for widths, one for depths and one for patches."""
+    use_style()
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, layout="constrained")
+    for axis, (title, label, sizes) in zip(axes, PANELS, strict=True):
+        draw_sizes(axis, found, [(label(size), size) for size in sizes])
+        axis.set(title=title, xlabel="training FLOPs (T multiply-adds)", xscale="log")
+        axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], minor=False)
+        axis.minorticks_off()
+        axis.legend(frameon=False)
+    axes[0].set_ylabel("zero-shot top-1 (%)")
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+
+
+def draw_sizes(axis: Axes, found: Sequence[Delivered], sizes: Sequence[tuple[str, Size]]) -> None:
+    """A line for each size: the mean over seeds, and every seed as a small mark."""
+    rates = tuned_rates(found)
+    for place, (label, size) in enumerate(sizes):
+        points = dict[float, list[float]]()
+        for d in found:
+            if d.size == size and d.rate == rates.get(size) and d.zero_shot:
+                points.setdefault(d.flops / 1e12, []).append(100 * d.zero_shot)
+        budgets = sorted(points)
+        if budgets:
+            means = [statistics.mean(points[b]) for b in budgets]
+            style: dict[str, Any] = line_style(place)
+            (line,) = axis.plot(budgets, means, label=label, **style)
+            for b in budgets:
+                axis.plot([b] * len(points[b]), points[b], ".", ms=3, color=line.get_color())
+
+
+def main() -> None:
+    """Read the records, draw them and print them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "size_map.png")
+    found = read(RECORDS)
+    draw(found, parser.parse_args().out)
+    for metric in ("zero_shot", "i2t_recall", "loss"):
+        print(f"\n{metric}\n\n{table(found, tuned_rates(found), metric)}")
+    print("\nFLOPs are fvcore FLOPs: one multiply-add is one.")
+
+
+if __name__ == "__main__":
+    main()

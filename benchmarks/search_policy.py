@@ -7,11 +7,12 @@ for attenuation are divided by the root of the reliability of those means. Regre
 chosen candidate's final loss, the mean over all seeds, is above the lowest, in percent.
 
 What is expected before a trial comes from coefficients that were fitted to the other data sizes of
-the other seeds, so that no stage is judged by what it taught. Those that are fitted to all stages
-are printed as the product has them.
+the other seeds, and to smaller parents, so that no stage is judged by what it taught. Those that
+are fitted to all stages are printed as the product has them.
 
 Command: python -m benchmarks.search_policy benchmarks/records/search_oracle.jsonl
     [--gradients benchmarks/records/search_gradients.jsonl]
+    [--growths benchmarks/records/study_calibration.jsonl]
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
+from benchmarks.finished_growths import read as read_growths
 from benchmarks.recovery import commit
 from benchmarks.search_gradients import GradientScore
 from benchmarks.search_oracle import (
@@ -48,7 +50,7 @@ LATE_SHARES = (0.2, 0.3, 0.5, 0.8)
 RESAMPLES = 2000
 UNKNOWING = ObjectiveConfig(
     dimension_gains={},
-    density_exponent=0.0,
+    size_exponent=0.0,
     curve_steepness=0.9,
     repetition_constant=5.0,
     gain_spread=0.05,
@@ -153,15 +155,18 @@ def finished(outcome: Outcome, control: Outcome) -> Finished:
     )
 
 
-def taught(stages: Sequence[Stage]) -> ObjectiveConfig:
-    """Coefficients that stages teach."""
+def taught(stages: Sequence[Stage], growths: Sequence[Finished]) -> ObjectiveConfig:
+    """Coefficients that stages teach, and growths of other parents."""
     rows = [finished(o, s.outcomes[0]) for s in stages for o in s.outcomes[1:]]
-    return calibrated(rows, UNKNOWING) if rows else UNKNOWING
+    return calibrated([*rows, *growths], UNKNOWING) if rows else UNKNOWING
 
 
-def taught_elsewhere(stage: Stage, stages: Sequence[Stage]) -> ObjectiveConfig:
-    """Coefficients that the stages of other sizes and other seeds teach."""
-    return taught([s for s in stages if s.num_pairs != stage.num_pairs and s.seed != stage.seed])
+def taught_elsewhere(
+    stage: Stage, stages: Sequence[Stage], growths: Sequence[Finished]
+) -> ObjectiveConfig:
+    """Coefficients that the stages of other sizes and other seeds teach, and other parents."""
+    others = [s for s in stages if s.num_pairs != stage.num_pairs and s.seed != stage.seed]
+    return taught(others, growths)
 
 
 def expected(stage: Stage, config: ObjectiveConfig) -> Array:
@@ -325,11 +330,11 @@ def flops_table(lessons: Sequence[Lesson]) -> str:
     return "\n".join([*lines, "", f"Correlation of their log FLOPs: {said}."])
 
 
-def coefficient_lines(stages: Sequence[Stage]) -> str:
+def coefficient_lines(stages: Sequence[Stage], growths: Sequence[Finished]) -> str:
     """The coefficients that all stages teach, as ``search/coefficients.py`` has them."""
-    config = to_mapping(taught(stages))
+    config = to_mapping(taught(stages, growths))
     gains = {name: round(gain, 3) for name, gain in config["dimension_gains"].items()}
-    named = ("density_exponent", "curve_steepness", "repetition_constant", "gain_spread")
+    named = ("size_exponent", "curve_steepness", "repetition_constant", "gain_spread")
     return f"{ {n: round(config[n], 3) for n in named} }\n{gains}"
 
 
@@ -365,6 +370,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("oracle", type=Path)
     parser.add_argument("--gradients", type=Path)
+    parser.add_argument("--growths", type=Path)
     options = parser.parse_args()
     stages = whole_stages(read_outcomes(options.oracle))
     proxies = dict(PROXIES)
@@ -376,9 +382,10 @@ def main() -> None:
         )
     seeds = sorted({stage.seed for stage in stages})
     print(f"commit {commit()}, {len(stages)} stages, seeds {seeds}\n")
-    lessons = [(stage, taught_elsewhere(stage, stages)) for stage in stages]
+    growths = read_growths(options.growths) if options.growths is not None else []
+    lessons = [(stage, taught_elsewhere(stage, stages, growths)) for stage in stages]
     tables = outcome_table(stages), proxy_table(lessons, proxies), choice_table(lessons)
-    print(*tables, flops_table(lessons), coefficient_lines(stages), sep="\n\n")
+    print(*tables, flops_table(lessons), coefficient_lines(stages, growths), sep="\n\n")
     print("\nFLOPs are fvcore FLOPs: one multiply-add is one.")
 
 

@@ -2,7 +2,7 @@
 
 Every candidate that was trained to its stage's end, beside no growth on the same pairs and FLOPs,
 says once what its dimensions are worth. The coefficients enter the logarithm of its loss linearly
-but for R* and the density's exponent, so they are a ridge regression about the coefficients one had
+but for R* and the size's exponent, so they are a ridge regression about the coefficients one had
 before, for each cell of a grid of those two: the posterior mean where coefficients and errors are
 normal. Few stages change little.
 """
@@ -20,9 +20,9 @@ from nas_growclip.records.entries import StageResult
 from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.forecast import (
     Control,
-    density_factor,
     net_gain,
     pairs_left_out,
+    size_factor,
     step_size,
 )
 
@@ -33,11 +33,11 @@ GAIN_DEVIATION = 0.3
 STEEPNESS_DEVIATION = 0.5
 """Likewise of ``curve_steepness``."""
 EXPONENTS = tuple(k / 16 for k in range(-8, 9))
-"""``density_exponent`` that are tried."""
+"""``size_exponent`` that are tried."""
 CONSTANT_DEVIATION = 1.0
 """Standard deviation of the logarithm of R*."""
 EXPONENT_DEVIATION = 0.2
-"""That of ``density_exponent``."""
+"""That of ``size_exponent``."""
 LIKE_FLOPS = 0.1
 """E-folds by which the training FLOPs of two stages that are compared may differ."""
 LEAST_SPREAD = 0.01
@@ -121,7 +121,7 @@ def calibrated(finished: Sequence[Finished], before: ObjectiveConfig) -> Objecti
         before: What they are drawn to; all that finished stages do not tell stays.
 
     Returns:
-        ``before`` with other ``dimension_gains``, ``density_exponent``, ``curve_steepness`` and
+        ``before`` with other ``dimension_gains``, ``size_exponent``, ``curve_steepness`` and
         ``repetition_constant``, and as ``gain_spread`` what gains still differ by.
 
     Raises:
@@ -135,7 +135,7 @@ def calibrated(finished: Sequence[Finished], before: ObjectiveConfig) -> Objecti
     grown = {step.dimension for f in finished for step in f.candidate.steps}
     dimensions = [*before.dimension_gains, *sorted(grown - {*before.dimension_gains})]
     tried = (
-        replace(before, repetition_constant=constant, density_exponent=exponent)
+        replace(before, repetition_constant=constant, size_exponent=exponent)
         for constant in CONSTANTS
         for exponent in EXPONENTS
     )
@@ -156,7 +156,7 @@ def _fit(
     tried: ObjectiveConfig,
     dimensions: Sequence[str],
 ) -> tuple[float, ObjectiveConfig]:
-    """Negative log posterior of an R* and a density exponent, and the coefficients with them."""
+    """Negative log posterior of an R* and a size exponent, and the coefficients with them."""
     steepness = before.curve_steepness
     mean = np.array(
         [*(steepness * before.dimension_gains.get(d, 0.0) for d in dimensions), steepness]
@@ -172,7 +172,7 @@ def _fit(
     unlikely = precision * errors @ errors + np.square(change / deviations).sum()
     moved = math.log(tried.repetition_constant / before.repetition_constant)
     unlikely += (moved / CONSTANT_DEVIATION) ** 2
-    unlikely += ((tried.density_exponent - before.density_exponent) / EXPONENT_DEVIATION) ** 2
+    unlikely += ((tried.size_exponent - before.size_exponent) / EXPONENT_DEVIATION) ** 2
     *worth, steepness = map(float, found)
     steepness = max(steepness, 0.01)  # below 0 more data would do harm
     return float(unlikely), replace(
@@ -189,5 +189,5 @@ def _row(finished: Finished, dimensions: Sequence[str], tried: ObjectiveConfig) 
     left_out = pairs_left_out(
         finished.seen_pairs, control.seen_pairs, num_pairs, tried.repetition_constant
     )
-    worth = density_factor(control, num_pairs, tried)
+    worth = size_factor(control, tried)
     return [*(worth * sizes.get(d, 0.0) for d in dimensions), -left_out]

@@ -5,15 +5,16 @@ it is worth: depth is behind for the first fifth of a stage and ahead at its end
 is worth is known from finished stages instead, of which every candidate was trained to the end
 (``benchmarks.search_oracle``). In e-folds of the validation loss,
 
-    gain = s ((rho / rho_0)^b sum over its steps of g_d |ln(new / old)| - ln(D'_control / D'))
+    gain = s ((F_control / F_0)^-a sum over its steps of g_d |ln(new / old)| - ln(D'_control / D'))
 
-with D' the effective pairs seen by the end of the stage and rho = D'_control / F_control, those of
-no growth for each of its FLOPs. There the data size enters twice: the same FLOPs buy a larger model
-fewer pairs, and where pairs repeat often the last passes teach little and cost little to leave; and
-the worth of a dimension itself changes with rho, by no more than was seen.
+with D' the effective pairs seen by the end of the stage and F the FLOPs of a pair. There the data
+size enters: the same FLOPs buy a larger model fewer pairs, and where pairs repeat often the last
+passes teach little and cost little to leave. And the larger a model is, the less it lacks: what a
+dimension is worth falls with its FLOPs, as far as was seen.
 
 Reference: D' is that of Muennighoff et al., 2023 (arXiv 2305.16264), equation 5; a loss that falls
-as D^-beta is that of Hoffmann et al., 2022 (arXiv 2203.15556), equation 2, far above its floor.
+as D^-beta, and of which growth takes a share that falls as N^-alpha, is that of Hoffmann et al.,
+2022 (arXiv 2203.15556), equation 2, far above its floor.
 """
 
 import math
@@ -23,10 +24,10 @@ from typing import NamedTuple
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.search.coefficients import ObjectiveConfig
 
-DENSITY = 0.08
-"""Effective pairs for each FLOP in the middle of ``benchmarks.search_oracle``: rho_0."""
-DENSITY_RANGE = 2.6
-"""How many times as many, or as few, its stages had."""
+REFERENCE_FLOPS = 1.56e6
+"""FLOPs of a pair, forward, of the parents of ``benchmarks.search_oracle``: F_0."""
+FEWEST_FLOPS = 2.9e5
+"""Those of the smallest parent that taught; none was larger than the oracle's."""
 
 
 def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> float:
@@ -53,15 +54,12 @@ class Control(NamedTuple):
     """FLOPs of one image-text pair, forward: fvcore FLOPs, one multiply-add is one."""
 
 
-def expected_gain(
-    candidate: Candidate, control: Control, num_pairs: int, config: ObjectiveConfig
-) -> float:
+def expected_gain(candidate: Candidate, control: Control, config: ObjectiveConfig) -> float:
     """What a candidate's dimensions are expected to gain at equal effective pairs.
 
     Args:
         candidate: What grows.
         control: No growth on the same pairs with the same training FLOPs.
-        num_pairs: Pairs in the stage.
         config: The coefficients.
 
     Returns:
@@ -71,15 +69,13 @@ def expected_gain(
         config.dimension_gains.get(step.dimension, 0.0) * step_size(step)
         for step in candidate.steps
     )
-    return config.curve_steepness * density_factor(control, num_pairs, config) * worth
+    return config.curve_steepness * size_factor(control, config) * worth
 
 
-def density_factor(control: Control, num_pairs: int, config: ObjectiveConfig) -> float:
-    """(rho / rho_0)^b: what a dimension is worth at this stage, by the middle of the oracle."""
-    seen = effective_pairs(control.seen_pairs, num_pairs, config.repetition_constant)
-    relative = seen / control.flops / DENSITY
-    within_oracle = min(DENSITY_RANGE, max(1 / DENSITY_RANGE, relative))
-    return float(within_oracle**config.density_exponent)
+def size_factor(control: Control, config: ObjectiveConfig) -> float:
+    """(F / F_0)^-a: what a dimension is worth to this model, by its worth to the oracle's."""
+    flops = min(REFERENCE_FLOPS, max(FEWEST_FLOPS, control.flops))
+    return float((flops / REFERENCE_FLOPS) ** -config.size_exponent)
 
 
 def step_size(step: GrowthStep) -> float:
@@ -115,7 +111,7 @@ def net_gain(
 ) -> float:
     """What a candidate that sees so many pairs is expected to gain over no growth, in e-folds."""
     cost = fewer_pairs(seen, control.seen_pairs, num_pairs, config)
-    return expected_gain(candidate, control, num_pairs, config) - cost
+    return expected_gain(candidate, control, config) - cost
 
 
 class Expectation(NamedTuple):

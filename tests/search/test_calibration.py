@@ -15,19 +15,22 @@ from nas_growclip.search.forecast import Control
 
 TRUE = ObjectiveConfig(
     dimension_gains={"image.depth": 0.5, "text.width": -0.2, "embed_dim": 0.1},
-    density_exponent=-0.25,
+    size_exponent=0.25,
     curve_steepness=0.7,
     repetition_constant=4.0,
 )
-UNKNOWING = ObjectiveConfig(dimension_gains={}, density_exponent=0.0)
+UNKNOWING = ObjectiveConfig(dimension_gains={}, size_exponent=0.0)
 PRICES = {"image.depth": 0.4, "text.width": 0.9, "embed_dim": 0.6}
 """E-folds of FLOPs that an e-fold of a dimension costs."""
 
 
-def made(candidate: Candidate, num_pairs: int, seen: int = 60_000, noise: float = 0.0) -> Finished:
+def made(
+    candidate: Candidate, num_pairs: int, flops: int = 1_000_000, noise: float = 0.0
+) -> Finished:
     """A finished stage as the true coefficients have it."""
     price = sum(PRICES[s.dimension] * math.log(s.new / s.old) for s in candidate.steps)
-    control = Control(seen, 1_000_000)
+    seen = 60_000
+    control = Control(seen, flops)
     found = Finished(candidate, num_pairs, round(seen * math.exp(-price)), control, 1.0, 1.0)
     return found._replace(loss=math.exp(-found.expected(TRUE) - noise))
 
@@ -48,14 +51,14 @@ def growths() -> list[Candidate]:
 def test_true_coefficients_are_found() -> None:
     rng = random.Random(0)
     finished = [
-        made(candidate, pairs, noise=rng.gauss(0, 0.005))
+        made(candidate, pairs, flops, rng.gauss(0, 0.005))
         for candidate in growths()
         for pairs in (3_000, 10_000, 60_000)
-        for _ in range(2)
+        for flops in (300_000, 1_000_000)
     ]
     found = calibrated(finished, UNKNOWING)
     assert found.repetition_constant == pytest.approx(4.0, rel=0.2)
-    assert found.density_exponent == pytest.approx(-0.25, abs=0.1)
+    assert found.size_exponent == pytest.approx(0.25, abs=0.1)
     assert found.curve_steepness == pytest.approx(0.7, rel=0.1)
     assert found.dimension_gains == pytest.approx(TRUE.dimension_gains, abs=0.05)
     assert found.gain_spread == pytest.approx(0.01, abs=0.005)  # no less than the least

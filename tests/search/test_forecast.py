@@ -13,8 +13,8 @@ from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.flops import count_flops
 from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.forecast import (
-    DENSITY,
-    DENSITY_RANGE,
+    FEWEST_FLOPS,
+    REFERENCE_FLOPS,
     Control,
     Expectation,
     StageAhead,
@@ -35,7 +35,7 @@ SPACE = GrowthSpace(
 )
 GAINS = {"image.depth": 2.0, "shared.depth": 1.0, "image.patch_size": 0.5}
 CONFIG = ObjectiveConfig(
-    dimension_gains=GAINS, density_exponent=0.0, curve_steepness=0.5, repetition_constant=4.0
+    dimension_gains=GAINS, size_exponent=0.0, curve_steepness=0.5, repetition_constant=4.0
 )
 
 
@@ -63,21 +63,24 @@ def test_effective_pairs_follow_the_formula() -> None:
     ],
 )
 def test_gains_are_those_of_the_dimensions(candidate: Candidate, e_folds: float) -> None:
-    found = expected_gain(candidate, Control(4000, round(4000 / DENSITY)), 4000, CONFIG)
+    found = expected_gain(candidate, Control(4000, 1000), CONFIG)
     assert found == pytest.approx(0.5 * e_folds)
 
 
 @pytest.mark.parametrize(
-    ("density", "factor"), [(1.0, 1.0), (2.0, 0.5), (0.5, 2.0), (99.0, 1 / DENSITY_RANGE)]
+    ("flops", "factor"),
+    [
+        (REFERENCE_FLOPS, 1.0),
+        (REFERENCE_FLOPS / 4, 2.0),
+        (100 * REFERENCE_FLOPS, 1.0),
+        (1.0, (REFERENCE_FLOPS / FEWEST_FLOPS) ** 0.5),
+    ],
 )
-def test_worth_changes_with_the_pairs_for_each_flop_as_far_as_was_seen(
-    density: float, factor: float
+def test_the_larger_a_model_the_less_growth_is_worth_as_far_as_was_seen(
+    flops: float, factor: float
 ) -> None:
-    """One pass over pairs that are so many for each FLOP, of those in the oracle's middle."""
-    config = replace(CONFIG, density_exponent=-1.0)
-    num_pairs = 1_000_000
-    control = Control(num_pairs, round(num_pairs / (density * DENSITY)))
-    gain = expected_gain(step("image.depth", 2, 3), control, num_pairs, config)
+    config = replace(CONFIG, size_exponent=0.5)
+    gain = expected_gain(step("image.depth", 2, 3), Control(4000, round(flops)), config)
     assert gain == pytest.approx(factor * math.log(1.5), rel=1e-4)
 
 
@@ -100,7 +103,7 @@ def test_expectations_by_hand() -> None:
         assert counted == count_flops(candidate.apply(PARENT))
         ratio = counted / flops[NO_GROWTH]
         own, control = (1 + 4 * (1 - math.exp(-(passes - 1) / 4)) for passes in (6 / ratio, 6.0))
-        gained = expected_gain(candidate, Control(6000, flops[NO_GROWTH]), 1000, CONFIG)
+        gained = expected_gain(candidate, Control(6000, flops[NO_GROWTH]), CONFIG)
         by_hand = gained - 0.5 * math.log(control / own)
         assert gain == pytest.approx(by_hand, abs=1e-6)
 

@@ -23,7 +23,7 @@ def scored(*trials: Trial, config: ObjectiveConfig = CONFIG) -> tuple[Trial, ...
     return scored_again(trials, DATA, config)
 
 
-GROWS = replace(CONFIG, density_exponent=0.0, dimension_gains={"text.depth": 0.5}, gain_spread=0.02)
+GROWS = replace(CONFIG, size_exponent=0.0, dimension_gains={"text.depth": 0.5}, gain_spread=0.02)
 """Coefficients by which the trials' candidate is worth growing into."""
 
 
@@ -116,7 +116,7 @@ def test_what_other_data_would_change_is_told() -> None:
 
 
 def test_other_data_are_scored_by_the_objective_itself() -> None:
-    config = ObjectiveConfig(density_exponent=0.0, dimension_gains={"text.depth": 0.5})
+    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 0.5})
     trials = (trial(), trial(1, flops=133))
     found = choices_at_other_data(trials, DATA, OBJECTIVES[config.name], config)
     for ratio, candidate in zip((0.5, 2.0), (found["half"], found["twice"]), strict=True):

@@ -50,6 +50,7 @@ LATE_SHARES = (0.2, 0.3, 0.5, 0.8)
 RESAMPLES = 2000
 UNKNOWING = ObjectiveConfig(
     dimension_gains={},
+    pairs_exponent=0.0,
     size_exponent=0.0,
     curve_steepness=0.9,
     repetition_constant=5.0,
@@ -334,7 +335,13 @@ def coefficient_lines(stages: Sequence[Stage], growths: Sequence[Finished]) -> s
     """The coefficients that all stages teach, as ``search/coefficients.py`` has them."""
     config = to_mapping(taught(stages, growths))
     gains = {name: round(gain, 3) for name, gain in config["dimension_gains"].items()}
-    named = ("size_exponent", "curve_steepness", "repetition_constant", "gain_spread")
+    named = (
+        "pairs_exponent",
+        "size_exponent",
+        "curve_steepness",
+        "repetition_constant",
+        "gain_spread",
+    )
     return f"{ {n: round(config[n], 3) for n in named} }\n{gains}"
 
 

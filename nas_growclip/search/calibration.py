@@ -2,15 +2,15 @@
 
 Every candidate that was trained to its stage's end, beside no growth on the same pairs and FLOPs,
 says once what its dimensions are worth. The coefficients enter the logarithm of its loss linearly
-but for R* and the size's exponent, so they are a ridge regression about the coefficients one had
-before, for each cell of a grid of those two: the posterior mean where coefficients and errors are
+but for R* and two exponents, so they are a ridge regression about the coefficients one had
+before, for each value of those three: the posterior mean where coefficients and errors are
 normal. Few stages change little.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -22,8 +22,8 @@ from nas_growclip.search.forecast import (
     Control,
     net_gain,
     pairs_left_out,
-    size_factor,
     step_size,
+    worth_factor,
 )
 
 CONSTANTS = tuple(2.0 ** (k / 4) for k in range(-4, 25))
@@ -33,11 +33,17 @@ GAIN_DEVIATION = 0.3
 STEEPNESS_DEVIATION = 0.5
 """Likewise of ``curve_steepness``."""
 EXPONENTS = tuple(k / 16 for k in range(-8, 9))
-"""``size_exponent`` that are tried."""
+"""``pairs_exponent`` and ``size_exponent`` that are tried."""
+GRIDS: Mapping[str, Sequence[float]] = {
+    "repetition_constant": CONSTANTS,
+    "pairs_exponent": EXPONENTS,
+    "size_exponent": EXPONENTS,
+}
+"""What is not linear: the best of each in turn, until none changes."""
 CONSTANT_DEVIATION = 1.0
 """Standard deviation of the logarithm of R*."""
 EXPONENT_DEVIATION = 0.2
-"""That of ``size_exponent``."""
+"""That of each of the two."""
 LIKE_FLOPS = 0.1
 """E-folds by which the training FLOPs of two stages that are compared may differ."""
 LEAST_SPREAD = 0.01
@@ -121,8 +127,9 @@ def calibrated(finished: Sequence[Finished], before: ObjectiveConfig) -> Objecti
         before: What they are drawn to; all that finished stages do not tell stays.
 
     Returns:
-        ``before`` with other ``dimension_gains``, ``size_exponent``, ``curve_steepness`` and
-        ``repetition_constant``, and as ``gain_spread`` what gains still differ by.
+        ``before`` with other ``dimension_gains``, ``pairs_exponent``, ``size_exponent``,
+        ``curve_steepness`` and ``repetition_constant``, and as ``gain_spread`` what gains still
+        differ by.
 
     Raises:
         ValueError: If there is nothing to learn from.
@@ -134,14 +141,22 @@ def calibrated(finished: Sequence[Finished], before: ObjectiveConfig) -> Objecti
         )
     grown = {step.dimension for f in finished for step in f.candidate.steps}
     dimensions = [*before.dimension_gains, *sorted(grown - {*before.dimension_gains})]
-    tried = (
-        replace(before, repetition_constant=constant, size_exponent=exponent)
-        for constant in CONSTANTS
-        for exponent in EXPONENTS
-    )
-    fits = [_fit(finished, before, config, dimensions) for config in tried]
-    _, config = min(fits, key=lambda fit: fit[0])
+    found = _fit(finished, before, before, dimensions)
+    while True:
+        last = found
+        for name, values in GRIDS.items():
+            tried = [_with(found[1], name, value) for value in values]
+            fits = [_fit(finished, before, config, dimensions) for config in tried]
+            found = min([found, *fits], key=lambda fit: fit[0])
+        if found is last:
+            break
+    config = found[1]
     return replace(config, gain_spread=max(LEAST_SPREAD, spread_about(finished, config)))
+
+
+def _with(config: ObjectiveConfig, name: str, value: float) -> ObjectiveConfig:
+    changed: dict[str, Any] = {name: value}
+    return replace(config, **changed)
 
 
 def spread_about(finished: Sequence[Finished], config: ObjectiveConfig) -> float:
@@ -156,7 +171,7 @@ def _fit(
     tried: ObjectiveConfig,
     dimensions: Sequence[str],
 ) -> tuple[float, ObjectiveConfig]:
-    """Negative log posterior of an R* and a size exponent, and the coefficients with them."""
+    """Negative log posterior of an R* and two exponents, and the coefficients with them."""
     steepness = before.curve_steepness
     mean = np.array(
         [*(steepness * before.dimension_gains.get(d, 0.0) for d in dimensions), steepness]
@@ -172,7 +187,11 @@ def _fit(
     unlikely = precision * errors @ errors + np.square(change / deviations).sum()
     moved = math.log(tried.repetition_constant / before.repetition_constant)
     unlikely += (moved / CONSTANT_DEVIATION) ** 2
-    unlikely += ((tried.size_exponent - before.size_exponent) / EXPONENT_DEVIATION) ** 2
+    exponents = (
+        (tried.pairs_exponent, before.pairs_exponent),
+        (tried.size_exponent, before.size_exponent),
+    )
+    unlikely += sum(((now - then) / EXPONENT_DEVIATION) ** 2 for now, then in exponents)
     *worth, steepness = map(float, found)
     steepness = max(steepness, 0.01)  # below 0 more data would do harm
     return float(unlikely), replace(
@@ -189,5 +208,5 @@ def _row(finished: Finished, dimensions: Sequence[str], tried: ObjectiveConfig) 
     left_out = pairs_left_out(
         finished.seen_pairs, control.seen_pairs, num_pairs, tried.repetition_constant
     )
-    worth = size_factor(control, tried)
+    worth = worth_factor(control, num_pairs, tried)
     return [*(worth * sizes.get(d, 0.0) for d in dimensions), -left_out]

@@ -10,16 +10,16 @@ from nas_growclip.models.arch import DIMENSIONS
 from nas_growclip.search.extrapolation import CurvePrior
 
 DIMENSION_GAINS: Mapping[str, float] = {
-    "image.depth": 0.15,
-    "image.width": 0.15,
+    "image.depth": 0.17,
+    "image.width": 0.16,
     "image.mlp_width": -0.02,
-    "image.patch_size": 0.31,
-    "text.depth": 0.05,
-    "text.width": 0.19,
+    "image.patch_size": 0.36,
+    "text.depth": 0.06,
+    "text.width": 0.2,
     "text.mlp_width": 0.02,
-    "shared.depth": 0.28,
-    "shared.mlp_width": 0.14,
-    "embed_dim": 0.31,
+    "shared.depth": 0.3,
+    "shared.mlp_width": 0.16,
+    "embed_dim": 0.33,
 }
 """Fitted to ``benchmarks/records/search_oracle.jsonl`` and ``study_calibration.jsonl`` by
 ``search.calibration``; see docs/results/search.md for where they hold."""
@@ -37,11 +37,13 @@ class ObjectiveConfig:
     """A name in ``OBJECTIVES``."""
     dimension_gains: Mapping[str, float] = field(default_factory=lambda: dict(DIMENSION_GAINS))
     """What an e-fold of a dimension is worth, in e-folds of effective pairs; 0 if not named."""
+    pairs_exponent: float = -0.06
+    """How that changes with the effective pairs that no growth sees."""
     size_exponent: float = 0.25
-    """How fast that falls with the FLOPs of the model that grows."""
-    curve_steepness: float = 1.0
+    """How fast it falls with the FLOPs of the model that grows."""
+    curve_steepness: float = 0.96
     """E-folds by which the loss at a stage's end falls with an e-fold of effective pairs."""
-    repetition_constant: float = 5.7
+    repetition_constant: float = 6.7
     """R* of data-constrained scaling: repeats after which a pair's worth has mostly gone."""
     gain_spread: float = 0.06
     """Standard deviation of candidates' true gains about the expected ones, in e-folds of loss."""
@@ -62,6 +64,7 @@ class ObjectiveConfig:
             require_choice(dimension, DIMENSIONS, "dimension_gains")
         check_ranges(
             self,
+            pairs_exponent=within(-1, 1),
             size_exponent=within(-1, 1),
             curve_steepness=above(0),
             repetition_constant=above(0),

@@ -23,6 +23,9 @@ class TriggerConfig:
     """A name in ``TRIGGERS``."""
     min_ratio: float = 1.01
     """``data_grew``: pairs now by pairs of the stage before, at least."""
+    first_stage: bool = True
+    """``data_grew``: search when the first data arrives too. A model that is not trained yet has
+    shown nothing, and what growth is worth was measured on trained ones."""
     max_gap: float = 0.5
     """``gap``: the parent's validation loss less its training loss, in nats, at most."""
 
@@ -56,7 +59,10 @@ def always(given: TriggerInput, config: TriggerConfig) -> Decision:
 def data_grew(given: TriggerInput, config: TriggerConfig) -> Decision:
     """Where there are enough more pairs than in the stage before."""
     if given.earlier_pairs is None:
-        return Decision(True, "the first data arrived")
+        return Decision(
+            config.first_stage,
+            "the first data arrived" + ("" if config.first_stage else ", which is not searched"),
+        )
     ratio = given.num_pairs / given.earlier_pairs
     words = "grew" if ratio >= config.min_ratio else "did not grow enough:"
     return Decision(

@@ -12,7 +12,7 @@ from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.extrapolation import CurvePrior, fit_power_law
-from nas_growclip.search.forecast import FEWEST_FLOPS, REFERENCE_FLOPS
+from nas_growclip.search.forecast import FLOPS_RANGE, REFERENCE_FLOPS
 from nas_growclip.search.objective import (
     OBJECTIVES,
     TERMS,
@@ -91,6 +91,7 @@ def test_score_is_the_sum_of_its_terms() -> None:
     """Gains and costs are e-folds of the loss; the trial corrects them as far as it is trusted."""
     config = ObjectiveConfig(
         dimension_gains={"text.depth": 0.4},
+        pairs_exponent=0.0,
         size_exponent=0.5,
         curve_steepness=0.5,
         repetition_constant=4.0,
@@ -103,7 +104,7 @@ def test_score_is_the_sum_of_its_terms() -> None:
     by_hand = terms["dimension_gain"] + terms["trial_gain"] - terms["pairs_cost"]
     assert score.value == pytest.approx(by_hand)
     own, control = 1 + 4 * (1 - math.exp(-2 / 4)), 1 + 4 * (1 - math.exp(-5 / 4))
-    worth = 0.4 * (FEWEST_FLOPS / REFERENCE_FLOPS) ** -0.5  # no model that taught was smaller
+    worth = 0.4 * (FLOPS_RANGE[0] / REFERENCE_FLOPS) ** -0.5  # no model that taught was smaller
     assert terms["dimension_gain"] == pytest.approx(0.5 * worth * math.log(3 / 2))
     assert terms["pairs_cost"] == pytest.approx(0.5 * math.log(control / own))
     found = lead(ahead, trial(), DATA, config)
@@ -134,7 +135,9 @@ def test_with_few_passes_a_larger_model_costs_more() -> None:
 
 def test_the_choice_follows_the_data() -> None:
     deeper = trial(1, flops=150)
-    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 0.5})
+    config = ObjectiveConfig(
+        pairs_exponent=0.0, size_exponent=0.0, dimension_gains={"text.depth": 0.5}
+    )
     few, many = (
         OBJECTIVES["data_size_aware"].score(deeper, trial(), pairs, config).value
         for pairs in (300, 6000)
@@ -198,7 +201,9 @@ def test_ordinary_leads_say_nothing(lead: float, expected: float, counts: float)
 
 
 def test_a_candidate_that_goes_wrong_in_its_trial_is_dropped() -> None:
-    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 1.0})
+    config = ObjectiveConfig(
+        pairs_exponent=0.0, size_exponent=0.0, dimension_gains={"text.depth": 1.0}
+    )
     scores = [
         OBJECTIVES["data_size_aware"].score(trial(1, shift=shift), trial(), DATA, config).value
         for shift in (0.0, 0.4, 8.0)

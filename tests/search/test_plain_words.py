@@ -23,7 +23,13 @@ def scored(*trials: Trial, config: ObjectiveConfig = CONFIG) -> tuple[Trial, ...
     return scored_again(trials, DATA, config)
 
 
-GROWS = replace(CONFIG, size_exponent=0.0, dimension_gains={"text.depth": 0.5}, gain_spread=0.02)
+GROWS = replace(
+    CONFIG,
+    pairs_exponent=0.0,
+    size_exponent=0.0,
+    dimension_gains={"text.depth": 0.5},
+    gain_spread=0.02,
+)
 """Coefficients by which the trials' candidate is worth growing into."""
 
 
@@ -59,7 +65,7 @@ def test_growth_is_told_with_its_gain_its_interval_and_what_speaks_for_it() -> N
 
 def test_what_a_long_trial_corrects_is_told() -> None:
     trusted = replace(GROWS, lead_spread=0.005)
-    trials = scored(trial(), trial(1, shift=-0.6, flops=110), config=trusted)
+    trials = scored(trial(), trial(1, shift=-0.9, flops=110), config=trusted)
     corrected = trials[1].terms["trial_gain"]
     assert corrected > 0.01
     said = f"Its trial speaks for a loss {percent(corrected)} below what that would give."
@@ -116,7 +122,9 @@ def test_what_other_data_would_change_is_told() -> None:
 
 
 def test_other_data_are_scored_by_the_objective_itself() -> None:
-    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 0.5})
+    config = ObjectiveConfig(
+        pairs_exponent=0.0, size_exponent=0.0, dimension_gains={"text.depth": 0.5}
+    )
     trials = (trial(), trial(1, flops=133))
     found = choices_at_other_data(trials, DATA, OBJECTIVES[config.name], config)
     for ratio, candidate in zip((0.5, 2.0), (found["half"], found["twice"]), strict=True):

@@ -43,6 +43,14 @@ def test_first_stage_is_searched(name: str) -> None:
     assert TRIGGERS[name](given(100, None), TriggerConfig(name=name)).should_search
 
 
+def test_the_first_data_may_be_left_to_the_model_as_it_is() -> None:
+    config = TriggerConfig(first_stage=False)
+    decision = TRIGGERS["data_grew"](given(100, None), config)
+    assert not decision.should_search
+    assert decision.reason == "the first data arrived, which is not searched"
+    assert TRIGGERS["data_grew"](given(200, 100), config).should_search
+
+
 def test_losses_are_measured_only_where_they_count() -> None:
     def fail() -> tuple[float, float]:
         raise AssertionError

@@ -59,10 +59,7 @@ def always(given: TriggerInput, config: TriggerConfig) -> Decision:
 def data_grew(given: TriggerInput, config: TriggerConfig) -> Decision:
     """Where there are enough more pairs than in the stage before."""
     if given.earlier_pairs is None:
-        return Decision(
-            config.first_stage,
-            "the first data arrived" + ("" if config.first_stage else ", which is not searched"),
-        )
+        return Decision(config.first_stage, "the first data arrived")
     ratio = given.num_pairs / given.earlier_pairs
     words = "grew" if ratio >= config.min_ratio else "did not grow enough:"
     return Decision(

@@ -47,7 +47,7 @@ def test_the_first_data_may_be_left_to_the_model_as_it_is() -> None:
     config = TriggerConfig(first_stage=False)
     decision = TRIGGERS["data_grew"](given(100, None), config)
     assert not decision.should_search
-    assert decision.reason == "the first data arrived, which is not searched"
+    assert decision.reason == "the first data arrived"
     assert TRIGGERS["data_grew"](given(200, 100), config).should_search
 
 

@@ -11,15 +11,15 @@ from nas_growclip.search.extrapolation import CurvePrior
 
 DIMENSION_GAINS: Mapping[str, float] = {
     "image.depth": 0.17,
-    "image.width": 0.16,
-    "image.mlp_width": -0.02,
-    "image.patch_size": 0.36,
-    "text.depth": 0.06,
-    "text.width": 0.2,
-    "text.mlp_width": 0.02,
+    "image.width": 0.17,
+    "image.mlp_width": -0.01,
+    "image.patch_size": 0.39,
+    "text.depth": 0.08,
+    "text.width": 0.22,
+    "text.mlp_width": 0.04,
     "shared.depth": 0.3,
     "shared.mlp_width": 0.16,
-    "embed_dim": 0.33,
+    "embed_dim": 0.35,
 }
 """Fitted to ``benchmarks/records/search_oracle.jsonl`` and ``study_calibration.jsonl`` by
 ``search.calibration``; see docs/results/search.md for where they hold."""
@@ -37,11 +37,9 @@ class ObjectiveConfig:
     """A name in ``OBJECTIVES``."""
     dimension_gains: Mapping[str, float] = field(default_factory=lambda: dict(DIMENSION_GAINS))
     """What an e-fold of a dimension is worth, in e-folds of effective pairs; 0 if not named."""
-    pairs_exponent: float = -0.06
-    """How that changes with the effective pairs that no growth sees."""
-    size_exponent: float = 0.25
-    """How fast it falls with the FLOPs of the model that grows."""
-    curve_steepness: float = 0.96
+    size_exponent: float = 0.19
+    """How fast that falls with the FLOPs of the model that grows."""
+    curve_steepness: float = 1.09
     """E-folds by which the loss at a stage's end falls with an e-fold of effective pairs."""
     repetition_constant: float = 6.7
     """R* of data-constrained scaling: repeats after which a pair's worth has mostly gone."""
@@ -51,6 +49,9 @@ class ObjectiveConfig:
     """Standard deviation of the gain at a stage's end about the lead of a trial just before its
     cool-down, in e-folds of loss, more before; a lead of any trial counts in full from twice that
     beyond none or what is expected."""
+    caution: float = 0.4
+    """Standard deviations of a growth's forecast that its score is below it: the best of several
+    growths promises too much. At 0.4 it must be better than no growth with two chances in three."""
     decay_exponent: float = 0.3
     """b of the learning curve's power law, before a curve is seen."""
     curve_certainty: float = 1.0
@@ -64,12 +65,12 @@ class ObjectiveConfig:
             require_choice(dimension, DIMENSIONS, "dimension_gains")
         check_ranges(
             self,
-            pairs_exponent=within(-1, 1),
             size_exponent=within(-1, 1),
             curve_steepness=above(0),
             repetition_constant=above(0),
             gain_spread=above(0),
             lead_spread=above(0),
+            caution=at_least(0),
             decay_exponent=above(0),
             curve_certainty=at_least(0),
             time_exponent=at_least(0),

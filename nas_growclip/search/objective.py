@@ -32,10 +32,11 @@ TERMS: Mapping[str, str] = {
     "dimension_gain": "what its dimensions gained in finished stages at equal pairs, in e-folds",
     "trial_gain": "by how much its trial corrects that, the more the longer it was, likewise",
     "pairs_cost": "given up because the same FLOPs buy a larger model fewer pairs, in e-folds",
+    "caution": "kept back from a growth, since the best of several promises too much, in e-folds",
     "doublings": "how many times the FLOPs of a pair doubled, 1 at least",
     "log_flops": "FLOPs of a pair in e-folds above the control's",
     "relative_time": "FLOPs of a pair by the control's",
-    "score_deviation": "standard deviation of the score as a forecast of the stage's end",
+    "score_deviation": "standard deviation of the forecast of the stage's end, in e-folds",
 }
 """What each term of a score means, in one sentence."""
 
@@ -133,7 +134,8 @@ def data_size_aware(trial: Trial, control: Trial, num_pairs: int, config: Object
     for the same FLOPs, repeats discounted at this data size. A trial corrects that by its weight,
     and beyond it only where its lead is out of the ordinary: leads of short trials between none and
     what is expected, and a little beyond, were seen to say nothing of the stage's end. A trial as
-    long as its stage has the last word, at whatever data size it is scored again.
+    long as its stage has the last word, at whatever data size it is scored again. The score is
+    ``caution`` standard deviations below that forecast.
     """
     law = fit_control(control, num_pairs, config)
     end = law.loss(effective_pairs(control.stage_pairs, num_pairs, config.repetition_constant))
@@ -141,14 +143,15 @@ def data_size_aware(trial: Trial, control: Trial, num_pairs: int, config: Object
     expected = gained = deviation = 0.0
     if trial.number != control.number:
         no_growth = Control(control.stage_pairs, control.flops)
-        expected = expected_gain(trial.candidate, no_growth, num_pairs, config)
+        expected = expected_gain(trial.candidate, no_growth, config)
         unusual = out_of_the_ordinary(lead(trial, control, num_pairs, config), expected, config)
         surprise = net_lead(trial, control) - (expected - cost)
         weight = weight_of_trial(shared_part(trial, control), config)
         gained = weight * surprise + (1 - weight) * unusual
         deviation = config.gain_spread * math.sqrt(1 - weight)
-    score = expected + gained - cost
-    loss = end.mean * math.exp(-score)
+    forecast = expected + gained - cost
+    loss = end.mean * math.exp(-forecast)
+    caution = config.caution * deviation
     terms = {
         "observed_loss": trial.metrics["loss"],
         "predicted_loss": loss,
@@ -156,9 +159,10 @@ def data_size_aware(trial: Trial, control: Trial, num_pairs: int, config: Object
         "dimension_gain": expected,
         "trial_gain": gained,
         "pairs_cost": cost,
+        "caution": caution,
         "score_deviation": deviation,
     }
-    return Score(score, terms)
+    return Score(forecast - caution, terms)
 
 
 def quality(trial: Trial, control: Trial, num_pairs: int, config: ObjectiveConfig) -> Score:

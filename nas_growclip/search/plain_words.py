@@ -84,23 +84,28 @@ def _grown(choice: Choice, next_best: Trial) -> list[str]:
 
 
 def _kept(choice: Choice, nearest: Trial) -> list[str]:
-    words = "no growth: no candidate promises more than training the parent on."
+    words = "no growth: no candidate promises enough over training the parent on."
     said = f"The best of them was {growth_words(nearest.candidate)}, {_outlook(nearest)}."
     return [words, said, *_certainty(nearest), *_account(nearest, choice)]
 
 
 def _outlook(trial: Trial) -> str:
     """What is expected of a trial against no growth; a score that is no forecast is just said."""
-    score, deviation = trial.score or 0.0, trial.terms.get("score_deviation")
+    gain, deviation = _forecast(trial), trial.terms.get("score_deviation")
     if deviation is None:
-        return f"with a score of {score:+.2g} (no growth has 0)"
-    words = f"expected to end the stage with a loss {_percent(score)} {_side(score)} no growth's"
-    return f"{words} (95 % interval: {_interval(score, deviation)})" if deviation else words
+        return f"with a score of {trial.score or 0.0:+.2g} (no growth has 0)"
+    words = f"expected to end the stage with a loss {_percent(gain)} {_side(gain)} no growth's"
+    return f"{words} (95 % interval: {_interval(gain, deviation)})" if deviation else words
 
 
-def _interval(score: float, deviation: float) -> str:
+def _forecast(trial: Trial) -> float:
+    """Gain over no growth that is expected, in e-folds: the score without its caution."""
+    return (trial.score or 0.0) + trial.terms.get("caution", 0.0)
+
+
+def _interval(gain: float, deviation: float) -> str:
     """As in ``1 % above to 3 % below``."""
-    low, high = score - SURE * deviation, score + SURE * deviation
+    low, high = gain - SURE * deviation, gain + SURE * deviation
     if _side(low) == _side(high):
         nearer, farther = sorted((low, high), key=abs)
         return f"{_percent(nearer)} to {_percent(farther)} {_side(high)}"
@@ -121,7 +126,7 @@ def _certainty(trial: Trial) -> list[str]:
     """How likely a trial is better than no growth, and the loss that is expected of it."""
     deviation, sentences = trial.terms.get("score_deviation"), list[str]()
     if deviation:
-        better = 1 - NormalDist(trial.score or 0.0, deviation).cdf(0.0)
+        better = 1 - NormalDist(_forecast(trial), deviation).cdf(0.0)
         share = f"{100 * min(0.99, max(0.01, better)):.0f} %"
         bound = " more than" if better > 0.99 else " less than" if better < 0.01 else ""
         sentences.append(f"It is better than no growth with a probability of{bound} {share}.")
@@ -142,6 +147,12 @@ def _account(trial: Trial, choice: Choice) -> list[str]:
         for term, words in SENTENCES.items()
         if term in trial.terms and trial.candidate.grows
     ]
+
+
+def _caution(value: float) -> str:
+    least = f"{_percent(value)} below no growth's" if value else "no growth's"
+    why = "since the best of several promises too much"
+    return f"To be chosen it had to be expected at {least}, {why}."
 
 
 def _shortlisted(choice: Choice) -> list[str]:
@@ -215,6 +226,7 @@ SENTENCES: Mapping[str, Callable[[float], str]] = {
     "dimension_gain": _dimension_gain,
     "trial_gain": _trial_gain,
     "pairs_cost": _pairs_cost,
+    "caution": _caution,
     "observed_gain": _observed_gain,
     "doublings": lambda value: f"The score is that gain by {_short(value)} doublings of FLOPs.",
     "log_flops": lambda value: (

@@ -91,7 +91,6 @@ def test_score_is_the_sum_of_its_terms() -> None:
     """Gains and costs are e-folds of the loss; the trial corrects them as far as it is trusted."""
     config = ObjectiveConfig(
         dimension_gains={"text.depth": 0.4},
-        pairs_exponent=0.0,
         size_exponent=0.5,
         curve_steepness=0.5,
         repetition_constant=4.0,
@@ -101,7 +100,9 @@ def test_score_is_the_sum_of_its_terms() -> None:
     ahead = trial(1, shift=-2.0, flops=200)
     score = OBJECTIVES["data_size_aware"].score(ahead, trial(), DATA, config)
     terms = score.terms
-    by_hand = terms["dimension_gain"] + terms["trial_gain"] - terms["pairs_cost"]
+    forecast = terms["dimension_gain"] + terms["trial_gain"] - terms["pairs_cost"]
+    by_hand = forecast - terms["caution"]
+    assert terms["caution"] == pytest.approx(0.4 * terms["score_deviation"])
     assert score.value == pytest.approx(by_hand)
     own, control = 1 + 4 * (1 - math.exp(-2 / 4)), 1 + 4 * (1 - math.exp(-5 / 4))
     worth = 0.4 * (FLOPS_RANGE[0] / REFERENCE_FLOPS) ** -0.5  # no model that taught was smaller
@@ -118,7 +119,7 @@ def test_score_is_the_sum_of_its_terms() -> None:
     assert terms["score_deviation"] == pytest.approx(config.gain_spread * math.sqrt(1 - weight))
     law = fit_control(trial(), DATA, config)
     end = law.loss(1000 * control).mean
-    assert terms["predicted_loss"] == pytest.approx(end * math.exp(-score.value))
+    assert terms["predicted_loss"] == pytest.approx(end * math.exp(-forecast))
 
 
 def test_with_few_passes_a_larger_model_costs_more() -> None:
@@ -135,9 +136,7 @@ def test_with_few_passes_a_larger_model_costs_more() -> None:
 
 def test_the_choice_follows_the_data() -> None:
     deeper = trial(1, flops=150)
-    config = ObjectiveConfig(
-        pairs_exponent=0.0, size_exponent=0.0, dimension_gains={"text.depth": 0.5}
-    )
+    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 0.5})
     few, many = (
         OBJECTIVES["data_size_aware"].score(deeper, trial(), pairs, config).value
         for pairs in (300, 6000)
@@ -201,9 +200,7 @@ def test_ordinary_leads_say_nothing(lead: float, expected: float, counts: float)
 
 
 def test_a_candidate_that_goes_wrong_in_its_trial_is_dropped() -> None:
-    config = ObjectiveConfig(
-        pairs_exponent=0.0, size_exponent=0.0, dimension_gains={"text.depth": 1.0}
-    )
+    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 1.0})
     scores = [
         OBJECTIVES["data_size_aware"].score(trial(1, shift=shift), trial(), DATA, config).value
         for shift in (0.0, 0.4, 8.0)

@@ -25,7 +25,6 @@ def scored(*trials: Trial, config: ObjectiveConfig = CONFIG) -> tuple[Trial, ...
 
 GROWS = replace(
     CONFIG,
-    pairs_exponent=0.0,
     size_exponent=0.0,
     dimension_gains={"text.depth": 0.5},
     gain_spread=0.02,
@@ -47,7 +46,8 @@ def test_growth_is_told_with_its_gain_its_interval_and_what_speaks_for_it() -> N
     trials = scored(trial(), trial(1, flops=110), trial(2, shift=0.1, flops=110), config=GROWS)
     best = trials[1]
     words = words_on(trials, 1)
-    gain, deviation, terms = best.score or 0.0, best.terms["score_deviation"], best.terms
+    deviation, terms = best.terms["score_deviation"], best.terms
+    gain = (best.score or 0.0) + terms["caution"]
     low, high = gain - 1.96 * deviation, gain + 1.96 * deviation
     assert low > 0
     assert words.startswith("text.depth\u00a02\u00a0→\u00a03: expected to end the stage ")
@@ -60,6 +60,7 @@ def test_growth_is_told_with_its_gain_its_interval_and_what_speaks_for_it() -> N
     assert gained in words
     assert "Its trial was as trials are, which says little of the stage's end." in words
     assert f"see fewer, which costs {percent(-terms['pairs_cost'])}." in words
+    assert f"expected at {percent(0.4 * deviation)} below no growth's, since the best" in words
     assert "The next best was text.depth" in words
 
 
@@ -75,8 +76,9 @@ def test_what_a_long_trial_corrects_is_told() -> None:
 def test_no_growth_is_told_with_the_best_that_was_tried() -> None:
     trials = scored(trial(), trial(1, shift=0.3, flops=200), trial(2, shift=0.1, flops=150))
     words = words_on(trials, 0)
-    assert words.startswith("no growth: no candidate promises more")
-    assert f"{percent(trials[2].score or 0)} above no growth's" in words
+    assert words.startswith("no growth: no candidate promises enough")
+    forecast = (trials[2].score or 0.0) + trials[2].terms["caution"]
+    assert f"{percent(forecast)} above no growth's" in words
 
 
 def test_the_chance_of_being_better_is_that_of_the_interval() -> None:
@@ -122,9 +124,7 @@ def test_what_other_data_would_change_is_told() -> None:
 
 
 def test_other_data_are_scored_by_the_objective_itself() -> None:
-    config = ObjectiveConfig(
-        pairs_exponent=0.0, size_exponent=0.0, dimension_gains={"text.depth": 0.5}
-    )
+    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 0.5})
     trials = (trial(), trial(1, flops=133))
     found = choices_at_other_data(trials, DATA, OBJECTIVES[config.name], config)
     for ratio, candidate in zip((0.5, 2.0), (found["half"], found["twice"]), strict=True):

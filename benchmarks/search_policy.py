@@ -50,6 +50,7 @@ LATE_SHARES = (0.2, 0.3, 0.5, 0.8)
 RESAMPLES = 2000
 UNKNOWING = ObjectiveConfig(
     dimension_gains={},
+    pairs_exponent=0.0,
     size_exponent=0.0,
     curve_steepness=0.9,
     repetition_constant=5.0,
@@ -335,6 +336,7 @@ def coefficient_lines(stages: Sequence[Stage], growths: Sequence[Finished]) -> s
     config = to_mapping(taught(stages, growths))
     gains = {name: round(gain, 3) for name, gain in config["dimension_gains"].items()}
     named = (
+        "pairs_exponent",
         "size_exponent",
         "curve_steepness",
         "repetition_constant",

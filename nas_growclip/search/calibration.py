@@ -2,8 +2,8 @@
 
 Every candidate that was trained to its stage's end, beside no growth on the same pairs and FLOPs,
 says once what its dimensions are worth. The coefficients enter the logarithm of its loss linearly
-but for R* and the exponent, so they are a ridge regression about the coefficients one had
-before, for each value of those two: the posterior mean where coefficients and errors are
+but for R* and two exponents, so they are a ridge regression about the coefficients one had
+before, for each value of those three: the posterior mean where coefficients and errors are
 normal. Few stages change little.
 """
 
@@ -22,8 +22,8 @@ from nas_growclip.search.forecast import (
     Control,
     net_gain,
     pairs_left_out,
-    size_factor,
     step_size,
+    worth_factor,
 )
 
 CONSTANTS = tuple(2.0 ** (k / 4) for k in range(-4, 25))
@@ -33,16 +33,17 @@ GAIN_DEVIATION = 0.3
 STEEPNESS_DEVIATION = 0.5
 """Likewise of ``curve_steepness``."""
 EXPONENTS = tuple(k / 16 for k in range(-8, 9))
-"""``size_exponent`` that are tried."""
+"""``pairs_exponent`` and ``size_exponent`` that are tried."""
 GRIDS: Mapping[str, Sequence[float]] = {
     "repetition_constant": CONSTANTS,
+    "pairs_exponent": EXPONENTS,
     "size_exponent": EXPONENTS,
 }
 """What is not linear: the best of each in turn, until none changes."""
 CONSTANT_DEVIATION = 1.0
 """Standard deviation of the logarithm of R*."""
 EXPONENT_DEVIATION = 0.2
-"""That of ``size_exponent``."""
+"""That of each of the two."""
 LIKE_FLOPS = 0.1
 """E-folds by which the training FLOPs of two stages that are compared may differ."""
 LEAST_SPREAD = 0.01
@@ -126,7 +127,7 @@ def calibrated(finished: Sequence[Finished], before: ObjectiveConfig) -> Objecti
         before: What they are drawn to; all that finished stages do not tell stays.
 
     Returns:
-        ``before`` with other ``dimension_gains``, ``size_exponent``,
+        ``before`` with other ``dimension_gains``, ``pairs_exponent``, ``size_exponent``,
         ``curve_steepness`` and ``repetition_constant``, and as ``gain_spread`` what gains still
         differ by.
 
@@ -170,7 +171,7 @@ def _fit(
     tried: ObjectiveConfig,
     dimensions: Sequence[str],
 ) -> tuple[float, ObjectiveConfig]:
-    """Negative log posterior of an R* and an exponent, and the coefficients with them."""
+    """Negative log posterior of an R* and two exponents, and the coefficients with them."""
     steepness = before.curve_steepness
     mean = np.array(
         [*(steepness * before.dimension_gains.get(d, 0.0) for d in dimensions), steepness]
@@ -186,7 +187,11 @@ def _fit(
     unlikely = precision * errors @ errors + np.square(change / deviations).sum()
     moved = math.log(tried.repetition_constant / before.repetition_constant)
     unlikely += (moved / CONSTANT_DEVIATION) ** 2
-    unlikely += ((tried.size_exponent - before.size_exponent) / EXPONENT_DEVIATION) ** 2
+    exponents = (
+        (tried.pairs_exponent, before.pairs_exponent),
+        (tried.size_exponent, before.size_exponent),
+    )
+    unlikely += sum(((now - then) / EXPONENT_DEVIATION) ** 2 for now, then in exponents)
     *worth, steepness = map(float, found)
     steepness = max(steepness, 0.01)  # below 0 more data would do harm
     return float(unlikely), replace(
@@ -203,5 +208,5 @@ def _row(finished: Finished, dimensions: Sequence[str], tried: ObjectiveConfig) 
     left_out = pairs_left_out(
         finished.seen_pairs, control.seen_pairs, num_pairs, tried.repetition_constant
     )
-    worth = size_factor(control, tried)
+    worth = worth_factor(control, num_pairs, tried)
     return [*(worth * sizes.get(d, 0.0) for d in dimensions), -left_out]

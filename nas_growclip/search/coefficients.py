@@ -37,8 +37,10 @@ class ObjectiveConfig:
     """A name in ``OBJECTIVES``."""
     dimension_gains: Mapping[str, float] = field(default_factory=lambda: dict(DIMENSION_GAINS))
     """What an e-fold of a dimension is worth, in e-folds of effective pairs; 0 if not named."""
+    pairs_exponent: float = 0.0
+    """How that changes with the effective pairs that no growth sees."""
     size_exponent: float = 0.19
-    """How fast that falls with the FLOPs of the model that grows."""
+    """How fast it falls with the FLOPs of the model that grows."""
     curve_steepness: float = 1.09
     """E-folds by which the loss at a stage's end falls with an e-fold of effective pairs."""
     repetition_constant: float = 6.7
@@ -65,6 +67,7 @@ class ObjectiveConfig:
             require_choice(dimension, DIMENSIONS, "dimension_gains")
         check_ranges(
             self,
+            pairs_exponent=within(-1, 1),
             size_exponent=within(-1, 1),
             curve_steepness=above(0),
             repetition_constant=above(0),

@@ -5,12 +5,13 @@ it is worth: depth is behind for the first fifth of a stage and ahead at its end
 is worth is known from finished stages instead, of which every candidate was trained to the end
 (``benchmarks.search_oracle``). In e-folds of the validation loss,
 
-    gain = s ((F_control / F_0)^-a sum over its steps of g_d |ln(new / old)| - ln(D'_control / D'))
+    gain = s (w sum over its steps of g_d |ln(new / old)| - ln(D'_control / D'))
+    w = (D'_control / D'_0)^b (F_control / F_0)^-a
 
 with D' the effective pairs seen by the end of the stage and F the FLOPs of a pair. There the data
-size enters: the same FLOPs buy a larger model fewer pairs, and where pairs repeat often the last
-passes teach little and cost little to leave. And the larger a model is, the less it lacks: what a
-dimension is worth falls with its FLOPs, as far as was seen.
+size enters twice: the same FLOPs buy a larger model fewer pairs, and where pairs repeat often the
+last passes teach little and cost little to leave; and what a dimension is worth changes with D'.
+And the larger a model is, the less it lacks: the worth falls with F. Both as far as was seen.
 
 Reference: D' is that of Muennighoff et al., 2023 (arXiv 2305.16264), equation 5; a loss that falls
 as D^-beta, and of which growth takes a share that falls as N^-alpha, is that of Hoffmann et al.,
@@ -26,8 +27,12 @@ from nas_growclip.search.coefficients import ObjectiveConfig
 
 REFERENCE_FLOPS = 1.56e6
 """FLOPs of a pair, forward, of the parents of ``benchmarks.search_oracle``: F_0."""
+REFERENCE_PAIRS = 1.25e5
+"""Effective pairs in the middle of the oracle: D'_0."""
 FLOPS_RANGE = (2.9e5, REFERENCE_FLOPS)
 """Those of the smallest and the largest parent that taught."""
+PAIRS_RANGE = (4.0e4, 4.0e5)
+"""Fewest and most effective pairs of a stage that taught."""
 
 
 def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> float:
@@ -54,12 +59,15 @@ class Control(NamedTuple):
     """FLOPs of one image-text pair, forward: fvcore FLOPs, one multiply-add is one."""
 
 
-def expected_gain(candidate: Candidate, control: Control, config: ObjectiveConfig) -> float:
+def expected_gain(
+    candidate: Candidate, control: Control, num_pairs: int, config: ObjectiveConfig
+) -> float:
     """What a candidate's dimensions are expected to gain at equal effective pairs.
 
     Args:
         candidate: What grows.
         control: No growth on the same pairs with the same training FLOPs.
+        num_pairs: Pairs in the stage.
         config: The coefficients.
 
     Returns:
@@ -69,14 +77,19 @@ def expected_gain(candidate: Candidate, control: Control, config: ObjectiveConfi
         config.dimension_gains.get(step.dimension, 0.0) * step_size(step)
         for step in candidate.steps
     )
-    return config.curve_steepness * size_factor(control, config) * worth
+    return config.curve_steepness * worth_factor(control, num_pairs, config) * worth
 
 
-def size_factor(control: Control, config: ObjectiveConfig) -> float:
-    """(F / F_0)^-a: what a dimension is worth to this model, by its worth to the oracle's."""
-    fewest, most = FLOPS_RANGE
-    flops = min(most, max(fewest, control.flops))
-    return float((flops / REFERENCE_FLOPS) ** -config.size_exponent)
+def worth_factor(control: Control, num_pairs: int, config: ObjectiveConfig) -> float:
+    """w: what dimensions are worth here, by what they are worth in the middle of the oracle."""
+    pairs = effective_pairs(control.seen_pairs, num_pairs, config.repetition_constant)
+    by_pairs = (_within(pairs, PAIRS_RANGE) / REFERENCE_PAIRS) ** config.pairs_exponent
+    by_size = (_within(control.flops, FLOPS_RANGE) / REFERENCE_FLOPS) ** -config.size_exponent
+    return float(by_pairs * by_size)
+
+
+def _within(value: float, ends: tuple[float, float]) -> float:
+    return min(ends[1], max(ends[0], value))
 
 
 def step_size(step: GrowthStep) -> float:
@@ -112,7 +125,7 @@ def net_gain(
 ) -> float:
     """What a candidate that sees so many pairs is expected to gain over no growth, in e-folds."""
     cost = fewer_pairs(seen, control.seen_pairs, num_pairs, config)
-    return expected_gain(candidate, control, config) - cost
+    return expected_gain(candidate, control, num_pairs, config) - cost
 
 
 class Expectation(NamedTuple):

@@ -143,7 +143,7 @@ def data_size_aware(trial: Trial, control: Trial, num_pairs: int, config: Object
     expected = gained = deviation = 0.0
     if trial.number != control.number:
         no_growth = Control(control.stage_pairs, control.flops)
-        expected = expected_gain(trial.candidate, no_growth, config)
+        expected = expected_gain(trial.candidate, no_growth, num_pairs, config)
         unusual = out_of_the_ordinary(lead(trial, control, num_pairs, config), expected, config)
         surprise = net_lead(trial, control) - (expected - cost)
         weight = weight_of_trial(shared_part(trial, control), config)

@@ -91,6 +91,7 @@ def make_trials(stage: int, parent: ClipArch, speed: float) -> list[Trial]:
 
 OBJECTIVE: dict[str, Any] = {
     "dimension_gains": {"text.width": 1.0, "text.depth": 1.14},
+    "pairs_exponent": 0.0,
     "size_exponent": 0.0,
     "curve_steepness": 0.9,
     "repetition_constant": 6.0,
@@ -266,7 +267,7 @@ def test_page_explains_terms_and_coefficients(run: Run, tmp_path: Path) -> None:
     for term in run.trials[0].terms:
         assert f'title="{escape(TERMS[term])}"' in text
         assert f">{escape(TERMS[term])}</td>" in text
-    assert "Objective data_size_aware: size exponent " in text
+    assert "Objective data_size_aware: pairs exponent " in text
     assert re.search(r"dimension gains: text.depth 1.14, text.width 1", text)
 
 

@@ -184,7 +184,7 @@ def test_command_prints_both_scores_and_changes_nothing(
     assert printed.count("chosen then") == printed.count("chosen now") == len(run.stages)
     assert "chosen then, chosen now" in printed
     assert "pruned" in printed
-    assert "Objective data_size_aware: size exponent " in " ".join(printed.split())
+    assert "Objective data_size_aware: pairs exponent " in " ".join(printed.split())
     assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
 
 

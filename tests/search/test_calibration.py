@@ -15,11 +15,12 @@ from nas_growclip.search.forecast import Control
 
 TRUE = ObjectiveConfig(
     dimension_gains={"image.depth": 0.5, "text.width": -0.2, "embed_dim": 0.1},
+    pairs_exponent=-0.25,
     size_exponent=0.25,
     curve_steepness=0.7,
     repetition_constant=4.0,
 )
-UNKNOWING = ObjectiveConfig(dimension_gains={}, size_exponent=0.0)
+UNKNOWING = ObjectiveConfig(dimension_gains={}, pairs_exponent=0.0, size_exponent=0.0)
 PRICES = {"image.depth": 0.4, "text.width": 0.9, "embed_dim": 0.6}
 """E-folds of FLOPs that an e-fold of a dimension costs."""
 
@@ -58,6 +59,7 @@ def test_true_coefficients_are_found() -> None:
     ]
     found = calibrated(finished, UNKNOWING)
     assert found.repetition_constant == pytest.approx(4.0, rel=0.2)
+    assert found.pairs_exponent == pytest.approx(-0.25, abs=0.1)
     assert found.size_exponent == pytest.approx(0.25, abs=0.1)
     assert found.curve_steepness == pytest.approx(0.7, rel=0.1)
     assert found.dimension_gains == pytest.approx(TRUE.dimension_gains, abs=0.05)

@@ -14,7 +14,9 @@ from nas_growclip.models.flops import count_flops
 from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.forecast import (
     FLOPS_RANGE,
+    PAIRS_RANGE,
     REFERENCE_FLOPS,
+    REFERENCE_PAIRS,
     Control,
     Expectation,
     StageAhead,
@@ -36,6 +38,7 @@ SPACE = GrowthSpace(
 GAINS = {"image.depth": 2.0, "shared.depth": 1.0, "image.patch_size": 0.5}
 CONFIG = ObjectiveConfig(
     dimension_gains=GAINS,
+    pairs_exponent=0.0,
     size_exponent=0.0,
     curve_steepness=0.5,
     repetition_constant=4.0,
@@ -66,7 +69,7 @@ def test_effective_pairs_follow_the_formula() -> None:
     ],
 )
 def test_gains_are_those_of_the_dimensions(candidate: Candidate, e_folds: float) -> None:
-    found = expected_gain(candidate, Control(4000, 1000), CONFIG)
+    found = expected_gain(candidate, Control(4000, 1000), 4000, CONFIG)
     assert found == pytest.approx(0.5 * e_folds)
 
 
@@ -83,7 +86,26 @@ def test_the_larger_a_model_the_less_growth_is_worth_as_far_as_was_seen(
     flops: float, factor: float
 ) -> None:
     config = replace(CONFIG, size_exponent=0.5)
-    gain = expected_gain(step("image.depth", 2, 3), Control(4000, round(flops)), config)
+    gain = expected_gain(step("image.depth", 2, 3), Control(4000, round(flops)), 4000, config)
+    assert gain == pytest.approx(factor * math.log(1.5), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "factor"),
+    [
+        (REFERENCE_PAIRS, 1.0),
+        (2 * REFERENCE_PAIRS, 0.5),
+        (1e9, REFERENCE_PAIRS / PAIRS_RANGE[1]),
+        (1.0, REFERENCE_PAIRS / PAIRS_RANGE[0]),
+    ],
+)
+def test_worth_changes_with_the_effective_pairs_as_far_as_was_seen(
+    pairs: float, factor: float
+) -> None:
+    """One pass over so many pairs."""
+    config = replace(CONFIG, pairs_exponent=-1.0)
+    control = Control(pairs, round(REFERENCE_FLOPS))
+    gain = expected_gain(step("image.depth", 2, 3), control, round(pairs), config)
     assert gain == pytest.approx(factor * math.log(1.5), rel=1e-4)
 
 
@@ -106,7 +128,7 @@ def test_expectations_by_hand() -> None:
         assert counted == count_flops(candidate.apply(PARENT))
         ratio = counted / flops[NO_GROWTH]
         own, control = (1 + 4 * (1 - math.exp(-(passes - 1) / 4)) for passes in (6 / ratio, 6.0))
-        gained = expected_gain(candidate, Control(6000, flops[NO_GROWTH]), CONFIG)
+        gained = expected_gain(candidate, Control(6000, flops[NO_GROWTH]), 1000, CONFIG)
         by_hand = gained - 0.5 * math.log(control / own)
         assert gain == pytest.approx(by_hand, abs=1e-6)
 

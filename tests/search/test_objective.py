@@ -91,6 +91,7 @@ def test_score_is_the_sum_of_its_terms() -> None:
     """Gains and costs are e-folds of the loss; the trial corrects them as far as it is trusted."""
     config = ObjectiveConfig(
         dimension_gains={"text.depth": 0.4},
+        pairs_exponent=0.0,
         size_exponent=0.5,
         curve_steepness=0.5,
         repetition_constant=4.0,
@@ -136,7 +137,9 @@ def test_with_few_passes_a_larger_model_costs_more() -> None:
 
 def test_the_choice_follows_the_data() -> None:
     deeper = trial(1, flops=150)
-    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 0.5})
+    config = ObjectiveConfig(
+        pairs_exponent=0.0, size_exponent=0.0, dimension_gains={"text.depth": 0.5}
+    )
     few, many = (
         OBJECTIVES["data_size_aware"].score(deeper, trial(), pairs, config).value
         for pairs in (300, 6000)
@@ -200,7 +203,9 @@ def test_ordinary_leads_say_nothing(lead: float, expected: float, counts: float)
 
 
 def test_a_candidate_that_goes_wrong_in_its_trial_is_dropped() -> None:
-    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 1.0})
+    config = ObjectiveConfig(
+        pairs_exponent=0.0, size_exponent=0.0, dimension_gains={"text.depth": 1.0}
+    )
     scores = [
         OBJECTIVES["data_size_aware"].score(trial(1, shift=shift), trial(), DATA, config).value
         for shift in (0.0, 0.4, 8.0)

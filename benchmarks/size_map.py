@@ -70,9 +70,9 @@ SIZES = (
     *(Size(width) for width in (12, 16, 24, 32, 48, 64)),
     *(Size(width, depth=depth) for width, depth in itertools.product((16, 32), (2, 4))),
     *(Size(width, patch=patch) for width, patch in itertools.product((16, 32), (16, 4))),
-    *(Size(width, head_dim=12) for width in (24, 36)),
+    *(Size(width, head_dim=4) for width in (12, 16, 24, 36, 48)),
 )
-"""Widths, then depths and patches at two of them, and what 12 wide can grow into exactly."""
+"""Widths, then depths and patches at two of them, and widths with many small heads."""
 
 
 @dataclass(frozen=True)

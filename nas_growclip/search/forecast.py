@@ -32,7 +32,7 @@ REFERENCE_PAIRS = 1.25e5
 FLOPS_RANGE = (2.9e5, REFERENCE_FLOPS)
 """Those of the smallest and the largest parent that taught."""
 PAIRS_RANGE = (4.0e4, 4.0e5)
-"""Fewest and most effective pairs of a stage that taught."""
+"""About the effective pairs of the oracle's stages: beyond them the worth changes no more."""
 
 
 def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> float:

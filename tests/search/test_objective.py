@@ -137,9 +137,7 @@ def test_with_few_passes_a_larger_model_costs_more() -> None:
 
 def test_the_choice_follows_the_data() -> None:
     deeper = trial(1, flops=150)
-    config = ObjectiveConfig(
-        size_exponent=0.0, dimension_gains={"text.depth": 0.5}
-    )
+    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 0.5})
     few, many = (
         OBJECTIVES["data_size_aware"].score(deeper, trial(), pairs, config).value
         for pairs in (300, 6000)
@@ -203,9 +201,7 @@ def test_ordinary_leads_say_nothing(lead: float, expected: float, counts: float)
 
 
 def test_a_candidate_that_goes_wrong_in_its_trial_is_dropped() -> None:
-    config = ObjectiveConfig(
-        size_exponent=0.0, dimension_gains={"text.depth": 1.0}
-    )
+    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 1.0})
     scores = [
         OBJECTIVES["data_size_aware"].score(trial(1, shift=shift), trial(), DATA, config).value
         for shift in (0.0, 0.4, 8.0)

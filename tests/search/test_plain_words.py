@@ -125,9 +125,7 @@ def test_what_other_data_would_change_is_told() -> None:
 
 
 def test_other_data_are_scored_by_the_objective_itself() -> None:
-    config = ObjectiveConfig(
-        size_exponent=0.0, dimension_gains={"text.depth": 0.5}
-    )
+    config = ObjectiveConfig(size_exponent=0.0, dimension_gains={"text.depth": 0.5})
     trials = (trial(), trial(1, flops=133))
     found = choices_at_other_data(trials, DATA, OBJECTIVES[config.name], config)
     for ratio, candidate in zip((0.5, 2.0), (found["half"], found["twice"]), strict=True):

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from analysis.style import line_style, use_style
-from benchmarks.size_map import Delivered, Size, read, table, tuned_rates
+from benchmarks.size_map import Delivered, Size, read, reported, tables
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records" / "size_map.jsonl"
@@ -23,8 +23,8 @@ TICKS = (0.03, 0.125, 0.5, 2)
 PANELS: tuple[tuple[str, Callable[[Size], str], tuple[Size, ...]], ...] = (
     (
         "Width (one block, patch 8)",
-        lambda size: f"{size.width}" + (", heads of 12" if size.head_dim else ""),
-        (Size(12), Size(16), Size(24, head_dim=12), Size(32), Size(48), Size(64)),
+        lambda size: f"{size.width}",
+        tuple(Size(width) for width in (12, 16, 24, 32, 48, 64)),
     ),
     (
         "Depth (patch 8)",
@@ -56,19 +56,15 @@ def draw(found: Sequence[Delivered], out: Path) -> None:
 
 def draw_sizes(axis: Axes, found: Sequence[Delivered], sizes: Sequence[tuple[str, Size]]) -> None:
     """A line for each size: the mean over seeds, and every seed as a small mark."""
-    rates = tuned_rates(found)
+    values = reported(found, "zero_shot")
     for place, (label, size) in enumerate(sizes):
-        points = dict[float, list[float]]()
-        for d in found:
-            if d.size == size and d.rate == rates.get(size) and d.zero_shot:
-                points.setdefault(d.flops / 1e12, []).append(100 * d.zero_shot)
-        budgets = sorted(points)
-        if budgets:
-            means = [statistics.mean(points[b]) for b in budgets]
-            style: dict[str, Any] = line_style(place)
-            (line,) = axis.plot(budgets, means, label=label, **style)
-            for b in budgets:
-                axis.plot([b] * len(points[b]), points[b], ".", ms=3, color=line.get_color())
+        budgets = sorted(flops for other, flops in values if other == size)
+        points = {b / 1e12: [100 * value for value in values[size, b]] for b in budgets}
+        style: dict[str, Any] = line_style(place)
+        means = [statistics.mean(seeds) for seeds in points.values()]
+        (line,) = axis.plot(list(points), means, label=label, **style)
+        for budget, seeds in points.items():
+            axis.plot([budget] * len(seeds), seeds, ".", ms=3, color=line.get_color())
 
 
 def main() -> None:
@@ -77,9 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "size_map.png")
     found = read(RECORDS)
     draw(found, parser.parse_args().out)
-    for metric in ("zero_shot", "i2t_recall", "loss"):
-        print(f"\n{metric}\n\n{table(found, tuned_rates(found), metric)}")
-    print("\nFLOPs are fvcore FLOPs: one multiply-add is one.")
+    print(tables(found))
 
 
 if __name__ == "__main__":

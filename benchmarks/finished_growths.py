@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nas_growclip.growth.candidates import Candidate
 from nas_growclip.io.mappings import from_mapping, to_mapping
-from nas_growclip.records.folder import read_stages
+from nas_growclip.records.folder import read_stages, run_folders
 from nas_growclip.search.calibration import Finished, finished_growths
 from nas_growclip.search.forecast import Control
 
@@ -45,8 +45,8 @@ def main() -> None:
     parser.add_argument("comparison", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    runs = sorted(p.parent for p in options.comparison.glob("runs/*/*/stages.jsonl"))
-    write(finished_growths([read_stages(run) for run in runs]), options.out)
+    histories = [read_stages(run) for run in run_folders(options.comparison)]
+    write(finished_growths(histories), options.out)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,11 @@ class Delivered:
     zero_shot: float = 0.0
     device: str = "cpu"
 
+    @property
+    def key(self) -> tuple[Size, int, float, float]:
+        """What is trained once."""
+        return self.size, self.seed, self.rate, self.flops
+
 
 class Task(NamedTuple):
     """One training."""
@@ -105,12 +110,18 @@ class Task(NamedTuple):
     @property
     def left(self) -> list[float]:
         """Budgets that are not recorded."""
-        done = {(d.size, d.seed, d.rate, d.flops) for d in read(self.out)}
+        done = {d.key for d in read(self.out)}
         return [b for b in self.budgets if (self.size, self.seed, self.rate, b) not in done]
 
 
 def run(task: Task) -> None:
-    """Train a size, and cool a copy down for each budget; a loss that diverges is infinite."""
+    """Train a size, and cool a copy down for each budget that is not recorded.
+
+    A loss that diverges is infinite.
+    """
+    left = task.left
+    if not left:
+        return
     torch.set_num_threads(1)
     data = _data(task.pairs)
     training = Training(data, task.seed, replace(TRAIN, learning_rate=task.rate, precision="fp32"))
@@ -118,7 +129,7 @@ def run(task: Task) -> None:
     state = start_training(model, training.config)
     last = steps_for(task.budgets[-1], task.size.arch)
     found = Delivered(task.size, task.seed, task.rate, 0.0, float("inf"), device=task.device)
-    for flops in task.left:
+    for flops in left:
         found = replace(found, flops=flops)
         end = steps_for(flops, task.size.arch)
         try:
@@ -154,18 +165,17 @@ def _data(pairs: int) -> DataStage:
     return data
 
 
-def own_rate(first: Task) -> float:
-    """The rate of a size: no worse than both beside it in the mean of the seeds for tuning."""
+def tune(first: Task) -> None:
+    """Try rates until one is no worse than both beside it, in the mean of the seeds for tuning."""
 
     def loss(place: int) -> float:
         tasks = [first._replace(seed=seed, rate=RATES[place]) for seed in TUNING_SEEDS]
         for task in tasks:
-            if task.left:
-                run(task)
-        found = {(d.size, d.seed, d.rate, d.flops): d.loss for d in read(first.out)}
+            run(task)
+        found = {d.key: d.loss for d in read(first.out)}
         return statistics.mean(found[t.size, t.seed, t.rate, t.budgets[0]] for t in tasks)
 
-    return RATES[best_rate(RATES.index(4e-3), loss)]
+    best_rate(RATES.index(4e-3), loss)
 
 
 def read(path: Path) -> list[Delivered]:
@@ -187,12 +197,24 @@ def tuned_rates(found: Sequence[Delivered]) -> Mapping[Size, float]:
     }
 
 
-def table(found: Sequence[Delivered], rates: Mapping[Size, float], metric: str) -> str:
-    """Means over seeds, a row a size and a column a budget; the best of a column in bold."""
-    values = dict[tuple[Size, float], list[float]]()
+def reported(found: Sequence[Delivered], metric: str) -> Mapping[tuple[Size, float], list[float]]:
+    """A metric of every seed by size and budget, each size at its own rate."""
+    rates, values = tuned_rates(found), dict[tuple[Size, float], list[float]]()
     for d in found:
         if d.seed not in TUNING_SEEDS and d.rate == rates[d.size]:
             values.setdefault((d.size, d.flops), []).append(getattr(d, metric))
+    return values
+
+
+def tables(found: Sequence[Delivered]) -> str:
+    """A table for each metric."""
+    parts = (f"{m}\n\n{table(found, m)}" for m in ("zero_shot", "i2t_recall", "loss"))
+    return "\n\n".join([*parts, "FLOPs are fvcore FLOPs: one multiply-add is one."])
+
+
+def table(found: Sequence[Delivered], metric: str) -> str:
+    """Means over seeds, a row a size and a column a budget; the best of a column in bold."""
+    values = reported(found, metric)
     budgets = sorted({flops for _, flops in values})
     best_of = min if metric == "loss" else max
     means = {key: statistics.mean(seeds) for key, seeds in values.items()}
@@ -201,7 +223,7 @@ def table(found: Sequence[Delivered], rates: Mapping[Size, float], metric: str) 
         f"| size | FLOPs a pair | rate | {' | '.join(f'{b / 1e12:g} T' for b in budgets)} |",
         "|---" * (3 + len(budgets)) + "|",
     ]
-    for size, rate in rates.items():
+    for size, rate in tuned_rates(found).items():
         cells = [_cell(means.get((size, b)), metric, best[b]) for b in budgets]
         flops = f"{count_flops(size.arch) / 1e6:.2f} M"
         lines.append(f"| {size} | {flops} | {rate:g} | {' | '.join(cells)} |")
@@ -229,15 +251,14 @@ def main() -> None:
     tuning = [Task(size, 0, 0.0, [TUNING_SHARE * options.flops], *shared) for size in SIZES]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
-        rates = dict(zip(SIZES, pool.map(own_rate, tuning), strict=True))
+        list(pool.map(tune, tuning))
+        rates = tuned_rates(read(options.out))
         tasks = [
-            Task(size, seed, rate, budgets, *shared)
-            for seed, (size, rate) in itertools.product(options.seeds, rates.items())
+            Task(size, seed, rates[size], budgets, *shared)
+            for seed, size in itertools.product(options.seeds, SIZES)
         ]
-        list(pool.map(run, [task for task in tasks if task.left]))
-    for metric in ("zero_shot", "i2t_recall", "loss"):
-        print(f"\n{metric}\n\n{table(read(options.out), rates, metric)}")
-    print("\nFLOPs are fvcore FLOPs: one multiply-add is one.")
+        list(pool.map(run, tasks))
+    print(tables(read(options.out)))
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ def arms_frame(comparison: CompareFolder, arms: Sequence[Arm]) -> pd.DataFrame:
     """
     baseline = next((arm for arm in arms if arm.name == comparison.config.baseline), None)
     fixed = fixed_arms(comparison, arms)
-    num_seeds = {arm.name: len(comparison.config.seeds_of(arm.name)) for arm in arms}
-    return pd.DataFrame([_arm_row(arm, baseline, fixed, num_seeds[arm.name]) for arm in arms])
+    seeds_of = comparison.config.seeds_of
+    return pd.DataFrame([_arm_row(arm, baseline, fixed, len(seeds_of(arm.name))) for arm in arms])
 
 
 def fixed_arms(comparison: CompareFolder, arms: Sequence[Arm]) -> tuple[Arm, ...]:

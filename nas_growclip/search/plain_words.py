@@ -149,12 +149,6 @@ def _account(trial: Trial, choice: Choice) -> list[str]:
     ]
 
 
-def _caution(value: float) -> str:
-    least = f"{_percent(value)} below no growth's" if value else "no growth's"
-    why = "since the best of several promises too much"
-    return f"To be chosen it had to be expected at {least}, {why}."
-
-
 def _shortlisted(choice: Choice) -> list[str]:
     """How many growths were tried of those that could have been."""
     growths, tried = choice.num_expected - 1, sum(trial.candidate.grows for trial in choice.trials)
@@ -211,6 +205,12 @@ def _pairs_cost(value: float) -> str:
     if value >= 0:
         return f"It costs more FLOPs a pair, so it would see fewer, which costs {_percent(-value)}."
     return f"It costs fewer FLOPs a pair, so it would see more, which is worth {_percent(-value)}."
+
+
+def _caution(value: float) -> str:
+    least = f"{_percent(value)} below no growth's" if value else "no growth's"
+    why = "since the best of several promises too much"
+    return f"To be chosen it had to be expected at {least}, {why}."
 
 
 def _observed_gain(value: float) -> str:

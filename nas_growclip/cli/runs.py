@@ -127,6 +127,9 @@ def compare(
     data: DataFolder = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(metavar="N", help="processes at a time")] = 1,
+    so_far: Annotated[
+        bool, typer.Option("--so-far", help="run nothing; tables and figures of what is complete")
+    ] = False,
 ) -> None:
     """Run the arms of one experiment over seeds, and compare them pair by pair.
 
@@ -142,11 +145,13 @@ def compare(
     comparison = file_or_shipped(comparison, "experiments/comparisons")
     read_mapping(comparison)  # a bad file is refused before the slow imports
     from nas_growclip.compare.config import load_comparison
-    from nas_growclip.compare.runner import run_comparison
+    from nas_growclip.compare.runner import results_so_far, run_comparison
 
-    results = run_comparison(
-        load_comparison(comparison), out, data_folder=data, device=device, workers=workers
-    )
+    config = load_comparison(comparison)
+    if so_far:
+        results = results_so_far(config, out)
+    else:
+        results = run_comparison(config, out, data_folder=data, device=device, workers=workers)
     print((results / "arms.md").read_text(encoding="utf-8"))
     print(f"Results: {results}")
 

@@ -60,24 +60,37 @@ def difference_over_stages(metric: str, arm: Arm, baseline: Arm) -> Difference:
     return paired_difference(metric, over_stages(arm, seeds), over_stages(baseline, seeds))
 
 
+def seeds_with_envelope(arm: Arm, fixed: Sequence[Arm]) -> tuple[int, ...]:
+    """The seeds that an arm and every fixed size have: an envelope with one less would flatter.
+
+    Raises:
+        LookupError: If there is none.
+    """
+    seeds = tuple(seed for seed in arm.runs if all(seed in other.runs for other in fixed))
+    if not seeds:
+        raise LookupError(f"no seed of {arm.name} was run with every fixed size")
+    return seeds
+
+
 def envelope(metric: str, arm: Arm, fixed: Sequence[Arm]) -> tuple[EnvelopePoint, ...]:
     """The best fixed size at each stage, of those that had not spent more than the arm had.
 
     Args:
         metric: What is best by.
-        arm: Its seeds and its FLOPs are what counts.
+        arm: Its FLOPs are what counts, and its seeds as far as every fixed size has them.
         fixed: The arms of fixed size.
 
     Raises:
-        LookupError: If at some stage no fixed size with the arm's seeds had spent as little.
+        LookupError: If no seed is common to all, or at some stage no fixed size had spent as
+            little.
     """
-    points = []
-    for index, stage in enumerate(next(iter(arm.runs.values())).stages):
-        limit = FLOPS_TOLERANCE * _mean_flops(arm, index, arm)
+    seeds, points = seeds_with_envelope(arm, fixed), []
+    for index, stage in enumerate(arm.runs[seeds[0]].stages):
+        limit = FLOPS_TOLERANCE * _mean_flops(arm, index, seeds)
         found = {
-            other.name: float(np.mean([_score(metric, other, s, index) for s in arm.runs]))
+            other.name: float(np.mean([_score(metric, other, s, index) for s in seeds]))
             for other in fixed
-            if set(arm.runs) <= set(other.runs) and _mean_flops(other, index, arm) <= limit
+            if _mean_flops(other, index, seeds) <= limit
         }
         if not found:
             raise LookupError(f"no fixed size had spent as little as {arm.name} at stage {index}")
@@ -96,18 +109,19 @@ def regret(metric: str, arm: Arm, fixed: Sequence[Arm]) -> Difference:
         ValueError: As ``mean_outcomes``.
     """
     points, by_name = envelope(metric, arm, fixed), {other.name: other for other in fixed}
+    seeds = seeds_with_envelope(arm, fixed)
     envelopes = [
         mean_outcomes(
             [by_name[point.arm].stage_outcomes(seed)[k] for k, point in enumerate(points)]
         )
-        for seed in arm.runs
+        for seed in seeds
     ]
-    return paired_difference(metric, envelopes, over_stages(arm, tuple(arm.runs)))
+    return paired_difference(metric, envelopes, over_stages(arm, seeds))
 
 
-def _mean_flops(arm: Arm, index: int, like: Arm) -> float:
-    """Training FLOPs up to a stage, the mean over another arm's seeds."""
-    return float(np.mean([arm.runs[seed].stages[index].cumulative_flops for seed in like.runs]))
+def _mean_flops(arm: Arm, index: int, seeds: Sequence[int]) -> float:
+    """Training FLOPs up to a stage, the mean over seeds."""
+    return float(np.mean([arm.runs[seed].stages[index].cumulative_flops for seed in seeds]))
 
 
 def _score(metric: str, arm: Arm, seed: int, index: int) -> float:

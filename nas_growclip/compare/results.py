@@ -15,6 +15,7 @@ from nas_growclip.compare.over_time import (
     envelope,
     mean_over_stages,
     regret,
+    seeds_with_envelope,
 )
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.io.formatting import percent, si
@@ -121,9 +122,10 @@ def _compared(
     if fixed:
         try:
             found = regret(metric, arm, fixed)
-        except LookupError:  # no fixed size has its seeds and no more than its FLOPs
+        except LookupError:  # no seed that all have, or every fixed size spent more
             return row
         row |= _interval(f"{metric}.regret", f"{metric}.regret", found)
+        row["regret.runs"] = len(seeds_with_envelope(arm, fixed))
     return row
 
 
@@ -226,7 +228,15 @@ def over_time_table(frame: pd.DataFrame) -> str:
             *(_bracketed(row, f"{metric}.regret", f"{metric}.regret") for metric in regrets),
         )
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\n" + (REGRET_NOTE if regrets else "")
+    return "\n".join(lines) + "\n\n" + (REGRET_NOTE + _fewer_seeds(frame) if regrets else "")
+
+
+def _fewer_seeds(frame: pd.DataFrame) -> str:
+    """Which arms' regret is of fewer seeds than they have, in words."""
+    fewer = frame[frame["regret.runs"] < frame["runs"]]
+    counts = (f"{r['arm']} {r['regret.runs']:.0f} of {r['runs']}" for r in fewer.to_dict("records"))
+    words = ", ".join(counts)
+    return f"Regret is of the seeds that every fixed size has; for {words}.\n" if words else ""
 
 
 def _metric_cell(row: Mapping[Any, Any], metric: str) -> str:
@@ -275,6 +285,11 @@ def write_results(comparison: CompareFolder) -> Path:
     for name, frame in frames.items():
         write_atomically(folder / name, frame.to_csv(index=False, lineterminator="\n").encode())
     text = f"{markdown_table(table, times)}\n{over_time_table(table)}"
+    if not comparison.is_finished:
+        config = comparison.config
+        there = sum(len(arm.runs) for arm in arms)
+        wanted = sum(len(config.seeds_of(arm)) for arm in config.arms)
+        text += f"\nUnder way: {there} of {wanted} runs are complete.\n"
     for arm in filter(comparison.has_failed, comparison.config.arms):
         text += f"\nArm {arm}: failed at every learning rate; see failure.json of its runs.\n"
     write_atomically(folder / "arms.md", text.encode())

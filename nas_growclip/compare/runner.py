@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nas_growclip.compare.config import ArmRun, CompareConfig, run_config
-from nas_growclip.compare.folder import FAILURE_FILE, CompareFolder
+from nas_growclip.compare.folder import COMPARISON_FILE, FAILURE_FILE, CompareFolder
 from nas_growclip.compare.results import write_results
 from nas_growclip.compare.shared_prefix import copy_shared_prefix, find_shared_prefix
 from nas_growclip.data.config import DataConfig
@@ -131,6 +131,27 @@ def run_comparison(
         _run_workers(worker, workers)
     worker.work()
     return write_results(comparison)
+
+
+def results_so_far(config: CompareConfig, out: str | Path) -> Path:
+    """Write the tables and figures of the runs that are complete, and run nothing.
+
+    Args:
+        config: The comparison.
+        out: Its folder; of its runs the records are enough, the models may be elsewhere.
+
+    Returns:
+        The folder of its results.
+
+    Raises:
+        ValueError: If the folder is not there or holds another comparison.
+    """
+    if not (Path(out) / COMPARISON_FILE).exists():
+        raise ValueError(
+            f"{out}: must be a comparison's folder, but has no {COMPARISON_FILE}. Check --out, or "
+            "leave --so-far out to start."
+        )
+    return write_results(CompareFolder(config, out))
 
 
 def _run_workers(worker: CompareWorker, workers: int) -> None:

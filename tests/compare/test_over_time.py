@@ -16,6 +16,7 @@ from nas_growclip.compare.over_time import (
     mean_outcomes,
     mean_over_stages,
     regret,
+    seeds_with_envelope,
 )
 
 METRIC = "i2t_recall@1"
@@ -82,10 +83,15 @@ def test_a_fixed_size_that_spent_more_is_not_in_the_envelope() -> None:
         envelope(METRIC, arm("grown", 0.4, 0.5, 0.6), (dear,))
 
 
-def test_seeds_that_a_fixed_size_lacks_leave_it_out() -> None:
-    one_seed = arm("one seed", 0.9, 0.9, 0.9, seeds=(0,))
-    points = envelope(METRIC, arm("grown", 0.4, 0.5, 0.6), (SMALL, one_seed))
-    assert {p.arm for p in points} == {"small"}
+def test_only_seeds_of_every_fixed_size_count() -> None:
+    one_seed = arm("one seed", 0.9, 0.9, 0.9, seeds=(1,))
+    grown = arm("grown", 0.4, 0.5, 0.6, seeds=(0, 1, 2))
+    assert seeds_with_envelope(grown, (SMALL, one_seed)) == (1,)
+    points = envelope(METRIC, grown, (SMALL, one_seed))
+    assert {p.arm for p in points} == {"one seed"}
+    assert regret(METRIC, grown, (SMALL, one_seed)).mean == pytest.approx(0.4)
+    with pytest.raises(LookupError, match="no seed of grown was run with every fixed size"):
+        regret(METRIC, grown, (SMALL, arm("later", 0.9, 0.9, 0.9, seeds=(3,))))
 
 
 def test_stages_of_other_items_are_not_averaged() -> None:

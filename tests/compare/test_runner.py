@@ -20,7 +20,7 @@ from nas_growclip.compare.bootstrap import paired_difference
 from nas_growclip.compare.config import CompareConfig, load_comparison
 from nas_growclip.compare.folder import COMPARISON_FILE, FAILURE_FILE, CompareFolder
 from nas_growclip.compare.results import write_results
-from nas_growclip.compare.runner import run_comparison
+from nas_growclip.compare.runner import results_so_far, run_comparison
 from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.records.folder import RunFolder, read_outcomes, read_stages
 from nas_growclip.records.frames import load_run
@@ -118,6 +118,35 @@ def test_means_over_stages_and_regret_agree_with_the_records(done: Path, tmp_pat
     assert "Regret: points by which the best fixed size" in text
     chosen = pd.read_csv(folder / "envelope.csv")
     assert set(chosen["best"]) <= {"fixed", "scratch"}
+
+
+def test_results_so_far_need_no_model_and_say_what_is_missing(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records without weights, one fixed run not there yet: its seed has no regret."""
+    out, config = tmp_path / "out", load_comparison(SMALL)
+    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = replace(config, envelope=("fixed",))
+    (out / "comparison.yaml").write_text(config.to_yaml())
+    missing = CompareFolder(config, out).runs("fixed")[-1]
+    shutil.rmtree(out / missing.path)
+    assert main(["compare", str(out / "comparison.yaml"), "--out", str(out), "--so-far"]) == 0
+    printed = capsys.readouterr().out
+    wanted = len(config.arms) * len(config.seeds)
+    assert f"Under way: {wanted - 1} of {wanted} runs are complete." in printed
+    assert "growclip 1 of 2" in printed
+    assert not (out / missing.path).exists()
+    whole = pd.read_csv(done / "results" / "runs.csv")
+    kept = whole[(whole["arm"] != "fixed") | (whole["seed"] != missing.seed)]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(out / "results" / "runs.csv"), kept.reset_index(drop=True)
+    )
+
+
+def test_results_so_far_of_no_comparison_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no comparison\.yaml\. Check --out"):
+        results_so_far(load_comparison(SMALL), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_outcomes_are_the_metrics_item_by_item(done: Path) -> None:

@@ -80,8 +80,12 @@ def arms_frame(comparison: CompareFolder, arms: Sequence[Arm]) -> pd.DataFrame:
 
 
 def fixed_arms(comparison: CompareFolder, arms: Sequence[Arm]) -> tuple[Arm, ...]:
-    """The arms of fixed size that make the envelope."""
-    return tuple(arm for arm in arms if arm.name in comparison.config.envelope)
+    """The arms of fixed size that make the envelope; none while one of them has no run yet."""
+    by_name = {arm.name: arm for arm in arms}
+    wanted = [name for name in comparison.config.envelope if not comparison.has_failed(name)]
+    if not all(name in by_name for name in wanted):
+        return ()
+    return tuple(by_name[name] for name in wanted)
 
 
 def _arm_row(
@@ -273,7 +277,7 @@ def write_results(comparison: CompareFolder) -> Path:
     folder = comparison.out / RESULTS_FOLDER
     make_folder(folder)
     table, times = arms_frame(comparison, arms), times_frame(arms)
-    fixed = [arm.name for arm in fixed_arms(comparison, arms)]
+    fixed = fixed_arms(comparison, arms)
     frames = {
         "runs.csv": runs_frame(arms),
         "arms.csv": table,
@@ -296,7 +300,7 @@ def write_results(comparison: CompareFolder) -> Path:
     if arms:
         runs = {arm.name: tuple(arm.runs.values()) for arm in arms}
         for name, draw in FIGURES.items():
-            figure = draw(runs, fixed)
+            figure = draw(runs, comparison.config.envelope)
             for suffix in FORMATS:
                 write_atomically(folder / f"{name}.{suffix}", to_bytes(figure, suffix))
     return folder

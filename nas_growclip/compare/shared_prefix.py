@@ -12,6 +12,7 @@ from nas_growclip.experiment.config import ExperimentConfig
 from nas_growclip.experiment.run import prepare_folder
 from nas_growclip.io.files import make_folder, write_atomically
 from nas_growclip.io.mappings import to_mapping
+from nas_growclip.models.checkpoint import WEIGHTS_FILE
 from nas_growclip.records.folder import RunFolder, read_stages, stage_lines
 
 
@@ -54,14 +55,21 @@ def _shared_prefix(config: ExperimentConfig, num_stages: int) -> dict[str, Any]:
 def find_shared_prefix(
     config: ExperimentConfig, others: Iterable[tuple[ExperimentConfig, Path]]
 ) -> SharedPrefix | None:
-    """The run that has most finished stages to reuse; None where no run has any."""
+    """The run that has most finished stages to reuse; None where no run has any.
+
+    Of runs that are kept as records without their models there is nothing to go on from.
+    """
     found: SharedPrefix | None = None
     for other, run in others:
         alike = num_shared_stages(config, other)
-        finished = len(read_stages(run)) if alike else 0
-        if min(alike, finished) > (found.num_stages if found else 0):
-            found = SharedPrefix(run, min(alike, finished))
+        shared = min(alike, len(read_stages(run))) if alike else 0
+        if shared > (found.num_stages if found else 0) and _has_model(run, shared - 1):
+            found = SharedPrefix(run, shared)
     return found
+
+
+def _has_model(run: Path, stage: int) -> bool:
+    return (RunFolder(run).stage(stage).path / WEIGHTS_FILE).exists()
 
 
 def copy_shared_prefix(config: ExperimentConfig, folder: Path, prefix: SharedPrefix) -> None:

@@ -136,11 +136,25 @@ def test_results_so_far_need_no_model_and_say_what_is_missing(
     assert f"Under way: {wanted - 1} of {wanted} runs are complete." in printed
     assert "growclip 1 of 2" in printed
     assert not (out / missing.path).exists()
+    assert "growclip" in (out / "results" / "envelope.csv").read_text()
     whole = pd.read_csv(done / "results" / "runs.csv")
     kept = whole[(whole["arm"] != "fixed") | (whole["seed"] != missing.seed)]
     pd.testing.assert_frame_equal(
         pd.read_csv(out / "results" / "runs.csv"), kept.reset_index(drop=True)
     )
+
+
+def test_a_fixed_size_without_runs_leaves_no_regret(done: Path, tmp_path: Path) -> None:
+    """An envelope of those that happen to be there would flatter every arm."""
+    out, config = tmp_path / "out", load_comparison(SMALL)
+    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = replace(config, envelope=("fixed", "scratch"))
+    for arm_run in CompareFolder(config, out).runs("scratch"):
+        shutil.rmtree(out / arm_run.path)
+    folder = results_so_far(config, out)
+    assert not any("regret" in column for column in pd.read_csv(folder / "arms.csv"))
+    assert not (folder / "envelope.csv").exists()
+    assert "Regret" not in (folder / "arms.md").read_text()
 
 
 def test_results_so_far_of_no_comparison_are_refused(tmp_path: Path) -> None:

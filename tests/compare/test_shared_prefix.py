@@ -1,5 +1,6 @@
 """Runs that begin alike take over each other's stages, and end as if they had trained them."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,17 @@ def test_inheriting_may_differ_before_anything_grows(fixed: ExperimentConfig) ->
 def test_searched_stages_are_not_shared(fixed: ExperimentConfig) -> None:
     searched = replace(fixed, schedule=())
     assert num_shared_stages(searched, searched) == 0
+
+
+def test_records_without_models_are_not_gone_on_from(
+    fixed: ExperimentConfig, fixed_run: Path, tmp_path: Path
+) -> None:
+    wider = replace(fixed, schedule=({}, WIDER))
+    shutil.copytree(fixed_run, tmp_path / "run", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert find_shared_prefix(wider, [(fixed, tmp_path / "run")]) is None
+    prefix = find_shared_prefix(wider, [(fixed, tmp_path / "run"), (fixed, fixed_run)])
+    assert prefix is not None
+    assert prefix.run == fixed_run
 
 
 @pytest.mark.slow

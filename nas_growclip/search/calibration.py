@@ -80,7 +80,7 @@ def finished_growths(histories: Sequence[Sequence[StageResult]]) -> list[Finishe
 
     Args:
         histories: The finished stages of runs, as of a comparison whose arms grow differently from
-            one parent.
+            one parent. A stage that runs share, copied from one to the others, counts once.
     """
     controls = [
         (history[:index], result)
@@ -105,7 +105,7 @@ def finished_growths(histories: Sequence[Sequence[StageResult]]) -> list[Finishe
                         control_loss=control.validation["loss"].value,
                     )
                 )
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _is_same(one: Sequence[StageResult], other: Sequence[StageResult]) -> bool:

@@ -128,3 +128,23 @@ def test_growths_are_set_beside_no_growth_from_the_same_parent() -> None:
     (found,) = finished_growths(histories)
     assert found == Finished(grown, 2000, 7000, Control(8000, 100), 0.9, 1.0)
     assert found.gain == pytest.approx(math.log(1 / 0.9))
+
+
+def test_a_stage_that_runs_share_counts_once() -> None:
+    """Runs that go on from one growth have copied it; another seed's like growth is a second."""
+    grown, first, other = growths()[0], result(0, NO_GROWTH, 2.0), result(0, NO_GROWTH, 2.1)
+    shared = [first, result(1, grown, 0.9)]
+    histories = [
+        [first, result(1, NO_GROWTH, 1.0)],
+        shared,
+        [*shared, result(2, NO_GROWTH, 0.8)],
+        [*shared, result(2, growths()[1], 0.7)],
+        [other, result(1, NO_GROWTH, 1.0)],
+        [other, result(1, grown, 0.95)],
+    ]
+    found = finished_growths(histories)
+    assert [(f.candidate.label, f.loss) for f in found] == [
+        (grown.label, 0.9),
+        (growths()[1].label, 0.7),
+        (grown.label, 0.95),
+    ]

@@ -5,6 +5,7 @@ What was not measured, and what is no finite number, is a dash.
 
 import math
 import reprlib
+from decimal import Decimal
 
 DASH = "–"  # noqa: RUF001 # an en dash is what is shown
 
@@ -39,6 +40,11 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return DASH
     return f"{value:#.4g}".rstrip(".") if value else "0"
+
+
+def two_digits(value: float) -> str:
+    """A number with two digits and without an exponent, as in ``140`` and ``0.00012``."""
+    return f"{Decimal(f'{value:.2g}'):f}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from nas_growclip.io.formatting import DASH, number, si
+from nas_growclip.io.formatting import DASH, number, si, two_digits
 from nas_growclip.records.entries import StageResult
 from nas_growclip.records.frames import Run
 from nas_growclip.records.words import growth_words
@@ -86,11 +86,11 @@ def calibration_lines(
     finished: Sequence[Finished], before: ObjectiveConfig, after: ObjectiveConfig
 ) -> tuple[str, ...]:
     """What coefficients were fitted to, and how far they are off the stages they come from."""
-    errors = [100 * spread_about(finished, config) for config in (before, after)]
+    errors = [two_digits(100 * spread_about(finished, config)) for config in (before, after)]
     return (
         f"Fitted to {len(finished)} candidates that finished a stage beside no growth.",
-        f"Their gains are off what was expected by {errors[0]:.2g} % of the loss with the default "
-        f"coefficients, and by {errors[1]:.2g} % with these, which have seen them.",
+        f"Their gains are off what was expected by {errors[0]} % of the loss with the default "
+        f"coefficients, and by {errors[1]} % with these, which have seen them.",
     )
 
 

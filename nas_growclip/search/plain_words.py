@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from nas_growclip.growth.candidates import Candidate
-from nas_growclip.io.formatting import si
+from nas_growclip.io.formatting import si, two_digits
 from nas_growclip.records.entries import Trial, search_flops
 from nas_growclip.records.words import growth_words
 from nas_growclip.search.coefficients import ObjectiveConfig
@@ -114,7 +114,7 @@ def _interval(gain: float, deviation: float) -> str:
 
 def _percent(gain: float) -> str:
     """By how many percent e-folds of a loss change it, whichever way."""
-    return f"{abs(100 * math.expm1(-gain)):.2g} %"
+    return f"{two_digits(abs(100 * math.expm1(-gain)))} %"
 
 
 def _side(gain: float) -> str:
@@ -219,7 +219,7 @@ def _observed_gain(value: float) -> str:
 
 def _short(value: float) -> str:
     """Two digits of a size, whatever its sign."""
-    return f"{abs(value):.2g}"
+    return two_digits(abs(value))
 
 
 SENTENCES: Mapping[str, Callable[[float], str]] = {

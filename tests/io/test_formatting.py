@@ -2,7 +2,16 @@ import math
 
 import pytest
 
-from nas_growclip.io.formatting import DASH, brief, mebibytes, number, percent, si, whole
+from nas_growclip.io.formatting import (
+    DASH,
+    brief,
+    mebibytes,
+    number,
+    percent,
+    si,
+    two_digits,
+    whole,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,3 +38,11 @@ def test_a_brief_value_is_short_however_large_it_is() -> None:
     assert brief("a" * 1000) == "a" * 60
     assert len(brief([[[1] * 1000] * 1000] * 1000)) <= 60
     assert brief(10**5000) == "a number of thousands of digits"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (143.2, "140"), (99.6, "100"), (7.84, "7.8"), (12, "12"), (1.2e-5, "0.000012")],
+)
+def test_two_digits_have_no_exponent(value: float, text: str) -> None:
+    assert two_digits(value) == text

@@ -7,10 +7,16 @@ from pathlib import Path
 import matplotlib as mpl
 
 from nas_growclip import plots
+from nas_growclip.compare.config import load_comparison
+from nas_growclip.compare.folder import COMPARISON_FILE, CompareFolder
 from nas_growclip.records.frames import Run, load_run
 
 RUNS_VARIABLE = "GROWCLIP_RUNS"
 """Environment variable with the run folders to read, or patterns of them, separated as in PATH."""
+
+COMPARISON_VARIABLE = "GROWCLIP_COMPARISON"
+"""Environment variable with the folder of a comparison to read."""
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def use_style() -> None:
@@ -35,14 +41,26 @@ def chosen_runs(defaults: Sequence[str]) -> list[Run]:
     """
     named = os.environ.get(RUNS_VARIABLE)
     patterns = named.split(os.pathsep) if named else defaults
-    root = Path(__file__).resolve().parents[1]
-    runs = [load_run(path) for pattern in patterns for path in _matching(root, pattern, named)]
+    runs = [load_run(path) for pattern in patterns for path in _matching(ROOT, pattern, named)]
     if not any(run.stages for run in runs):
         raise ValueError(
             f"No finished stage in {', '.join(patterns)}. Make the runs as the notebook says, or "
             f"name run folders in the environment variable {RUNS_VARIABLE}."
         )
     return runs
+
+
+def chosen_comparison(default: str) -> CompareFolder:
+    """The comparison to analyse: that of ``GROWCLIP_COMPARISON``, or else the one given.
+
+    Args:
+        default: Its folder, relative to the repository's root.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    folder = ROOT / os.environ.get(COMPARISON_VARIABLE, default)
+    return CompareFolder(load_comparison(folder / COMPARISON_FILE), folder)
 
 
 def _matching(root: Path, pattern: str, named: str | None) -> list[Path]:

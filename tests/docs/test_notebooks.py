@@ -53,6 +53,8 @@ def executed(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A copy of the notebooks with outputs, and of their pictures, on runs smaller still."""
     root = tmp_path_factory.mktemp("repository")
     shutil.copytree(ANALYSIS, root / "analysis", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    study = Path("benchmarks", "records", "study")
+    shutil.copytree(ROOT / study, root / study)
     runs = root / "runs" / "notebooks"
     make_runs("growth", ("searched",), (64, 96), runs)
     make_runs("momentum", ("inherit", "half"), (64, 96), runs)

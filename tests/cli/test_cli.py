@@ -47,7 +47,7 @@ def test_commands_and_options_are_frozen() -> None:
     assert options == {
         "run": ["--data", "--device", "--out", "--seed", "EXPERIMENT.yaml"],
         "continue": ["--data", "--device", "--flops", "--old-data", "RUN"],
-        "compare": ["--data", "--device", "--out", "--workers", "COMPARISON.yaml"],
+        "compare": ["--data", "--device", "--out", "--so-far", "--workers", "COMPARISON.yaml"],
         "worker": ["--data", "--device", "--patience", "RUN"],
         "report": ["--out", "--study", "RUN"],
         "calibrate": ["--json", "RUN"],

@@ -12,7 +12,7 @@ are fitted to all stages are printed as the product has them.
 
 Command: python -m benchmarks.search_policy benchmarks/records/search_oracle.jsonl
     [--gradients benchmarks/records/search_gradients.jsonl]
-    [--growths benchmarks/records/study_calibration.jsonl]
+    [--growths benchmarks/records/study_calibration.jsonl ...]
 """
 
 import argparse
@@ -377,7 +377,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("oracle", type=Path)
     parser.add_argument("--gradients", type=Path)
-    parser.add_argument("--growths", type=Path)
+    parser.add_argument("--growths", type=Path, nargs="+", default=[])
     options = parser.parse_args()
     stages = whole_stages(read_outcomes(options.oracle))
     proxies = dict(PROXIES)
@@ -389,7 +389,7 @@ def main() -> None:
         )
     seeds = sorted({stage.seed for stage in stages})
     print(f"commit {commit()}, {len(stages)} stages, seeds {seeds}\n")
-    growths = read_growths(options.growths) if options.growths is not None else []
+    growths = [growth for path in options.growths for growth in read_growths(path)]
     lessons = [(stage, taught_elsewhere(stage, stages, growths)) for stage in stages]
     tables = outcome_table(stages), proxy_table(lessons, proxies), choice_table(lessons)
     print(*tables, flops_table(lessons), coefficient_lines(stages, growths), sep="\n\n")

@@ -22,7 +22,7 @@ from nas_growclip.search.forecast import (
     Control,
     net_gain,
     pairs_left_out,
-    step_size,
+    step_weight,
     worth_factor,
 )
 
@@ -202,8 +202,8 @@ def _fit(
 
 
 def _row(finished: Finished, dimensions: Sequence[str], tried: ObjectiveConfig) -> list[float]:
-    """What a gain is linear in: e-folds of each dimension, and of the effective pairs."""
-    sizes = {step.dimension: step_size(step) for step in finished.candidate.steps}
+    """What a gain is linear in: weighed e-folds of each dimension, and those of the pairs."""
+    sizes = {step.dimension: step_weight(step, tried) for step in finished.candidate.steps}
     control, num_pairs = finished.control, finished.num_pairs
     left_out = pairs_left_out(
         finished.seen_pairs, control.seen_pairs, num_pairs, tried.repetition_constant

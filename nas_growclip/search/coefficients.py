@@ -10,18 +10,18 @@ from nas_growclip.models.arch import DIMENSIONS
 from nas_growclip.search.extrapolation import CurvePrior
 
 DIMENSION_GAINS: Mapping[str, float] = {
-    "image.depth": 0.17,
-    "image.width": 0.17,
-    "image.mlp_width": -0.01,
-    "image.patch_size": 0.39,
-    "text.depth": 0.08,
-    "text.width": 0.22,
-    "text.mlp_width": 0.04,
-    "shared.depth": 0.3,
-    "shared.mlp_width": 0.16,
-    "embed_dim": 0.35,
+    "image.depth": 0.16,
+    "image.width": 0.15,
+    "image.mlp_width": -0.02,
+    "image.patch_size": 0.31,
+    "text.depth": 0.04,
+    "text.width": 0.19,
+    "text.mlp_width": 0.02,
+    "shared.depth": 0.28,
+    "shared.mlp_width": 0.14,
+    "embed_dim": 0.31,
 }
-"""Fitted to ``benchmarks/records/search_oracle.jsonl`` and ``study_calibration.jsonl`` by
+"""Fitted to ``benchmarks/records/search_oracle.jsonl`` and ``study_calibration*.jsonl`` by
 ``search.calibration``; see docs/results/search.md for where they hold."""
 
 
@@ -39,11 +39,11 @@ class ObjectiveConfig:
     """What an e-fold of a dimension is worth, in e-folds of effective pairs; 0 if not named."""
     pairs_exponent: float = 0.0
     """How that changes with the effective pairs that no growth sees."""
-    size_exponent: float = 0.19
-    """How fast it falls with the FLOPs of the model that grows."""
-    curve_steepness: float = 1.09
+    size_exponent: float = 0.375
+    """How fast it falls with the size that the dimension has before it grows."""
+    curve_steepness: float = 1.02
     """E-folds by which the loss at a stage's end falls with an e-fold of effective pairs."""
-    repetition_constant: float = 6.7
+    repetition_constant: float = 5.7
     """R* of data-constrained scaling: repeats after which a pair's worth has mostly gone."""
     gain_spread: float = 0.06
     """Standard deviation of candidates' true gains about the expected ones, in e-folds of loss."""

@@ -5,34 +5,57 @@ it is worth: depth is behind for the first fifth of a stage and ahead at its end
 is worth is known from finished stages instead, of which every candidate was trained to the end
 (``benchmarks.search_oracle``). In e-folds of the validation loss,
 
-    gain = s (w sum over its steps of g_d |ln(new / old)| - ln(D'_control / D'))
-    w = (D'_control / D'_0)^b (F_control / F_0)^-a
+    gain = s (w sum over its steps of g_d (old / x_d)^-a |ln(new / old)| - ln(D'_control / D'))
+    w = (D'_control / D'_0)^b
 
-with D' the effective pairs seen by the end of the stage and F the FLOPs of a pair. There the data
-size enters twice: the same FLOPs buy a larger model fewer pairs, and where pairs repeat often the
-last passes teach little and cost little to leave; and what a dimension is worth changes with D'.
-And the larger a model is, the less it lacks: the worth falls with F. Both as far as was seen.
+with D' the effective pairs seen by the end of the stage, and x_d the size that the dimension had
+where most was measured. There the data size enters twice: the same FLOPs buy a larger model fewer
+pairs, and where pairs repeat often the last passes teach little and cost little to leave; and what
+a dimension is worth changes with D'. And the larger a dimension is, the less more of it is worth,
+whatever the others are: a model that is deep and narrow lacks width. Both as far as was seen.
 
 Reference: D' is that of Muennighoff et al., 2023 (arXiv 2305.16264), equation 5; a loss that falls
-as D^-beta, and of which growth takes a share that falls as N^-alpha, is that of Hoffmann et al.,
-2022 (arXiv 2203.15556), equation 2, far above its floor.
+as D^-beta, and of which growth takes a share that falls with the size as a power, is that of
+Hoffmann et al., 2022 (arXiv 2203.15556), equation 2, far above its floor, for each dimension.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
 from nas_growclip.search.coefficients import ObjectiveConfig
 
-REFERENCE_FLOPS = 1.56e6
-"""FLOPs of a pair, forward, of the parents of ``benchmarks.search_oracle``: F_0."""
 REFERENCE_PAIRS = 1.25e5
 """Effective pairs in the middle of the oracle: D'_0."""
-FLOPS_RANGE = (2.9e5, REFERENCE_FLOPS)
-"""Those of the smallest and the largest parent that taught."""
 PAIRS_RANGE = (4.0e4, 4.0e5)
 """About the effective pairs of the oracle's stages: beyond them the worth changes no more."""
+
+
+class MeasuredSizes(NamedTuple):
+    """From which sizes a dimension was seen to grow."""
+
+    reference: int
+    """x_d: that of the parents of ``benchmarks.search_oracle``."""
+    smallest: int
+    largest: int
+
+
+_WIDTHS = MeasuredSizes(32, 12, 32)
+_MLP_WIDTHS = MeasuredSizes(128, 48, 128)
+_DEPTHS = MeasuredSizes(1, 1, 3)
+MEASURED_SIZES: Mapping[str, MeasuredSizes] = {
+    "image.depth": _DEPTHS,
+    "image.width": _WIDTHS,
+    "image.mlp_width": _MLP_WIDTHS,
+    "text.depth": _DEPTHS,
+    "text.width": _WIDTHS,
+    "text.mlp_width": _MLP_WIDTHS,
+    "shared.depth": _DEPTHS,
+    "shared.mlp_width": _MLP_WIDTHS,
+    "embed_dim": _WIDTHS,
+}
+"""Beyond them, and for dimensions that grew from one size alone, the worth changes no more."""
 
 
 def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> float:
@@ -74,7 +97,7 @@ def expected_gain(
         E-folds of the loss at the stage's end; 0 for no growth.
     """
     worth = sum(
-        config.dimension_gains.get(step.dimension, 0.0) * step_size(step)
+        config.dimension_gains.get(step.dimension, 0.0) * step_weight(step, config)
         for step in candidate.steps
     )
     return config.curve_steepness * worth_factor(control, num_pairs, config) * worth
@@ -83,18 +106,24 @@ def expected_gain(
 def worth_factor(control: Control, num_pairs: int, config: ObjectiveConfig) -> float:
     """w: what dimensions are worth here, by what they are worth in the middle of the oracle."""
     pairs = effective_pairs(control.seen_pairs, num_pairs, config.repetition_constant)
-    by_pairs = (_within(pairs, PAIRS_RANGE) / REFERENCE_PAIRS) ** config.pairs_exponent
-    by_size = (_within(control.flops, FLOPS_RANGE) / REFERENCE_FLOPS) ** -config.size_exponent
-    return float(by_pairs * by_size)
+    return float((_within(pairs, *PAIRS_RANGE) / REFERENCE_PAIRS) ** config.pairs_exponent)
 
 
-def _within(value: float, ends: tuple[float, float]) -> float:
-    return min(ends[1], max(ends[0], value))
+def step_weight(step: GrowthStep, config: ObjectiveConfig) -> float:
+    """E-folds between a step's sizes, each worth less the larger the dimension is already.
+
+    A shared encoder of no blocks counts as half a block.
+    """
+    e_folds = abs(math.log(step.new / (step.old or 0.5)))
+    if step.dimension not in MEASURED_SIZES:
+        return e_folds
+    reference, smallest, largest = MEASURED_SIZES[step.dimension]
+    size = _within(step.old, smallest, largest)
+    return float((size / reference) ** -config.size_exponent * e_folds)
 
 
-def step_size(step: GrowthStep) -> float:
-    """E-folds between a step's sizes; a shared encoder of no blocks counts as half a block."""
-    return abs(math.log(step.new / (step.old or 0.5)))
+def _within(value: float, least: float, most: float) -> float:
+    return min(most, max(least, value))
 
 
 def fewer_pairs(seen: float, control_seen: float, num_pairs: int, config: ObjectiveConfig) -> float:

@@ -23,24 +23,26 @@ TRUE = ObjectiveConfig(
 UNKNOWING = ObjectiveConfig(dimension_gains={}, pairs_exponent=0.0, size_exponent=0.0)
 PRICES = {"image.depth": 0.4, "text.width": 0.9, "embed_dim": 0.6}
 """E-folds of FLOPs that an e-fold of a dimension costs."""
+SIZES = {
+    "image.depth": ((1, 2), (2, 3), (3, 6)),
+    "text.width": ((12, 24), (16, 24), (32, 64)),
+    "embed_dim": ((12, 24), (16, 64), (32, 48)),
+}
 
 
-def made(
-    candidate: Candidate, num_pairs: int, flops: int = 1_000_000, noise: float = 0.0
-) -> Finished:
+def made(candidate: Candidate, num_pairs: int, seen: int = 60_000, noise: float = 0.0) -> Finished:
     """A finished stage as the true coefficients have it."""
     price = sum(PRICES[s.dimension] * math.log(s.new / s.old) for s in candidate.steps)
-    seen = 60_000
-    control = Control(seen, flops)
+    control = Control(seen, 1_000_000)
     found = Finished(candidate, num_pairs, round(seen * math.exp(-price)), control, 1.0, 1.0)
     return found._replace(loss=math.exp(-found.expected(TRUE) - noise))
 
 
 def growths() -> list[Candidate]:
     steps = [
-        GrowthStep(dimension=dimension, old=16, new=new)
-        for dimension in PRICES
-        for new in (24, 32, 64)
+        GrowthStep(dimension=dimension, old=old, new=new)
+        for dimension, sizes in SIZES.items()
+        for old, new in sizes
     ]
     alone = [Candidate(steps=(step,)) for step in steps]
     return [
@@ -52,10 +54,10 @@ def growths() -> list[Candidate]:
 def test_true_coefficients_are_found() -> None:
     rng = random.Random(0)
     finished = [
-        made(candidate, pairs, flops, rng.gauss(0, 0.005))
+        made(candidate, pairs, seen, rng.gauss(0, 0.005))
         for candidate in growths()
         for pairs in (3_000, 10_000, 60_000)
-        for flops in (300_000, 1_000_000)
+        for seen in (60_000, 240_000)
     ]
     found = calibrated(finished, UNKNOWING)
     assert found.repetition_constant == pytest.approx(4.0, rel=0.2)

@@ -13,9 +13,8 @@ from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.flops import count_flops
 from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.forecast import (
-    FLOPS_RANGE,
+    MEASURED_SIZES,
     PAIRS_RANGE,
-    REFERENCE_FLOPS,
     REFERENCE_PAIRS,
     Control,
     Expectation,
@@ -74,20 +73,31 @@ def test_gains_are_those_of_the_dimensions(candidate: Candidate, e_folds: float)
 
 
 @pytest.mark.parametrize(
-    ("flops", "factor"),
+    ("candidate", "factor"),
     [
-        (REFERENCE_FLOPS, 1.0),
-        (REFERENCE_FLOPS / 4, 2.0),
-        (100 * REFERENCE_FLOPS, 1.0),
-        (1.0, (REFERENCE_FLOPS / FLOPS_RANGE[0]) ** 0.5),
+        (step("image.depth", 1, 2), 1.0),
+        (step("image.depth", 2, 4), 0.5**0.5),
+        (step("image.depth", 3, 6), (1 / 3) ** 0.5),
+        (step("image.depth", 12, 24), (1 / 3) ** 0.5),
+        (step("shared.depth", 0, 1), 1.0),
+        (step("embed_dim", 16, 32), 2**0.5),
+        (step("embed_dim", 4, 8), (32 / 12) ** 0.5),
+        (step("embed_dim", 768, 1536), 1.0),
+        (step("image.patch_size", 8, 4), 1.0),
     ],
 )
-def test_the_larger_a_model_the_less_growth_is_worth_as_far_as_was_seen(
-    flops: float, factor: float
+def test_the_larger_a_dimension_the_less_it_is_worth_as_far_as_was_seen(
+    candidate: Candidate, factor: float
 ) -> None:
-    config = replace(CONFIG, size_exponent=0.5)
-    gain = expected_gain(step("image.depth", 2, 3), Control(4000, round(flops)), 4000, config)
-    assert gain == pytest.approx(factor * math.log(1.5), rel=1e-4)
+    gains = dict.fromkeys(["image.depth", "shared.depth", "embed_dim", "image.patch_size"], 1.0)
+    config = replace(CONFIG, size_exponent=0.5, dimension_gains=gains)
+    gain = expected_gain(candidate, Control(4000, 1000), 4000, config)
+    assert gain == pytest.approx(0.5 * factor * math.log(2))
+
+
+def test_measured_sizes_hold_their_reference() -> None:
+    for reference, smallest, largest in MEASURED_SIZES.values():
+        assert smallest <= reference <= largest
 
 
 @pytest.mark.parametrize(
@@ -104,7 +114,7 @@ def test_worth_changes_with_the_effective_pairs_as_far_as_was_seen(
 ) -> None:
     """One pass over so many pairs."""
     config = replace(CONFIG, pairs_exponent=-1.0)
-    control = Control(pairs, round(REFERENCE_FLOPS))
+    control = Control(pairs, 1000)
     gain = expected_gain(step("image.depth", 2, 3), control, round(pairs), config)
     assert gain == pytest.approx(factor * math.log(1.5), rel=1e-4)
 

@@ -15,17 +15,11 @@ from nas_growclip.growth.candidates import Candidate
 from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.records.folder import read_stages, run_folders
 from nas_growclip.search.calibration import Finished, finished_growths
-from nas_growclip.search.forecast import Control
 
 
 def write(finished: Sequence[Finished], path: Path) -> None:
     """A JSON line each."""
-    lines = [
-        json.dumps(
-            f._asdict() | {"candidate": to_mapping(f.candidate), "control": f.control._asdict()}
-        )
-        for f in finished
-    ]
+    lines = [json.dumps(f._asdict() | {"candidate": to_mapping(f.candidate)}) for f in finished]
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
@@ -35,7 +29,6 @@ def read(path: Path) -> list[Finished]:
     for line in path.read_text(encoding="utf-8").splitlines():
         fields = json.loads(line)
         fields["candidate"] = from_mapping(Candidate, fields["candidate"], str(path))
-        fields["control"] = Control(**fields["control"])
         found.append(Finished(**fields))
     return found
 

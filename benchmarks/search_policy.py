@@ -42,7 +42,7 @@ from nas_growclip.io.mappings import from_mapping, to_mapping
 from nas_growclip.search.calibration import Finished, calibrated
 from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.config import SearchConfig
-from nas_growclip.search.forecast import Control, Expectation, by_gain, shortlist
+from nas_growclip.search.forecast import Expectation, by_gain, shortlist
 from nas_growclip.search.objective import OBJECTIVES, scored_again
 
 SHARES = (0.0125, 0.025, 0.05, 0.1)
@@ -150,7 +150,7 @@ def finished(outcome: Outcome, control: Outcome) -> Finished:
         candidate=candidate_of(outcome.growth),
         num_pairs=outcome.num_pairs,
         seen_pairs=outcome.total_steps * BATCH,
-        control=Control(control.total_steps * BATCH, control.flops),
+        control_seen=control.total_steps * BATCH,
         loss=outcome.final_loss,
         control_loss=control.final_loss,
     )

@@ -19,7 +19,6 @@ from nas_growclip.growth.candidates import Candidate
 from nas_growclip.records.entries import StageResult
 from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.forecast import (
-    Control,
     net_gain,
     pairs_left_out,
     step_weight,
@@ -60,7 +59,8 @@ class Finished(NamedTuple):
     """Pairs in the stage."""
     seen_pairs: int
     """Pairs that the candidate saw in the stage, repeats included."""
-    control: Control
+    control_seen: int
+    """Pairs that no growth saw in the stage."""
     loss: float
     """At the stage's end on held-out pairs, in nats."""
     control_loss: float
@@ -72,7 +72,7 @@ class Finished(NamedTuple):
 
     def expected(self, config: ObjectiveConfig) -> float:
         """The gain by coefficients, with no trial."""
-        return net_gain(self.candidate, self.seen_pairs, self.control, self.num_pairs, config)
+        return net_gain(self.candidate, self.seen_pairs, self.control_seen, self.num_pairs, config)
 
 
 def finished_growths(histories: Sequence[Sequence[StageResult]]) -> list[Finished]:
@@ -100,7 +100,7 @@ def finished_growths(histories: Sequence[Sequence[StageResult]]) -> list[Finishe
                         candidate=result.chosen,
                         num_pairs=result.num_pairs,
                         seen_pairs=result.pairs_seen,
-                        control=Control(control.pairs_seen, control.flops),
+                        control_seen=control.pairs_seen,
                         loss=result.validation["loss"].value,
                         control_loss=control.validation["loss"].value,
                     )
@@ -204,9 +204,9 @@ def _fit(
 def _row(finished: Finished, dimensions: Sequence[str], tried: ObjectiveConfig) -> list[float]:
     """What a gain is linear in: weighed e-folds of each dimension, and those of the pairs."""
     sizes = {step.dimension: step_weight(step, tried) for step in finished.candidate.steps}
-    control, num_pairs = finished.control, finished.num_pairs
+    control_seen, num_pairs = finished.control_seen, finished.num_pairs
     left_out = pairs_left_out(
-        finished.seen_pairs, control.seen_pairs, num_pairs, tried.repetition_constant
+        finished.seen_pairs, control_seen, num_pairs, tried.repetition_constant
     )
-    worth = worth_factor(control, num_pairs, tried)
+    worth = worth_factor(control_seen, num_pairs, tried)
     return [*(worth * sizes.get(d, 0.0) for d in dimensions), -left_out]

@@ -33,7 +33,7 @@ PAIRS_RANGE = (4.0e4, 4.0e5)
 
 
 class MeasuredSizes(NamedTuple):
-    """From which sizes a dimension was seen to grow."""
+    """From which sizes dimensions of a kind were seen to grow."""
 
     reference: int
     """x_d: that of the parents of ``benchmarks.search_oracle``."""
@@ -55,7 +55,7 @@ MEASURED_SIZES: Mapping[str, MeasuredSizes] = {
     "shared.mlp_width": _MLP_WIDTHS,
     "embed_dim": _WIDTHS,
 }
-"""Beyond them, and for dimensions that grew from one size alone, the worth changes no more."""
+"""Beyond them, and for dimensions that are not named, the worth does not change with the size."""
 
 
 def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> float:
@@ -73,23 +73,14 @@ def effective_pairs(seen: float, num_pairs: int, repetition_constant: float) -> 
     return unique * (1 + repetition_constant * fade)
 
 
-class Control(NamedTuple):
-    """No growth, as it will end the stage."""
-
-    seen_pairs: float
-    """Pairs seen in the stage, repeats included."""
-    flops: int
-    """FLOPs of one image-text pair, forward: fvcore FLOPs, one multiply-add is one."""
-
-
 def expected_gain(
-    candidate: Candidate, control: Control, num_pairs: int, config: ObjectiveConfig
+    candidate: Candidate, control_seen: float, num_pairs: int, config: ObjectiveConfig
 ) -> float:
     """What a candidate's dimensions are expected to gain at equal effective pairs.
 
     Args:
         candidate: What grows.
-        control: No growth on the same pairs with the same training FLOPs.
+        control_seen: Pairs that no growth sees by the stage's end, repeats included.
         num_pairs: Pairs in the stage.
         config: The coefficients.
 
@@ -100,12 +91,12 @@ def expected_gain(
         config.dimension_gains.get(step.dimension, 0.0) * step_weight(step, config)
         for step in candidate.steps
     )
-    return config.curve_steepness * worth_factor(control, num_pairs, config) * worth
+    return config.curve_steepness * worth_factor(control_seen, num_pairs, config) * worth
 
 
-def worth_factor(control: Control, num_pairs: int, config: ObjectiveConfig) -> float:
+def worth_factor(control_seen: float, num_pairs: int, config: ObjectiveConfig) -> float:
     """w: what dimensions are worth here, by what they are worth in the middle of the oracle."""
-    pairs = effective_pairs(control.seen_pairs, num_pairs, config.repetition_constant)
+    pairs = effective_pairs(control_seen, num_pairs, config.repetition_constant)
     return float((_within(pairs, *PAIRS_RANGE) / REFERENCE_PAIRS) ** config.pairs_exponent)
 
 
@@ -150,11 +141,11 @@ def pairs_left_out(
 
 
 def net_gain(
-    candidate: Candidate, seen: float, control: Control, num_pairs: int, config: ObjectiveConfig
+    candidate: Candidate, seen: float, control_seen: float, num_pairs: int, config: ObjectiveConfig
 ) -> float:
     """What a candidate that sees so many pairs is expected to gain over no growth, in e-folds."""
-    cost = fewer_pairs(seen, control.seen_pairs, num_pairs, config)
-    return expected_gain(candidate, control, num_pairs, config) - cost
+    cost = fewer_pairs(seen, control_seen, num_pairs, config)
+    return expected_gain(candidate, control_seen, num_pairs, config) - cost
 
 
 class Expectation(NamedTuple):
@@ -184,12 +175,12 @@ def expectations(
 
     Momentum is not told apart: nothing is known of it before a trial.
     """
-    control = Control(stage.seen_pairs, stage.flops_of(NO_GROWTH))
+    control_flops = stage.flops_of(NO_GROWTH)
 
     def expect(candidate: Candidate) -> Expectation:
         flops = stage.flops_of(candidate)
-        seen = stage.seen_pairs * control.flops / flops
-        gain = net_gain(candidate, seen, control, stage.num_pairs, config)
+        seen = stage.seen_pairs * control_flops / flops
+        gain = net_gain(candidate, seen, stage.seen_pairs, stage.num_pairs, config)
         return Expectation(candidate, flops, gain)
 
     return by_gain(map(expect, candidates))

@@ -19,7 +19,7 @@ import numpy as np
 from nas_growclip.records.entries import Trial
 from nas_growclip.search.coefficients import ObjectiveConfig
 from nas_growclip.search.extrapolation import PowerLaw, fit_power_law
-from nas_growclip.search.forecast import Control, effective_pairs, expected_gain, fewer_pairs
+from nas_growclip.search.forecast import effective_pairs, expected_gain, fewer_pairs
 
 LEAST_LOSS = 1e-3
 """Nats below which losses are taken for equal: their logarithms would differ without end."""
@@ -142,8 +142,7 @@ def data_size_aware(trial: Trial, control: Trial, num_pairs: int, config: Object
     cost = fewer_pairs(trial.stage_pairs, control.stage_pairs, num_pairs, config)
     expected = gained = deviation = 0.0
     if trial.number != control.number:
-        no_growth = Control(control.stage_pairs, control.flops)
-        expected = expected_gain(trial.candidate, no_growth, num_pairs, config)
+        expected = expected_gain(trial.candidate, control.stage_pairs, num_pairs, config)
         unusual = out_of_the_ordinary(lead(trial, control, num_pairs, config), expected, config)
         surprise = net_lead(trial, control) - (expected - cost)
         weight = weight_of_trial(shared_part(trial, control), config)

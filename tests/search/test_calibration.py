@@ -11,7 +11,6 @@ from nas_growclip.models.arch import ClipArch
 from nas_growclip.records.entries import Measure, StageResult
 from nas_growclip.search.calibration import Finished, calibrated, finished_growths
 from nas_growclip.search.coefficients import ObjectiveConfig
-from nas_growclip.search.forecast import Control
 
 TRUE = ObjectiveConfig(
     dimension_gains={"image.depth": 0.5, "text.width": -0.2, "embed_dim": 0.1},
@@ -33,8 +32,7 @@ SIZES = {
 def made(candidate: Candidate, num_pairs: int, seen: int = 60_000, noise: float = 0.0) -> Finished:
     """A finished stage as the true coefficients have it."""
     price = sum(PRICES[s.dimension] * math.log(s.new / s.old) for s in candidate.steps)
-    control = Control(seen, 1_000_000)
-    found = Finished(candidate, num_pairs, round(seen * math.exp(-price)), control, 1.0, 1.0)
+    found = Finished(candidate, num_pairs, round(seen * math.exp(-price)), seen, 1.0, 1.0)
     return found._replace(loss=math.exp(-found.expected(TRUE) - noise))
 
 
@@ -128,7 +126,7 @@ def test_growths_are_set_beside_no_growth_from_the_same_parent() -> None:
         [result(0, grown, 0.7)],  # a first stage has no parent
     ]
     (found,) = finished_growths(histories)
-    assert found == Finished(grown, 2000, 7000, Control(8000, 100), 0.9, 1.0)
+    assert found == Finished(grown, 2000, 7000, 8000, 0.9, 1.0)
     assert found.gain == pytest.approx(math.log(1 / 0.9))
 
 

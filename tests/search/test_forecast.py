@@ -16,7 +16,6 @@ from nas_growclip.search.forecast import (
     MEASURED_SIZES,
     PAIRS_RANGE,
     REFERENCE_PAIRS,
-    Control,
     Expectation,
     StageAhead,
     effective_pairs,
@@ -68,7 +67,7 @@ def test_effective_pairs_follow_the_formula() -> None:
     ],
 )
 def test_gains_are_those_of_the_dimensions(candidate: Candidate, e_folds: float) -> None:
-    found = expected_gain(candidate, Control(4000, 1000), 4000, CONFIG)
+    found = expected_gain(candidate, 4000, 4000, CONFIG)
     assert found == pytest.approx(0.5 * e_folds)
 
 
@@ -91,7 +90,7 @@ def test_the_larger_a_dimension_the_less_it_is_worth_as_far_as_was_seen(
 ) -> None:
     gains = dict.fromkeys(["image.depth", "shared.depth", "embed_dim", "image.patch_size"], 1.0)
     config = replace(CONFIG, size_exponent=0.5, dimension_gains=gains)
-    gain = expected_gain(candidate, Control(4000, 1000), 4000, config)
+    gain = expected_gain(candidate, 4000, 4000, config)
     assert gain == pytest.approx(0.5 * factor * math.log(2))
 
 
@@ -114,8 +113,7 @@ def test_worth_changes_with_the_effective_pairs_as_far_as_was_seen(
 ) -> None:
     """One pass over so many pairs."""
     config = replace(CONFIG, pairs_exponent=-1.0)
-    control = Control(pairs, 1000)
-    gain = expected_gain(step("image.depth", 2, 3), control, round(pairs), config)
+    gain = expected_gain(step("image.depth", 2, 3), pairs, round(pairs), config)
     assert gain == pytest.approx(factor * math.log(1.5), rel=1e-4)
 
 
@@ -138,7 +136,7 @@ def test_expectations_by_hand() -> None:
         assert counted == count_flops(candidate.apply(PARENT))
         ratio = counted / flops[NO_GROWTH]
         own, control = (1 + 4 * (1 - math.exp(-(passes - 1) / 4)) for passes in (6 / ratio, 6.0))
-        gained = expected_gain(candidate, Control(6000, flops[NO_GROWTH]), 1000, CONFIG)
+        gained = expected_gain(candidate, 6000, 1000, CONFIG)
         by_hand = gained - 0.5 * math.log(control / own)
         assert gain == pytest.approx(by_hand, abs=1e-6)
 

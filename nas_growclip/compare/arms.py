@@ -19,6 +19,17 @@ class Arm:
     runs: Mapping[int, Run]
     """By seed."""
 
+    @property
+    def num_stages(self) -> int:
+        """Stages of each run."""
+        return len(next(iter(self.runs.values())).stages)
+
+    def ends_before(self, other: "Arm") -> bool:
+        """Whether it has fewer stages than another arm, and less data in its last one."""
+        run, reference = (next(iter(arm.runs.values())) for arm in (self, other))
+        has_less = run.stages[-1].num_pairs < reference.stages[-1].num_pairs
+        return self.num_stages < other.num_stages and has_less
+
     @cached_property
     def _outcomes(self) -> dict[int, list[Outcomes]]:
         """Read once, for all metrics and all arms that it is compared with."""

@@ -2,7 +2,8 @@
 
 A model is in use after every stage, so an arm is worth what its models are on the average of the
 stages, not only its last one. Nobody knows beforehand which fixed size will be best at which stage:
-the envelope is the best of those that were run, chosen stage by stage and in hindsight.
+the envelope is the best of those that were run, chosen stage by stage and in hindsight. A
+fixed size need not be run to the last stage: it is in the envelope of the stages it has.
 """
 
 from collections.abc import Sequence
@@ -53,9 +54,11 @@ def difference_over_stages(metric: str, arm: Arm, baseline: Arm) -> Difference:
     """The paired difference of two arms' means over stages, in the metric's unit.
 
     Raises:
-        LookupError: If the metric was not noted.
+        LookupError: If the metric was not noted, or one of them has more stages than the other.
         ValueError: If no seed is common, or items differ.
     """
+    if arm.num_stages != baseline.num_stages:
+        raise LookupError(f"{arm.name} and {baseline.name} have not as many stages")
     seeds = [seed for seed in arm.runs if seed in baseline.runs]
     return paired_difference(metric, over_stages(arm, seeds), over_stages(baseline, seeds))
 
@@ -85,17 +88,17 @@ def envelope(metric: str, arm: Arm, fixed: Sequence[Arm]) -> tuple[EnvelopePoint
             little.
     """
     seeds, points = seeds_with_envelope(arm, fixed), []
-    for index, stage in enumerate(arm.runs[seeds[0]].stages):
+    for index in range(arm.num_stages):
         limit = FLOPS_TOLERANCE * _mean_flops(arm, index, seeds)
         found = {
             other.name: float(np.mean([_score(metric, other, s, index) for s in seeds]))
             for other in fixed
-            if _mean_flops(other, index, seeds) <= limit
+            if index < other.num_stages and _mean_flops(other, index, seeds) <= limit
         }
         if not found:
             raise LookupError(f"no fixed size had spent as little as {arm.name} at stage {index}")
         best = max(found, key=found.__getitem__)
-        points.append(EnvelopePoint(stage.stage, best, found[best]))
+        points.append(EnvelopePoint(index, best, found[best]))
     return tuple(points)
 
 

@@ -45,7 +45,8 @@ Means over seeds, with the standard deviation over seeds after the sign; in perc
 the difference to the baseline in points, with a 95 % interval of the paired bootstrap over seeds
 and test items. {FLOPS_NOTE}
 Training FLOPs are of the whole run, its searches included; those of the learning rate's choice are
-not. Wall time is of training, trials and measuring.
+not. Wall time is of training, trials and measuring. An arm that ends on less data than the baseline
+is not compared with it.
 """
 REGRET_NOTE = f"""\
 Regret: points by which the best fixed size at each stage's cumulative FLOPs is ahead, the mean over
@@ -114,15 +115,18 @@ def _compared(
     metric: str, arm: Arm, baseline: Arm | None, fixed: Sequence[Arm]
 ) -> dict[str, float]:
     """A metric over time, and its differences to the baseline and to the best fixed sizes."""
-    over_time = f"{metric}.over_time"
+    over_time, row = f"{metric}.over_time", dict[str, float]()
     try:
-        row = {over_time: mean_over_stages(metric, arm)}
+        mean = mean_over_stages(metric, arm)
     except LookupError:  # it was not noted item by item
         return {}
-    if baseline is not None and arm.name != baseline.name:
+    if baseline is None or arm.num_stages == baseline.num_stages:
+        row[over_time] = mean
+    if baseline is not None and arm.name != baseline.name and not arm.ends_before(baseline):
         row |= _interval(f"{metric}.difference", metric, at_end(metric, arm, baseline))
-        found = difference_over_stages(metric, arm, baseline)
-        row |= _interval(f"{over_time}.difference", over_time, found)
+        if over_time in row:
+            found = difference_over_stages(metric, arm, baseline)
+            row |= _interval(f"{over_time}.difference", over_time, found)
     if fixed:
         try:
             found = regret(metric, arm, fixed)

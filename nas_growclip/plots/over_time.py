@@ -66,9 +66,11 @@ def accuracy_over_time(
 
 
 def envelope_points(fixed: Sequence[Series], metric: str) -> list[Point]:
-    """The best fixed size of each stage."""
-    stages = zip(*(line.points(metric, _spent) for line in fixed), strict=False)
-    return [max(points, key=lambda point: point.value) for points in stages]
+    """The best fixed size of each stage, of those that were run so far."""
+    points = [point for line in fixed for point in line.points(metric, _spent)]
+    by_value = sorted(points, key=lambda point: point.value)
+    best = {point.stage: point for point in by_value}
+    return [best[stage] for stage in sorted(best)]
 
 
 def _spent(stage: StageResult) -> float:

@@ -43,7 +43,10 @@ def arm(
 ) -> WrittenArm:
     """One stage for each share of items that are right, the same in every seed."""
     spent = flops or [100.0 * (k + 1) for k in range(len(shares))]
-    stages: Any = [SimpleNamespace(stage=k, cumulative_flops=x) for k, x in enumerate(spent)]
+    stages: Any = [
+        SimpleNamespace(stage=k, cumulative_flops=x, num_pairs=100 * (k + 1))
+        for k, x in enumerate(spent)
+    ]
     runs: Any = {seed: SimpleNamespace(stages=stages) for seed in seeds}
     return WrittenArm(name, None, runs, {seed: [right(s) for s in shares] for seed in seeds})
 
@@ -81,6 +84,27 @@ def test_a_fixed_size_that_spent_more_is_not_in_the_envelope() -> None:
     assert {p.arm for p in points} == {"small"}
     with pytest.raises(LookupError, match="no fixed size had spent as little as grown at stage 0"):
         envelope(METRIC, arm("grown", 0.4, 0.5, 0.6), (dear,))
+
+
+def test_a_fixed_size_is_in_the_envelope_of_the_stages_it_has() -> None:
+    early, grown = arm("early", 0.5, 0.6), arm("grown", 0.4, 0.5, 0.6)
+    points = envelope(METRIC, grown, (early, LARGE))
+    assert [(p.stage, p.arm) for p in points] == [(0, "early"), (1, "early"), (2, "large")]
+    found = regret(METRIC, grown, (early, LARGE))
+    assert found.mean == pytest.approx((0.5 + 0.6 + 0.7 - 0.4 - 0.5 - 0.6) / 3)
+    assert regret(METRIC, early, (early, LARGE)).mean == pytest.approx(0)
+    with pytest.raises(LookupError, match="as little as grown at stage 2"):
+        envelope(METRIC, grown, (early,))
+
+
+def test_means_over_other_stages_are_not_compared() -> None:
+    """The mean over two early stages is not what the mean over three is."""
+    early = arm("early", 0.5, 0.6)
+    with pytest.raises(LookupError, match="early and large have not as many stages"):
+        difference_over_stages(METRIC, early, LARGE)
+    assert early.ends_before(LARGE)
+    assert not LARGE.ends_before(early)
+    assert not SMALL.ends_before(LARGE)
 
 
 def test_only_seeds_of_every_fixed_size_count() -> None:

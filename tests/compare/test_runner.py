@@ -120,6 +120,34 @@ def test_means_over_stages_and_regret_agree_with_the_records(done: Path, tmp_pat
     assert set(chosen["best"]) <= {"fixed", "scratch"}
 
 
+def test_an_arm_that_ends_early_is_compared_at_its_stages_alone(done: Path, tmp_path: Path) -> None:
+    """Not its last stage with another one's, and not its mean over fewer stages."""
+    out, config = tmp_path / "out", load_comparison(SMALL)
+    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    experiment = config.experiment_of("fixed")
+    num_stages = len(experiment.schedule)
+    early = {
+        **config.arms["fixed"],
+        "schedule": [{}] * (num_stages - 1),
+        "stage_flops": list(experiment.stage_flops[:-1]),
+        "data": {"stages": list(config.experiment["data"]["stages"][:-1])},
+    }
+    arms = {**config.arms, "early": early}
+    config = replace(config, arms=arms, envelope=("early", "fixed"))
+    shutil.copytree(out / "runs" / "fixed", out / "runs" / "early")
+    for path in (out / "runs" / "early").glob("*/stages.jsonl"):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    folder = results_so_far(config, out)
+    frame = pd.read_csv(folder / "arms.csv").set_index("arm")
+    metric = "i2t_recall@1"
+    assert frame.loc["early", [f"{metric}.over_time", f"{metric}.difference"]].isna().all()
+    assert frame["runs"]["early"] == frame["runs"]["fixed"]
+    assert frame[f"{metric}.regret"].notna().all()
+    row = next(x for x in (folder / "arms.md").read_text().splitlines() if x.startswith("| early"))
+    assert "nan" not in row
+    assert "ends on less data than the baseline" in (folder / "arms.md").read_text()
+
+
 def test_results_so_far_need_no_model_and_say_what_is_missing(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -330,6 +330,16 @@ def test_over_time_fixed_sizes_are_thin_and_the_best_of_each_stage_is_drawn(
     assert texts & {si(stage.flops) for stage in single.stages}
 
 
+def test_over_time_the_envelope_goes_on_where_a_fixed_size_ends(single: Run) -> None:
+    early = replace(single, stages=single.stages[:1])
+    worse = changed(single, lambda name, m: replace(m, value=m.value / 2))
+    figure = plots.accuracy_over_time({"early": [early], "late": [worse]}, ("early", "late"))
+    (envelope,) = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    values = [stage.metrics["zero_shot_top1"].value for stage in single.stages]
+    best = [100 * values[0], *(50 * value for value in values[1:])]
+    assert list(envelope.get_ydata()) == pytest.approx(best)
+
+
 def test_over_time_without_stages_says_so(single: Run) -> None:
     figure = plots.accuracy_over_time({"grown": [replace(single, stages=())]})
     assert "No stage has finished" in " ".join(text.get_text() for text in figure.texts)

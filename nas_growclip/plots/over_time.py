@@ -1,6 +1,6 @@
 """Arms over time: what grew against every fixed size and against the best of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def accuracy_over_time(
     """Accuracy after each stage against the training FLOPs so far: fixed sizes thin, others thick.
 
     The dotted black line is the envelope: the best fixed size of each stage. Beside the markers of
-    what is no fixed size stand the FLOPs of its model for a pair.
+    what is no fixed size stand the FLOPs of its model for a pair, where they change.
 
     Args:
         runs: The runs of each arm, one a seed, under the arm's name; lines join their means.
@@ -95,16 +95,24 @@ def _places(points: Sequence[Point]) -> tuple[list[float], list[float]]:
 
 
 def _sizes(thick: Sequence[Series], metric: str) -> list[Label]:
-    """The FLOPs of each stage's model for a pair; the last stages come first."""
+    """The FLOPs of a model for a pair, where a line begins or they change; the last come first."""
     labels = [
-        (index, point, sum(stage.flops for stage in stages) / len(stages))
+        (index, point, flops)
         for index, line in enumerate(thick)
-        for point, stages in zip(line.points(metric, _spent), line.stages, strict=False)
+        for point, flops in _changes(line, metric)
     ]
     return [
         Label(point.cost, 100 * point.value, (si(flops),), line_style(index)[0])
         for index, point, flops in sorted(labels, key=lambda each: -each[1].stage)
     ]
+
+
+def _changes(line: Series, metric: str) -> Iterator[tuple[Point, float]]:
+    """The first stage, and those with another size than the one before, with their sizes."""
+    sizes = {s[0].stage: sum(each.flops for each in s) / len(s) for s in line.stages}
+    for point in line.points(metric, _spent):
+        if sizes.get(point.stage - 1) != sizes[point.stage]:
+            yield point, sizes[point.stage]
 
 
 def _names(thin: Sequence[Series], metric: str) -> list[Label]:

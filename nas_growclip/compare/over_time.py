@@ -88,7 +88,7 @@ def envelope(metric: str, arm: Arm, fixed: Sequence[Arm]) -> tuple[EnvelopePoint
             little.
     """
     seeds, points = seeds_with_envelope(arm, fixed), []
-    for index in range(arm.num_stages):
+    for index, stage in enumerate(arm.runs[seeds[0]].stages):
         limit = FLOPS_TOLERANCE * _mean_flops(arm, index, seeds)
         found = {
             other.name: float(np.mean([_score(metric, other, s, index) for s in seeds]))
@@ -98,7 +98,7 @@ def envelope(metric: str, arm: Arm, fixed: Sequence[Arm]) -> tuple[EnvelopePoint
         if not found:
             raise LookupError(f"no fixed size had spent as little as {arm.name} at stage {index}")
         best = max(found, key=found.__getitem__)
-        points.append(EnvelopePoint(index, best, found[best]))
+        points.append(EnvelopePoint(stage.stage, best, found[best]))
     return tuple(points)
 
 

@@ -120,11 +120,13 @@ def _compared(
         mean = mean_over_stages(metric, arm)
     except LookupError:  # it was not noted item by item
         return {}
-    if baseline is None or arm.num_stages == baseline.num_stages:
+    has_as_many = baseline is None or arm.num_stages == baseline.num_stages
+    if has_as_many:
         row[over_time] = mean
-    if baseline is not None and arm.name != baseline.name and not arm.ends_before(baseline):
-        row |= _interval(f"{metric}.difference", metric, at_end(metric, arm, baseline))
-        if over_time in row:
+    if baseline is not None and arm.name != baseline.name:
+        if not arm.ends_before(baseline):
+            row |= _interval(f"{metric}.difference", metric, at_end(metric, arm, baseline))
+        if has_as_many:
             found = difference_over_stages(metric, arm, baseline)
             row |= _interval(f"{over_time}.difference", over_time, found)
     if fixed:

@@ -68,9 +68,10 @@ def accuracy_over_time(
 def envelope_points(fixed: Sequence[Series], metric: str) -> list[Point]:
     """The best fixed size of each stage, of those that were run so far."""
     points = [point for line in fixed for point in line.points(metric, _spent)]
-    by_value = sorted(points, key=lambda point: point.value)
-    best = {point.stage: point for point in by_value}
-    return [best[stage] for stage in sorted(best)]
+    return [
+        max((p for p in points if p.stage == stage), key=lambda point: point.value)
+        for stage in sorted({point.stage for point in points})
+    ]
 
 
 def _spent(stage: StageResult) -> float:
@@ -108,11 +109,13 @@ def _sizes(thick: Sequence[Series], metric: str) -> list[Label]:
 
 
 def _changes(line: Series, metric: str) -> Iterator[tuple[Point, float]]:
-    """The first stage, and those with another size than the one before, with their sizes."""
-    sizes = {s[0].stage: sum(each.flops for each in s) / len(s) for s in line.stages}
-    for point in line.points(metric, _spent):
-        if sizes.get(point.stage - 1) != sizes[point.stage]:
-            yield point, sizes[point.stage]
+    """The first point, and those with another size than the one before, with their sizes."""
+    before = None
+    points = line.points(metric, _spent), line.points(metric, lambda stage: stage.flops)
+    for point, size in zip(*points, strict=True):
+        if size.cost != before:
+            yield point, size.cost
+        before = size.cost
 
 
 def _names(thin: Sequence[Series], metric: str) -> list[Label]:

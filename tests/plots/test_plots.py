@@ -330,6 +330,17 @@ def test_over_time_fixed_sizes_are_thin_and_the_best_of_each_stage_is_drawn(
     assert texts & {si(stage.flops) for stage in single.stages}
 
 
+def test_over_time_a_size_is_written_where_it_changes(single: Run) -> None:
+    """Also where the stage that changed it was not measured."""
+    first, second = single.stages[:2]
+    wider = replace(second, flops=2 * first.flops)
+    later = [replace(wider, stage=k, cumulative_flops=k * wider.cumulative_flops) for k in (2, 3)]
+    run = replace(single, stages=(first, replace(wider, metrics={}), *later))
+    panel = plots.accuracy_over_time({"grown": [run]}).axes[0]
+    texts = [text.get_text() for text in panel.texts]
+    assert sorted(texts) == sorted([si(first.flops), si(wider.flops)])
+
+
 def test_over_time_the_envelope_goes_on_where_a_fixed_size_ends(single: Run) -> None:
     early = replace(single, stages=single.stages[:1])
     worse = changed(single, lambda name, m: replace(m, value=m.value / 2))

@@ -1,5 +1,6 @@
 """Pairs as batches of tensors, in an order that a seed fixes, made here or ahead by processes."""
 
+import functools
 import itertools
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from nas_growclip.data.augment import Draws, draws
 from nas_growclip.data.encoding import PairBatch, PairEncoder
 from nas_growclip.data.held import HeldPairs
 from nas_growclip.data.pairs import ImageTextPairs
@@ -82,11 +84,14 @@ def training_batches(
         turn = (start + shard.turn - epoch * steps_per_epoch) % shard.turns
         numbers = [n for n in range(skip, steps_per_epoch) if n % shard.turns == turn]
         skip = 0
-        if isinstance(pairs, IndexedPairs) and not encoder.augment.changes_images:
-            order, encoded = pairs.order(epoch_seed(seed, epoch)), pairs.held.encoded(encoder)
+        drawn = functools.partial(_drawn, encoder, seed, batch_size, places)
+        before = epoch * steps_per_epoch
+        if isinstance(pairs, IndexedPairs):
+            order, held = pairs.order(epoch_seed(seed, epoch)), pairs.held
             for number in numbers:
                 first = number * batch_size
-                yield encoded.batch(order[first + places.start : first + places.stop])
+                rows = order[first + places.start : first + places.stop]
+                yield held.batch(encoder, rows, drawn(before + number))
             continue
 
         def wanted(place: int, numbers: frozenset[int] = frozenset(numbers)) -> bool:
@@ -95,9 +100,16 @@ def training_batches(
 
         stream = pairs.epoch(epoch_seed(seed, epoch), wanted)
         for number, batch in zip(numbers, in_batches(stream, len(places)), strict=True):
-            first = (epoch * steps_per_epoch + number) * batch_size
-            varied = places if encoder.augment.changes_images else ()
-            yield encoder.batch(batch, [epoch_seed(seed, first + place) for place in varied])
+            yield encoder.batch(batch, drawn(before + number))
+
+
+def _drawn(
+    encoder: PairEncoder, seed: int, batch_size: int, places: range, number: int
+) -> Draws | None:
+    """What is drawn for the images at some places of a batch; None if none is varied."""
+    if not encoder.augment.changes_images:
+        return None
+    return draws(epoch_seed(seed, number), batch_size)[places.start : places.stop]
 
 
 def fixed_batches(
@@ -105,9 +117,9 @@ def fixed_batches(
 ) -> Iterator[PairBatch]:
     """Every pair once, in stored order; the last batch may be smaller."""
     if isinstance(pairs, IndexedPairs):
-        order, encoded = pairs.order(None), pairs.held.encoded(encoder)
+        order, held = pairs.order(None), pairs.held
         for first in range(0, pairs.num_pairs, batch_size):
-            yield encoded.batch(order[first : first + batch_size])
+            yield held.batch(encoder, order[first : first + batch_size])
         return
     for batch in in_batches(pairs.epoch(seed=None), batch_size):
         yield encoder.batch(batch)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas_growclip.data.augment import AugmentConfig, vary
+from nas_growclip.data.augment import AugmentConfig, Draws, vary
 from nas_growclip.data.pairs import Pair
 from nas_growclip.data.preprocess import normalise, resize
 from nas_growclip.models.arch import ImageArch
@@ -53,18 +53,18 @@ class PairEncoder(NamedTuple):
     augment: AugmentConfig = AugmentConfig()
     """How training images vary; evaluation takes them as they are."""
 
-    def batch(self, pairs: Iterable[Pair], seeds: Sequence[int] = ()) -> PairBatch:
-        """Resize, stack and tokenize pairs; with a seed for each, vary the images first.
+    def batch(self, pairs: Iterable[Pair], drawn: Draws | None = None) -> PairBatch:
+        """Resize, stack and tokenize pairs; with draws for each, vary the images first.
 
         Pairs are taken one by one, so that no two whole images need memory at a time.
         """
         scaled, captions, ids = list[NDArray[np.uint8]](), list[str](), list[bytes]()
         shape, preprocessing = self.image.image_shape, self.image.preprocessing
-        for seed, pair in zip(seeds or itertools.repeat(None), pairs, strict=False):
+        for numbers, pair in zip(drawn or itertools.repeat(None), pairs, strict=False):
             image = pair.image
-            if seed is not None:
-                (image,) = vary([image], shape, self.augment, [seed])
-            is_last_again = seed is None and pair.image_id and ids[-1:] == [pair.image_id]
+            if numbers is not None:
+                image = vary(image, shape, self.augment, numbers)
+            is_last_again = numbers is None and pair.image_id and ids[-1:] == [pair.image_id]
             scaled.append(scaled[-1] if is_last_again else resize(image, shape, preprocessing))
             captions.append(pair.caption)
             ids.append(pair.image_id)

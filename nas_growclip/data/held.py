@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from nas_growclip.data.augment import AugmentConfig, Draws, vary
 from nas_growclip.data.encoding import PairBatch, PairEncoder, image_number
 from nas_growclip.data.pairs import Pair
 from nas_growclip.data.preprocess import normalise, resize
@@ -38,11 +39,20 @@ class HeldPairs:
         self.num_pairs, self.pair = num_pairs, pair
         self._encoded: dict[object, EncodedPairs] = {}
 
-    def encoded(self, encoder: PairEncoder) -> "EncodedPairs":
-        """The pairs as a model takes them, without augmentation."""
+    def batch(self, encoder: PairEncoder, rows: Rows, drawn: Draws | None = None) -> PairBatch:
+        """Some pairs in their order, the same to the bit as ``PairEncoder.batch`` gives them.
+
+        Args:
+            encoder: How they become tensors.
+            rows: Their numbers.
+            drawn: What is drawn for each, to vary the images; None: they stay as they are.
+        """
         image = encoder.image
         key = (image.image_shape, image.preprocessing, encoder.tokenize)
-        return _kept(self._encoded, key, lambda: EncodedPairs(self, encoder))
+        encoded = _kept(self._encoded, key, lambda: EncodedPairs(self, encoder))
+        if drawn is None:
+            return encoded.batch(rows)
+        return encoded.varied(rows, encoder.augment, drawn)
 
 
 class EncodedPairs:
@@ -57,37 +67,56 @@ class EncodedPairs:
         self.held, self.encoder = held, encoder
         height, width = encoder.image.image_shape
         self.images = np.empty((held.num_pairs, height, width, 3), np.uint8)
+        self.is_scaled = np.zeros(held.num_pairs, bool)
         self.tokens: Tensor | None = None
         self.captions = np.empty(held.num_pairs, object)
         self.image_ids = torch.zeros(held.num_pairs, dtype=torch.int64)
         self.has_id = np.zeros(held.num_pairs, bool)
-        self.is_known = np.zeros(held.num_pairs, bool)
+        self.is_tokenized = np.zeros(held.num_pairs, bool)
 
     def batch(self, rows: Rows) -> PairBatch:
-        """Some pairs in their order, the same to the bit as ``PairEncoder.batch`` gives them."""
-        if not self.is_known[rows].all():
-            self._encode(np.unique(rows[~self.is_known[rows]]))
-        assert self.tokens is not None
+        """Some pairs, their images as they are."""
+        for row in np.unique(rows[~self.is_scaled[rows]]).tolist():
+            self.images[row] = self._scaled(self._pair(row).image)
+            self.is_scaled[row] = True
+        return self._batch(rows, self.images[rows])
+
+    def varied(self, rows: Rows, config: AugmentConfig, drawn: Draws) -> PairBatch:
+        """Some pairs, their images varied."""
+        shape = self.encoder.image.image_shape
+        images = [
+            self._scaled(vary(self._pair(row).image, shape, config, numbers))
+            for row, numbers in zip(rows.tolist(), drawn, strict=True)
+        ]
+        return self._batch(rows, np.stack(images))
+
+    def _pair(self, row: int) -> Pair:
+        """A pair, whose caption is noted."""
+        pair = self.held.pair(row)
+        if not self.is_tokenized[row]:
+            self.captions[row] = pair.caption
+            self.has_id[row] = bool(pair.image_id)
+            self.image_ids[row] = image_number(pair.image_id)
+        return pair
+
+    def _scaled(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+        return resize(image, self.encoder.image.image_shape, self.encoder.image.preprocessing)
+
+    def _batch(self, rows: Rows, images: UInt8[np.ndarray, "rows height width 3"]) -> PairBatch:
+        """Some pairs whose captions are noted, with these images."""
+        new = np.unique(rows[~self.is_tokenized[rows]])
+        if self.tokens is None or len(new):
+            tokens = self.encoder.tokenize(self.captions[new].tolist())
+            if self.tokens is None:
+                self.tokens = tokens.new_zeros(self.held.num_pairs, tokens.shape[1])
+            self.tokens[new] = tokens
+            self.is_tokenized[new] = True
         return PairBatch(
-            normalise(self.images[rows], self.encoder.image.preprocessing),
+            normalise(images, self.encoder.image.preprocessing),
             self.tokens[rows],
             tuple(self.captions[rows].tolist()),
             self.image_ids[rows] if self.has_id[rows].all() else None,
         )
-
-    def _encode(self, rows: Rows) -> None:
-        image = self.encoder.image
-        for row in rows.tolist():
-            pair = self.held.pair(row)
-            self.images[row] = resize(pair.image, image.image_shape, image.preprocessing)
-            self.captions[row] = pair.caption
-            self.has_id[row] = bool(pair.image_id)
-            self.image_ids[row] = image_number(pair.image_id)
-        tokens = self.encoder.tokenize(self.captions[rows].tolist())
-        if self.tokens is None:
-            self.tokens = tokens.new_zeros(self.held.num_pairs, tokens.shape[1])
-        self.tokens[rows] = tokens
-        self.is_known[rows] = True
 
 
 class HeldImages(tuple[Image.Image, ...]):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
+from torchvision.transforms import RandomResizedCrop
 
-from nas_growclip.data.augment import AugmentConfig, vary
+from nas_growclip.data.augment import AugmentConfig, crop_box, draws, vary
 from nas_growclip.data.batches import BatchShard, fixed_batches, training_batches
 from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.encoding import PairBatch, PairEncoder
@@ -84,21 +86,53 @@ def test_evaluation_is_never_varied() -> None:
 
 def test_random_state_is_left_alone() -> None:
     before = torch.random.get_rng_state()
-    vary([Image.new("RGB", (20, 20))], (8, 8), CROPS, [0])
+    batches(CROPS, 1)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_flip_alone_mirrors() -> None:
     image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
-    (mirrored,) = vary([image], (4, 4), AugmentConfig(flip=1.0), [0])
+    mirrored = vary(image, (4, 4), AugmentConfig(flip=1.0), draws(0, 1)[0])
     assert np.array_equal(np.asarray(mirrored), np.asarray(image)[:, ::-1])
+    flips = [
+        vary(image, (4, 4), AugmentConfig(flip=0.3), drawn) != image for drawn in draws(0, 2000)
+    ]
+    assert 0.27 < np.mean(flips) < 0.33
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 64), (64, 20), (7, 5), (1, 1)])
+@pytest.mark.parametrize("crop_scale", [0.9, 0.3, 0.02])
+def test_crops_are_distributed_as_torchvisions(size: tuple[int, int], crop_scale: float) -> None:
+    """Top, left, height and width: as far apart as two samples of torchvision's may be."""
+    ours = np.array([crop_box(size, crop_scale, drawn) for drawn in draws(0, 3000)])
+    torch.manual_seed(0)
+    image = Image.new("RGB", size[::-1])
+    theirs = np.array(
+        [
+            RandomResizedCrop.get_params(image, [crop_scale, 1.0], [3 / 4, 4 / 3])
+            for _ in range(3000)
+        ]
+    )
+    for column, expected in zip(ours.T, theirs.T, strict=True):
+        assert stats.ks_2samp(column, expected, method="asymp").pvalue > 1e-3
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, :2] + ours[:, 2:] <= size).all()
+
+
+@pytest.mark.parametrize("size", [(400, 20), (20, 400)])
+def test_of_a_long_image_the_middle_is_kept_where_no_crop_fits(size: tuple[int, int]) -> None:
+    boxes = {crop_box(size, 0.9, drawn) for drawn in draws(0, 50)}
+    torch.manual_seed(0)
+    image = Image.new("RGB", size[::-1])
+    assert boxes == {RandomResizedCrop.get_params(image, [0.9, 1.0], [3 / 4, 4 / 3])}
 
 
 def test_crops_keep_their_share_of_the_area() -> None:
     """A ramp from left to right: the range of a crop's values is the width it kept."""
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
-    images = [Image.fromarray(ramp)] * 64
-    crops = vary(images, (64, 64), AugmentConfig(crop_scale=0.5), range(64))
+    image, config = Image.fromarray(ramp), AugmentConfig(crop_scale=0.5)
+    crops = [vary(image, (64, 64), config, drawn) for drawn in draws(0, 64)]
+    assert {crop.size for crop in crops} == {(64, 64)}
     kept = [(int(a.max()) - int(a.min())) / 255 for a in map(np.asarray, crops)]
     assert min(kept) >= np.sqrt(0.5 * 3 / 4) - 0.05
     assert len({round(share, 2) for share in kept}) > 10

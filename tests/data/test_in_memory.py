@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nas_growclip.data.augment import AugmentConfig, draws
 from nas_growclip.data.batches import BatchShard, fixed_batches, training_batches
 from nas_growclip.data.config import ScenesConfig
 from nas_growclip.data.encoding import PairEncoder
@@ -71,9 +72,10 @@ def test_tensors_of_held_pairs_are_those_of_their_encoder(in_memory: bool) -> No
             assert sum((part.captions for part in parts), ()) == whole.captions
 
 
-def test_training_batches_are_the_same_held_and_streamed() -> None:
+@pytest.mark.parametrize("augment", [AugmentConfig(), AugmentConfig(crop_scale=0.5, flip=0.5)])
+def test_training_batches_are_the_same_held_and_streamed(augment: AugmentConfig) -> None:
     pairs = open_stages(SCENES, None)[1].train
-    encoder = PairEncoder(ClipArch.preset("tiny").image, Tokenizer(16))
+    encoder = PairEncoder(ClipArch.preset("tiny").image, Tokenizer(16), augment)
     shard = BatchShard(1, 2)
 
     class Streamed:
@@ -95,8 +97,11 @@ def test_repeated_images_are_told_of_held_pairs_too() -> None:
     pairs = [Pair(picture, f"caption {n}", bytes([n // 2] * 32)) for n in range(4)]
     held = HeldPairs(4, pairs.__getitem__)
     encoder = PairEncoder(ClipArch.preset("tiny").image, Tokenizer(8))
-    batch = held.encoded(encoder).batch(np.array([3, 0, 1]))
+    batch = held.batch(encoder, np.array([3, 0, 1]))
     expected = encoder.batch(pairs[n] for n in (3, 0, 1)).image_ids
     assert torch.equal(batch.image_ids, expected)
+    mirroring = encoder._replace(augment=AugmentConfig(flip=1.0))
+    varied = held.batch(mirroring, np.array([3, 0, 1]), draws(0, 3))
+    assert torch.equal(varied.image_ids, expected)
     pairs[2] = pairs[2]._replace(image_id=b"")
-    assert held.encoded(encoder).batch(np.array([2, 3])).image_ids is None
+    assert held.batch(encoder, np.array([2, 3])).image_ids is None

@@ -22,9 +22,14 @@ RECORDS = ROOT / "benchmarks" / "records" / "size_map.jsonl"
 TICKS = (0.03, 0.125, 0.5, 2)
 PANELS: tuple[tuple[str, Callable[[Size], str], tuple[Size, ...]], ...] = (
     (
-        "Width (one block, patch 8)",
+        "Width (one block, patch 8, heads of 16 or one)",
         lambda size: f"{size.width}",
         tuple(Size(width) for width in (12, 16, 24, 32, 48, 64)),
+    ),
+    (
+        "Width (one block, patch 8, heads of 4)",
+        lambda size: f"{size.width}",
+        tuple(Size(width, head_dim=4) for width in (12, 16, 24, 36, 48)),
     ),
     (
         "Depth (patch 8)",
@@ -40,16 +45,19 @@ PANELS: tuple[tuple[str, Callable[[Size], str], tuple[Size, ...]], ...] = (
 
 
 def draw(found: Sequence[Delivered], out: Path) -> None:
-    """Draw one panel for widths, one for depths and one for patches."""
+    """Draw two panels for widths, one for depths and one for patches."""
     use_style()
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, layout="constrained")
-    for axis, (title, label, sizes) in zip(axes, PANELS, strict=True):
+    figure, axes = plt.subplots(
+        2, 2, figsize=(9, 7), sharex=True, sharey=True, layout="constrained"
+    )
+    for axis, (title, label, sizes) in zip(axes.flat, PANELS, strict=True):
         draw_sizes(axis, found, [(label(size), size) for size in sizes])
-        axis.set(title=title, xlabel="training FLOPs (T multiply-adds)", xscale="log")
+        axis.set(title=title, xscale="log")
         axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], minor=False)
         axis.minorticks_off()
         axis.legend(frameon=False)
-    axes[0].set_ylabel("zero-shot top-1 (%)")
+    figure.supxlabel("training FLOPs (T multiply-adds)")
+    figure.supylabel("zero-shot top-1 (%)")
     figure.savefig(out, dpi=150)
     plt.close(figure)
 

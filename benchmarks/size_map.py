@@ -223,10 +223,11 @@ def table(found: Sequence[Delivered], metric: str) -> str:
         f"| size | FLOPs a pair | rate | {' | '.join(f'{b / 1e12:g} T' for b in budgets)} |",
         "|---" * (3 + len(budgets)) + "|",
     ]
-    for size, rate in tuned_rates(found).items():
+    rates, measured = tuned_rates(found), {size for size, _ in values}
+    for size in (size for size in SIZES if size in measured):
         cells = [_cell(means.get((size, b)), metric, best[b]) for b in budgets]
         flops = f"{count_flops(size.arch) / 1e6:.2f} M"
-        lines.append(f"| {size} | {flops} | {rate:g} | {' | '.join(cells)} |")
+        lines.append(f"| {size} | {flops} | {rates[size]:g} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

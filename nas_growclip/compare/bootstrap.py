@@ -6,6 +6,7 @@ resamples seeds and items, the same ones for both arms, says how far it can be t
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -71,20 +72,32 @@ def paired_difference(
         raise ValueError(
             f"Both arms must have runs of the same seeds, but have {len(arm)} and {len(baseline)}."
         )
-    rng = np.random.default_rng(seed)
     num_seeds = len(arm)
-    seed_weights = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples)
     tasks = metric_tasks(metric, baseline[0])
+    sizes = (num_seeds, *(baseline[0][task].size for task in tasks))
+    seed_weights, *item_weights = _drawn(seed, resamples, sizes)
     means, resampled = 0.0, np.zeros(resamples)
-    for task in tasks:
+    for task, weights in zip(tasks, item_weights, strict=True):
         ahead = np.stack([_ahead(task, *pair) for pair in zip(arm, baseline, strict=True)])
-        num_items = ahead.shape[1]
-        item_weights = rng.multinomial(num_items, np.full(num_items, 1 / num_items), size=resamples)
-        by_seed = item_weights @ ahead.T / num_items
+        by_seed = weights.astype(float) @ ahead.T / ahead.shape[1]
         resampled += (by_seed * seed_weights).sum(axis=1) / num_seeds / len(tasks)
         means += float(ahead.mean()) / len(tasks)
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Difference(means, float(low), float(high))
+
+
+@lru_cache(maxsize=2)
+def _drawn(
+    seed: int, resamples: int, sizes: tuple[int, ...]
+) -> tuple[NDArray[np.unsignedinteger], ...]:
+    """How often each of so many was drawn, by resample.
+
+    Kept, since drawing takes most of a comparison's time and every pair of arms gets the same:
+    those of zero-shot sets and of retrieval.
+    """
+    rng = np.random.default_rng(seed)
+    counts = (rng.multinomial(size, np.full(size, 1 / size), size=resamples) for size in sizes)
+    return tuple(count.astype(np.min_scalar_type(count.max())) for count in counts)
 
 
 def _ahead(task: str, arm: Outcomes, baseline: Outcomes) -> NDArray[np.float64]:

@@ -24,11 +24,14 @@ class Arm:
         """Stages of each run."""
         return len(next(iter(self.runs.values())).stages)
 
+    @property
+    def last_pairs(self) -> int:
+        """Pairs of the last stage."""
+        return next(iter(self.runs.values())).stages[-1].num_pairs
+
     def ends_before(self, other: "Arm") -> bool:
         """Whether it has fewer stages than another arm, and less data in its last one."""
-        run, reference = (next(iter(arm.runs.values())) for arm in (self, other))
-        has_less = run.stages[-1].num_pairs < reference.stages[-1].num_pairs
-        return self.num_stages < other.num_stages and has_less
+        return self.num_stages < other.num_stages and self.last_pairs < other.last_pairs
 
     @cached_property
     def _outcomes(self) -> dict[int, list[Outcomes]]:
@@ -45,6 +48,11 @@ class Arm:
     def outcomes(self, seeds: Sequence[int]) -> list[Outcomes]:
         """What the last stages' models got right."""
         return [self.stage_outcomes(seed)[-1] for seed in seeds]
+
+
+def common_seeds(arm: Arm, other: Arm) -> tuple[int, ...]:
+    """The seeds that both have complete runs of."""
+    return tuple(seed for seed in arm.runs if seed in other.runs)
 
 
 def load_arms(comparison: CompareFolder) -> tuple[Arm, ...]:

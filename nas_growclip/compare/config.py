@@ -31,6 +31,8 @@ class CompareConfig:
     """What each arm changes of it; nested mappings are merged, everything else is replaced."""
     baseline: str
     """The arm that all others are compared with, pair by pair."""
+    other_baselines: tuple[str, ...] = ()
+    """Arms that end on other data: an arm is compared with the one that ends on its own data."""
     seeds: tuple[int, ...]
     """Every arm runs once with each."""
     num_seeds: Mapping[str, int] = field(default_factory=dict)
@@ -67,8 +69,9 @@ class CompareConfig:
                     "folder."
                 )
         require_choice(self.baseline, self.arms, "baseline")
-        for arm in self.envelope:
-            require_choice(arm, self.arms, "envelope")
+        for name in ("other_baselines", "envelope"):
+            for arm in getattr(self, name):
+                require_choice(arm, self.arms, name)
         for arm, number in self.num_seeds.items():
             require_choice(arm, self.arms, "num_seeds")
             require_in_range(f"num_seeds.{arm}", number, within(1, len(self.seeds)))

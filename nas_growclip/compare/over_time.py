@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nas_growclip.compare.arms import Arm
+from nas_growclip.compare.arms import Arm, common_seeds
 from nas_growclip.compare.bootstrap import Difference, Outcomes, paired_difference, score
 
 FLOPS_TOLERANCE = 1.1
@@ -59,7 +59,7 @@ def difference_over_stages(metric: str, arm: Arm, baseline: Arm) -> Difference:
     """
     if arm.num_stages != baseline.num_stages:
         raise LookupError(f"{arm.name} and {baseline.name} have not as many stages")
-    seeds = [seed for seed in arm.runs if seed in baseline.runs]
+    seeds = common_seeds(arm, baseline)
     return paired_difference(metric, over_stages(arm, seeds), over_stages(baseline, seeds))
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nas_growclip.compare.arms import Arm, load_arms
+from nas_growclip.compare.arms import Arm, common_seeds, load_arms
 from nas_growclip.compare.bootstrap import Difference, paired_difference
+from nas_growclip.compare.config import CompareConfig
 from nas_growclip.compare.folder import CompareFolder
 from nas_growclip.compare.over_time import (
     difference_over_stages,
@@ -43,7 +44,7 @@ RESULTS_FOLDER = "results"
 NOTES = f"""\
 Means over seeds, with the standard deviation over seeds after the sign; in percent. In brackets:
 the difference to the baseline in points, with a 95 % interval of the paired bootstrap over seeds
-and test items. {FLOPS_NOTE}
+and test items; where there are several, to the one that ends on the same data. {FLOPS_NOTE}
 Training FLOPs are of the whole run, its searches included; those of the learning rate's choice are
 not. Wall time is of training, trials and measuring. An arm that ends on less data than the baseline
 is not compared with it.
@@ -69,15 +70,27 @@ def runs_frame(arms: Sequence[Arm]) -> pd.DataFrame:
 def arms_frame(comparison: CompareFolder, arms: Sequence[Arm]) -> pd.DataFrame:
     """One row an arm: means and spreads after the last stage and over stages, and differences.
 
-    For each metric: its mean after the last stage, ``.sd``, ``.chance``; its difference to the
-    baseline with an interval (``.difference``, ``.low``, ``.high``); its mean over stages
-    (``.over_time``) with the same three; and what the best fixed sizes are ahead (``.regret``,
-    ``.regret.low``, ``.regret.high``) where the comparison names some.
+    ``baseline`` is what the arm is compared with. For each metric: its mean after the last stage,
+    ``.sd``, ``.chance``; its difference to the baseline with an interval (``.difference``,
+    ``.low``, ``.high``); its mean over stages (``.over_time``) with the same three; and what the
+    best fixed sizes are ahead (``.regret``, ``.regret.low``, ``.regret.high``) where the comparison
+    names some.
     """
-    baseline = next((arm for arm in arms if arm.name == comparison.config.baseline), None)
-    fixed = fixed_arms(comparison, arms)
-    seeds_of = comparison.config.seeds_of
-    return pd.DataFrame([_arm_row(arm, baseline, fixed, len(seeds_of(arm.name))) for arm in arms])
+    fixed, config = fixed_arms(comparison, arms), comparison.config
+    return pd.DataFrame(
+        [
+            _arm_row(arm, baseline_of(arm, arms, config), fixed, len(config.seeds_of(arm.name)))
+            for arm in arms
+        ]
+    )
+
+
+def baseline_of(arm: Arm, arms: Sequence[Arm], config: CompareConfig) -> Arm | None:
+    """The baseline that ends on an arm's data, else the first; None while that has no run yet."""
+    by_name = {each.name: each for each in arms}
+    there = [by_name[n] for n in (config.baseline, *config.other_baselines) if n in by_name]
+    ends_alike = (each for each in there if each.last_pairs == arm.last_pairs)
+    return next(ends_alike, by_name.get(config.baseline))
 
 
 def fixed_arms(comparison: CompareFolder, arms: Sequence[Arm]) -> tuple[Arm, ...]:
@@ -95,6 +108,7 @@ def _arm_row(
     last = [run.stages[-1] for run in arm.runs.values()]
     row: dict[str, Any] = {
         "arm": arm.name,
+        "baseline": baseline.name if baseline else None,
         "runs": len(last),
         "failed or missing": num_seeds - len(last),
         "learning_rate": arm.learning_rate,
@@ -123,7 +137,7 @@ def _compared(
     has_as_many = baseline is None or arm.num_stages == baseline.num_stages
     if has_as_many:
         row[over_time] = mean
-    if baseline is not None and arm.name != baseline.name:
+    if baseline is not None and arm.name != baseline.name and common_seeds(arm, baseline):
         if not arm.ends_before(baseline):
             row |= _interval(f"{metric}.difference", metric, at_end(metric, arm, baseline))
         if has_as_many:
@@ -141,7 +155,7 @@ def _compared(
 
 def at_end(metric: str, arm: Arm, baseline: Arm) -> Difference:
     """The paired difference of two arms after the last stage."""
-    seeds = [seed for seed in arm.runs if seed in baseline.runs]
+    seeds = common_seeds(arm, baseline)
     return paired_difference(metric, arm.outcomes(seeds), baseline.outcomes(seeds))
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -120,24 +120,30 @@ def test_means_over_stages_and_regret_agree_with_the_records(done: Path, tmp_pat
     assert set(chosen["best"]) <= {"fixed", "scratch"}
 
 
+def cut_short(config: CompareConfig, out: Path, names: Mapping[str, str]) -> CompareConfig:
+    """The comparison with copies of arms (by new name) that end a stage early, runs included."""
+    arms = dict(config.arms)
+    for new, name in names.items():
+        experiment = config.experiment_of(name)
+        steps = [dict(step) for step in experiment.schedule[:-1]]
+        arms[new] = {
+            **arms[name],
+            "stage_flops": list(experiment.stage_flops[:-1]),
+            "data": {"stages": list(config.experiment["data"]["stages"][:-1])},
+            **({"schedule": steps} if steps else {}),
+        }
+        shutil.copytree(out / "runs" / name, out / "runs" / new)
+        for path in (out / "runs" / new).glob("*/stages.jsonl"):
+            path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    return replace(config, arms=arms)
+
+
 def test_an_arm_that_ends_early_is_compared_at_its_stages_alone(done: Path, tmp_path: Path) -> None:
     """Not its last stage with another one's, and not its mean over fewer stages."""
-    out, config = tmp_path / "out", load_comparison(SMALL)
+    out = tmp_path / "out"
     shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
-    experiment = config.experiment_of("fixed")
-    num_stages = len(experiment.schedule)
-    early = {
-        **config.arms["fixed"],
-        "schedule": [{}] * (num_stages - 1),
-        "stage_flops": list(experiment.stage_flops[:-1]),
-        "data": {"stages": list(config.experiment["data"]["stages"][:-1])},
-    }
-    arms = {**config.arms, "early": early}
-    config = replace(config, arms=arms, envelope=("early", "fixed"))
-    shutil.copytree(out / "runs" / "fixed", out / "runs" / "early")
-    for path in (out / "runs" / "early").glob("*/stages.jsonl"):
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    folder = results_so_far(config, out)
+    config = cut_short(load_comparison(SMALL), out, {"early": "fixed"})
+    folder = results_so_far(replace(config, envelope=("early", "fixed")), out)
     frame = pd.read_csv(folder / "arms.csv").set_index("arm")
     metric = "i2t_recall@1"
     assert frame.loc["early", [f"{metric}.over_time", f"{metric}.difference"]].isna().all()
@@ -146,6 +152,40 @@ def test_an_arm_that_ends_early_is_compared_at_its_stages_alone(done: Path, tmp_
     row = next(x for x in (folder / "arms.md").read_text().splitlines() if x.startswith("| early"))
     assert "nan" not in row
     assert "ends on less data than the baseline" in (folder / "arms.md").read_text()
+
+
+def test_an_arm_is_compared_with_the_baseline_of_its_own_data(done: Path, tmp_path: Path) -> None:
+    """Two data sizes in one comparison: each has its own arm without growth."""
+    out = tmp_path / "out"
+    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    names = {"early": "fixed", "early_search": "growclip"}
+    config = replace(cut_short(load_comparison(SMALL), out, names), other_baselines=("early",))
+    frame = pd.read_csv(results_so_far(config, out) / "arms.csv").set_index("arm")
+    assert dict(frame["baseline"]) == {
+        **dict.fromkeys(("growclip", "fixed", "wider", "scratch"), "fixed"),
+        **dict.fromkeys(names, "early"),
+    }
+    metric = "i2t_recall@1"
+    gain = frame[metric]["early_search"] - frame[metric]["early"]
+    row = frame.loc["early_search"]
+    assert row[f"{metric}.difference"] == pytest.approx(gain)
+    assert row[f"{metric}.over_time.difference"] == pytest.approx(gain)
+
+
+def test_arms_without_a_common_seed_are_not_compared(done: Path, tmp_path: Path) -> None:
+    """While a comparison is under way, the baseline may have other seeds than an arm."""
+    out, config = tmp_path / "out", load_comparison(SMALL)
+    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    comparison = CompareFolder(config, out)
+    for arm, place in (("fixed", 0), ("wider", 1)):
+        shutil.rmtree(out / comparison.runs(arm)[place].path)
+    frame = pd.read_csv(results_so_far(config, out) / "arms.csv").set_index("arm")
+    metric = "i2t_recall@1"
+    assert (
+        frame.loc["wider", [f"{metric}.difference", f"{metric}.over_time.difference"]].isna().all()
+    )
+    assert frame[metric].notna().all()
+    assert frame[f"{metric}.over_time"].notna().all()
 
 
 def test_results_so_far_need_no_model_and_say_what_is_missing(

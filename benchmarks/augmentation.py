@@ -9,13 +9,14 @@ Command: python -m benchmarks.augmentation [--size 32] [--batches 20]
 
 import argparse
 import itertools
-import time
 from collections.abc import Callable
+from statistics import median
 
 import open_clip
 import torch
 from torchvision import transforms
 
+from benchmarks.at_scale import timed
 from nas_growclip.data.augment import AugmentConfig
 from nas_growclip.data.batches import epoch_seed, training_batches
 from nas_growclip.data.config import ScenesConfig
@@ -62,25 +63,18 @@ def main() -> None:
         torch.stack([transform(pair.image) for pair in batch])
         tokenize([pair.caption for pair in batch])
 
-    seconds = timed([lambda: next(ours), theirs], args.batches)
+    seconds = median_seconds([lambda: next(ours), theirs], args.batches)
     print(f"ours {1e3 * seconds[0]:.1f} ms, torchvision {1e3 * seconds[1]:.1f} ms a batch")
     print(f"ratio {seconds[1] / seconds[0]:.1f}")
 
 
-def timed(steps: list[Callable[[], object]], count: int) -> list[float]:
+def median_seconds(steps: list[Callable[[], object]], count: int) -> list[float]:
     """Median seconds of each step, after an epoch of it, taken in turn."""
     for step in steps:
         for _ in range(8):
             step()
-    times = [[clock(step) for step in steps] for _ in range(count)]
-    return [sorted(column)[count // 2] for column in zip(*times, strict=True)]
-
-
-def clock(step: Callable[[], object]) -> float:
-    """Seconds of one step."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+    times = [[timed(step)[1] for step in steps] for _ in range(count)]
+    return [median(column) for column in zip(*times, strict=True)]
 
 
 if __name__ == "__main__":

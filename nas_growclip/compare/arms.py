@@ -50,9 +50,9 @@ class Arm:
         return [self.stage_outcomes(seed)[-1] for seed in seeds]
 
 
-def common_seeds(arm: Arm, other: Arm) -> tuple[int, ...]:
-    """The seeds that both have complete runs of."""
-    return tuple(seed for seed in arm.runs if seed in other.runs)
+def common_seeds(arm: Arm, *others: Arm) -> tuple[int, ...]:
+    """The seeds that all of them have complete runs of."""
+    return tuple(seed for seed in arm.runs if all(seed in other.runs for other in others))
 
 
 def load_arms(comparison: CompareFolder) -> tuple[Arm, ...]:

@@ -69,7 +69,7 @@ def seeds_with_envelope(arm: Arm, fixed: Sequence[Arm]) -> tuple[int, ...]:
     Raises:
         LookupError: If there is none.
     """
-    seeds = tuple(seed for seed in arm.runs if all(seed in other.runs for other in fixed))
+    seeds = common_seeds(arm, *fixed)
     if not seeds:
         raise LookupError(f"no seed of {arm.name} was run with every fixed size")
     return seeds

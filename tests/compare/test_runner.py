@@ -54,6 +54,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture
+def records(done: Path, tmp_path: Path) -> Path:
+    """A copy of the comparison without its models, to change."""
+    out = tmp_path / "out"
+    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    return out
+
+
 def test_every_arm_runs_at_its_best_rate_with_every_seed(done: Path) -> None:
     comparison = CompareFolder(load_comparison(SMALL), done)
     assert comparison.is_finished
@@ -138,12 +146,10 @@ def cut_short(config: CompareConfig, out: Path, names: Mapping[str, str]) -> Com
     return replace(config, arms=arms)
 
 
-def test_an_arm_that_ends_early_is_compared_at_its_stages_alone(done: Path, tmp_path: Path) -> None:
+def test_an_arm_that_ends_early_is_compared_at_its_stages_alone(records: Path) -> None:
     """Not its last stage with another one's, and not its mean over fewer stages."""
-    out = tmp_path / "out"
-    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
-    config = cut_short(load_comparison(SMALL), out, {"early": "fixed"})
-    folder = results_so_far(replace(config, envelope=("early", "fixed")), out)
+    config = cut_short(load_comparison(SMALL), records, {"early": "fixed"})
+    folder = results_so_far(replace(config, envelope=("early", "fixed")), records)
     frame = pd.read_csv(folder / "arms.csv").set_index("arm")
     metric = "i2t_recall@1"
     assert frame.loc["early", [f"{metric}.over_time", f"{metric}.difference"]].isna().all()
@@ -154,13 +160,11 @@ def test_an_arm_that_ends_early_is_compared_at_its_stages_alone(done: Path, tmp_
     assert "ends on less data than the baseline" in (folder / "arms.md").read_text()
 
 
-def test_an_arm_is_compared_with_the_baseline_of_its_own_data(done: Path, tmp_path: Path) -> None:
+def test_an_arm_is_compared_with_the_baseline_of_its_own_data(records: Path) -> None:
     """Two data sizes in one comparison: each has its own arm without growth."""
-    out = tmp_path / "out"
-    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
     names = {"early": "fixed", "early_search": "growclip"}
-    config = replace(cut_short(load_comparison(SMALL), out, names), other_baselines=("early",))
-    frame = pd.read_csv(results_so_far(config, out) / "arms.csv").set_index("arm")
+    config = replace(cut_short(load_comparison(SMALL), records, names), other_baselines=("early",))
+    frame = pd.read_csv(results_so_far(config, records) / "arms.csv").set_index("arm")
     assert dict(frame["baseline"]) == {
         **dict.fromkeys(("growclip", "fixed", "wider", "scratch"), "fixed"),
         **dict.fromkeys(names, "early"),
@@ -172,14 +176,13 @@ def test_an_arm_is_compared_with_the_baseline_of_its_own_data(done: Path, tmp_pa
     assert row[f"{metric}.over_time.difference"] == pytest.approx(gain)
 
 
-def test_arms_without_a_common_seed_are_not_compared(done: Path, tmp_path: Path) -> None:
+def test_arms_without_a_common_seed_are_not_compared(records: Path) -> None:
     """While a comparison is under way, the baseline may have other seeds than an arm."""
-    out, config = tmp_path / "out", load_comparison(SMALL)
-    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
-    comparison = CompareFolder(config, out)
+    config = load_comparison(SMALL)
+    comparison = CompareFolder(config, records)
     for arm, place in (("fixed", 0), ("wider", 1)):
-        shutil.rmtree(out / comparison.runs(arm)[place].path)
-    frame = pd.read_csv(results_so_far(config, out) / "arms.csv").set_index("arm")
+        shutil.rmtree(records / comparison.runs(arm)[place].path)
+    frame = pd.read_csv(results_so_far(config, records) / "arms.csv").set_index("arm")
     metric = "i2t_recall@1"
     assert (
         frame.loc["wider", [f"{metric}.difference", f"{metric}.over_time.difference"]].isna().all()
@@ -189,37 +192,37 @@ def test_arms_without_a_common_seed_are_not_compared(done: Path, tmp_path: Path)
 
 
 def test_results_so_far_need_no_model_and_say_what_is_missing(
-    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: Path, records: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Records without weights, one fixed run not there yet: its seed has no regret."""
-    out, config = tmp_path / "out", load_comparison(SMALL)
-    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = load_comparison(SMALL)
     config = replace(config, envelope=("fixed",))
-    (out / "comparison.yaml").write_text(config.to_yaml())
-    missing = CompareFolder(config, out).runs("fixed")[-1]
-    shutil.rmtree(out / missing.path)
-    assert main(["compare", str(out / "comparison.yaml"), "--out", str(out), "--so-far"]) == 0
+    (records / "comparison.yaml").write_text(config.to_yaml())
+    missing = CompareFolder(config, records).runs("fixed")[-1]
+    shutil.rmtree(records / missing.path)
+    assert (
+        main(["compare", str(records / "comparison.yaml"), "--out", str(records), "--so-far"]) == 0
+    )
     printed = capsys.readouterr().out
     wanted = len(config.arms) * len(config.seeds)
     assert f"Under way: {wanted - 1} of {wanted} runs are complete." in printed
     assert "growclip 1 of 2" in printed
-    assert not (out / missing.path).exists()
-    assert "growclip" in (out / "results" / "envelope.csv").read_text()
+    assert not (records / missing.path).exists()
+    assert "growclip" in (records / "results" / "envelope.csv").read_text()
     whole = pd.read_csv(done / "results" / "runs.csv")
     kept = whole[(whole["arm"] != "fixed") | (whole["seed"] != missing.seed)]
     pd.testing.assert_frame_equal(
-        pd.read_csv(out / "results" / "runs.csv"), kept.reset_index(drop=True)
+        pd.read_csv(records / "results" / "runs.csv"), kept.reset_index(drop=True)
     )
 
 
-def test_a_fixed_size_without_runs_leaves_no_regret(done: Path, tmp_path: Path) -> None:
+def test_a_fixed_size_without_runs_leaves_no_regret(records: Path) -> None:
     """An envelope of those that happen to be there would flatter every arm."""
-    out, config = tmp_path / "out", load_comparison(SMALL)
-    shutil.copytree(done, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = load_comparison(SMALL)
     config = replace(config, envelope=("fixed", "scratch"))
-    for arm_run in CompareFolder(config, out).runs("scratch"):
-        shutil.rmtree(out / arm_run.path)
-    folder = results_so_far(config, out)
+    for arm_run in CompareFolder(config, records).runs("scratch"):
+        shutil.rmtree(records / arm_run.path)
+    folder = results_so_far(config, records)
     assert not any("regret" in column for column in pd.read_csv(folder / "arms.csv"))
     assert not (folder / "envelope.csv").exists()
     assert "Regret" not in (folder / "arms.md").read_text()

@@ -45,6 +45,7 @@ def _shared_prefix(config: ExperimentConfig, num_stages: int) -> dict[str, Any]:
     ):
         if name in part:
             part[name] = part[name][:num_stages]
+    del mapping["rule"]  # for stages beyond the schedule
     if num_stages == 1:
         del mapping["restart"]
     if not any(mapping["schedule"]):

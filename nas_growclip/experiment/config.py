@@ -10,11 +10,12 @@ import yaml
 
 from nas_growclip.data.config import DataConfig
 from nas_growclip.evaluation.metrics import METRICS
+from nas_growclip.growth.candidates import scheduled
 from nas_growclip.growth.config import GrowthConfig
 from nas_growclip.growth.depth import DEPTH_OPERATORS
 from nas_growclip.growth.operators import OPERATORS
 from nas_growclip.growth.pim import PIM_GROUPS, PIM_VARIANTS
-from nas_growclip.growth.space import GrowthSpace, space_file
+from nas_growclip.growth.space import GrowthSpace, SizeChoices, next_sizes, space_file
 from nas_growclip.interop.importing import checkpoint_arch
 from nas_growclip.io.choices import require_choice
 from nas_growclip.io.mappings import from_mapping, read_fields, read_mapping, to_mapping
@@ -56,8 +57,11 @@ class ExperimentConfig:
     schedule: tuple[Mapping[str, int], ...] = ()
     """Sizes that each stage grows to, by dimension, in place of a search; ``{}`` grows nothing.
 
-    Stages that are added to a finished run are searched.
+    Stages that are added to a finished run grow by the ``rule``, or are searched.
     """
+    rule: Mapping[str, SizeChoices] = field(default_factory=dict)
+    """Growth without a search: where the trigger finds that a stage may grow, every dimension here
+    takes the nearest of its sizes, all at once. A first model that is not trained yet stays."""
     restart: bool = False
     """Begin each stage from fresh weights in place of the trained ones: retraining from scratch."""
     seed: int = 0
@@ -118,6 +122,22 @@ class ExperimentConfig:
                 )
         for sizes in self.schedule:
             _check_names("schedule", tuple(sizes), DIMENSIONS)
+        _check_names("rule", tuple(self.rule), DIMENSIONS)
+        self._check_given_growths()
+
+    def _check_given_growths(self) -> None:
+        """Refuse now what would end a run at a later stage."""
+        arch, place = self.parent_arch, ""
+        try:
+            for index, sizes in enumerate(self.schedule):
+                place = f"schedule[{index}]"
+                arch = scheduled(arch, sizes).apply(arch)
+            first = max(len(self.schedule), 0 if self.parent_checkpoint else 1)
+            for index in range(first, len(self.data.stages)):
+                place = f"rule, at stage {index}"
+                arch = next_sizes(self.rule, arch, MAX_COUNT).apply(arch)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
 
     @property
     def parent_arch(self) -> ClipArch:

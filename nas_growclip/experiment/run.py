@@ -210,7 +210,7 @@ def _run_stage(stage: StageContext) -> StageResult:
 
 def _search_words(stage: StageContext) -> str:
     if stage.plan.decision is None:
-        return "scheduled"
+        return stage.plan.given
     return f"up to {stage.config.search.num_trials} trials; {stage.plan.decision.reason}"
 
 

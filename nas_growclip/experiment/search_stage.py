@@ -50,8 +50,8 @@ def run_search(stage: StageContext) -> tuple[Trial, ...]:
     write_atomically(stage.files.search_space, space.encode())
     if stage.plan.expected:
         write_atomically(stage.files.candidates, expectation_table(stage.plan).encode())
-    if stage.plan.is_scheduled:
-        follow_schedule(stage)
+    if stage.plan.is_given:
+        try_given(stage)
     elif stage.config.search.backend in EXPERIMENT_BACKENDS:
         search_with_nni(stage)
     else:
@@ -97,8 +97,8 @@ def join_search(stage: StageContext, *, keeps_records: bool = False) -> None:
         backend.close()
 
 
-def follow_schedule(stage: StageContext) -> None:
-    """Train the scheduled growth as the stage's only trial; it is its own control."""
+def try_given(stage: StageContext) -> None:
+    """Train the growth that is given as the stage's only trial; it is its own control."""
     if not recorded_trials(stage):
         trial = measure_candidate(stage, 0, stage.plan.candidates[0])
         record_trial(stage, [], scored_trial(stage, trial, trial))
@@ -128,7 +128,7 @@ def search_task(stage: StageContext) -> SearchTask:
 
 
 def _trigger_words(stage: StageContext) -> str:
-    return stage.plan.decision.reason if stage.plan.decision else "it grows as scheduled"
+    return stage.plan.decision.reason if stage.plan.decision else f"it grows {stage.plan.given}"
 
 
 def describe_choice(
@@ -139,7 +139,7 @@ def describe_choice(
     result: StageResult | None = None,
 ) -> None:
     """Show a stage's choice, and its result once there is one, in optuna-dashboard."""
-    if stage.config.search.backend != "optuna" or stage.plan.is_scheduled:
+    if stage.config.search.backend != "optuna" or stage.plan.is_given:
         return
     history = (*stage.history, *([result] if result else []))
     config = stage.config.search
@@ -161,18 +161,18 @@ def describe_choice(
 def choose_trial(stage: StageContext, trials: Sequence[Trial]) -> tuple[Trial, str]:
     """The trial that the stage continues, and why.
 
-    Without any score nothing can be compared: the stage keeps its parent, or grows as scheduled.
+    Without any score nothing can be compared: the stage keeps its parent, or grows as given.
     """
-    is_scheduled = stage.plan.is_scheduled
+    is_given = stage.plan.is_given
     if any(trial.score is not None for trial in trials):
         best = stage.plan.objective.choose(trials)
-        if not is_scheduled:
+        if not is_given:
             return best, _reason(stage, trials, best)
-        return best, f"{best.candidate}, as scheduled."
+        return best, f"{best.candidate}, {stage.plan.given}."
     first = trials[0]
-    if is_scheduled:
+    if is_given:
         failure = f"though its trial failed: {first.message}"
-        return first, f"{first.candidate}, as scheduled, {failure}"
+        return first, f"{first.candidate}, {stage.plan.given}, {failure}"
     failed = sum(trial.state == "failed" for trial in trials)
     return first, (
         f"no growth: the parent is kept, since {failed} of {len(trials)} trials failed, the "

@@ -4,12 +4,13 @@ Everything is computed once, before anything is trained. What has to be measured
 parent's losses, for a trigger that asks for them) is handed in.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from nas_growclip.data.batches import epoch_seed
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.growth.candidates import NO_GROWTH, Candidate, GrowthStep
+from nas_growclip.growth.candidates import NO_GROWTH, Candidate, scheduled
+from nas_growclip.growth.space import next_sizes
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.models.flops import count_flops
 from nas_growclip.records.entries import TRAIN_FLOPS_PER_FORWARD
@@ -36,13 +37,16 @@ class StagePlan:
     budget: float
     """Training FLOPs of the stage's model, the continued trial included."""
     candidates: tuple[Candidate, ...]
-    """What the stage may choose from: no growth first; only that where there is no search; only
-    the scheduled growth where there is a schedule; of a growth space the shortlist."""
+    """What the stage may choose from: no growth first; only that where nothing triggers a search;
+    only the given growth where there is a schedule or a rule; of a growth space the shortlist."""
     expected: tuple[Expectation, ...]
     """What was expected of all candidates of the growth space, by falling gain; none where there
     is no shortlist."""
     decision: Decision | None
-    """Whether the stage is searched, and why; None where it grows as scheduled."""
+    """Whether the stage is searched, and why; None where it grows without a search."""
+    given: str
+    """How the stage grows without a search: as scheduled or by the rule; empty where it is
+    searched."""
     objective: Objective
     """What scores the trials and chooses among them."""
     coefficients: ObjectiveConfig
@@ -58,8 +62,8 @@ class StagePlan:
         return (*self.candidates, *left_out)
 
     @property
-    def is_scheduled(self) -> bool:
-        """Whether the stage grows as scheduled, without a search."""
+    def is_given(self) -> bool:
+        """Whether the stage's growth is given, by a schedule or a rule, without a search."""
         return self.decision is None
 
     def train_flops(self, arch: ClipArch, steps: int) -> int:
@@ -114,18 +118,22 @@ def plan_stage(
             training pairs; called only where the trigger asks for it.
 
     Raises:
-        ValueError: If the schedule shrinks the parent.
+        ValueError: If what is scheduled, or comes by the rule, is no legal growth of the parent.
     """
+    begins = TriggerInput(
+        num_pairs=num_pairs, earlier_pairs=earlier_pairs, measure_losses=measure_losses
+    )
     decision: Decision | None = None
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...] = (NO_GROWTH,)
+    given = ""
     if index < len(config.schedule):
         candidates = (scheduled(parent_arch, config.schedule[index]),)
+        given = "as scheduled"
+    elif config.rule:
+        candidate, given = ruled(config, index, parent_arch, begins)
+        candidates = (candidate,)
     else:
-        given = TriggerInput(
-            num_pairs=num_pairs, earlier_pairs=earlier_pairs, measure_losses=measure_losses
-        )
-        decision = TRIGGERS[config.trigger.name](given, config.trigger)
-        candidates = (NO_GROWTH,)
+        decision = TRIGGERS[config.trigger.name](begins, config.trigger)
         if decision.should_search:
             candidates = config.space.candidates(parent_arch, num_pairs)
     num_listed = num_shortlisted(config, candidates)
@@ -137,6 +145,7 @@ def plan_stage(
         candidates=candidates,
         expected=(),
         decision=decision,
+        given=given,
         objective=OBJECTIVES[config.objective.name],
         coefficients=config.objective,
         num_pairs=num_pairs,
@@ -191,14 +200,20 @@ def stage_budget(
     return given / (1 + others * config.search.trial_share)
 
 
-def scheduled(parent_arch: ClipArch, sizes: Mapping[str, int]) -> Candidate:
-    """The steps from a parent to scheduled sizes; sizes that it has already are no steps."""
-    steps = (
-        GrowthStep(dimension=dimension, old=parent_arch.size(dimension), new=size)
-        for dimension, size in sizes.items()
-        if size != parent_arch.size(dimension)
-    )
-    return Candidate(steps=tuple(steps))
+def ruled(
+    config: ExperimentConfig, index: int, parent_arch: ClipArch, begins: TriggerInput
+) -> tuple[Candidate, str]:
+    """What a stage grows by the experiment's rule, and why.
+
+    Nothing where the trigger holds, nor before a first model that begins with fresh weights has
+    been trained: a larger one could have been given.
+    """
+    if index == 0 and not config.parent_checkpoint:
+        return NO_GROWTH, "by the rule: the first model is not trained yet"
+    should_grow, reason = TRIGGERS[config.trigger.name](begins, config.trigger)
+    if not should_grow:
+        return NO_GROWTH, f"by the rule: {reason}"
+    return next_sizes(config.rule, parent_arch, begins.num_pairs), f"by the rule: {reason}"
 
 
 def curve_steps(start: int, end: int, count: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Growth steps, and candidates made of them: what a trial may try."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nas_growclip.io.mappings import read_fields
@@ -86,6 +87,22 @@ class Candidate:
 
 NO_GROWTH = Candidate()
 """The control of every search: the parent itself, trained on."""
+
+
+def scheduled(parent_arch: ClipArch, sizes: Mapping[str, int]) -> Candidate:
+    """The steps from a parent to scheduled sizes; sizes that it has already are no steps.
+
+    Raises:
+        ValueError: If they are no legal growth of the parent.
+    """
+    steps = (
+        GrowthStep(dimension=dimension, old=parent_arch.size(dimension), new=size)
+        for dimension, size in sizes.items()
+        if size != parent_arch.size(dimension)
+    )
+    candidate = Candidate(steps=tuple(steps))
+    check_growth(parent_arch, candidate.apply(parent_arch))
+    return candidate
 
 
 def check_growth(parent_arch: ClipArch, child_arch: ClipArch) -> None:

@@ -171,6 +171,27 @@ class GrowthSpace:
                     yield Candidate(steps=tuple(itertools.chain(*parts)))
 
 
+def next_sizes(rule: Mapping[str, SizeChoices], parent: ClipArch, num_pairs: int) -> Candidate:
+    """What grows by a rule: every dimension at once, each to its nearest size.
+
+    Args:
+        rule: For each dimension the sizes it may take next. One that has none left, or fewer pairs
+            than it asks for, stays as it is.
+        parent: The architecture that grows.
+        num_pairs: Pairs of the stage.
+
+    Raises:
+        ValueError: If the sizes together are no legal growth.
+    """
+    steps = []
+    for dimension, choices in rule.items():
+        ways = _steps(parent, dimension, choices) if num_pairs >= choices.from_pairs else ()
+        steps += sorted(ways, key=lambda step: abs(step.new - step.old))[:1]
+    candidate = Candidate(steps=tuple(steps))
+    check_growth(parent, candidate.apply(parent))
+    return candidate
+
+
 def load_space(path: str | Path) -> GrowthSpace:
     """Read a growth space: that of an experiment, or a file of one alone.
 

@@ -26,6 +26,11 @@ def trials_by_stage(run: Run) -> dict[int, list[Trial]]:
     return {stage: sorted(trials, key=_rank) for stage, trials in sorted(stages.items())}
 
 
+def had_choice(run: Run, stage: int) -> bool:
+    """Whether a stage had more than one candidate: none is searched that grows as scheduled."""
+    return sum(trial.stage == stage for trial in run.trials) > 1
+
+
 def chosen_trials(run: Run) -> dict[int, int]:
     """Number of the chosen trial for each finished stage."""
     return {stage.stage: stage.chosen_trial for stage in run.stages}

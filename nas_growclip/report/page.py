@@ -17,7 +17,7 @@ from nas_growclip.io.formatting import percent, si
 from nas_growclip.records.entries import StageResult
 from nas_growclip.records.frames import Run
 from nas_growclip.records.held_out import set_differences
-from nas_growclip.records.ranking import chosen_trials, trials_by_stage
+from nas_growclip.records.ranking import chosen_trials, had_choice, trials_by_stage
 from nas_growclip.records.words import ACCURACIES, FLOPS_NOTE
 from nas_growclip.report.figures import FIGURES
 from nas_growclip.report.provenance import Fact, facts, time_table
@@ -180,7 +180,8 @@ def _candidates(run: Run) -> Iterator[Section]:
         table = candidate_table(stage, trials, chosen.get(stage))
         if stage in results:
             yield _chosen(run, results[stage], table)
-            yield _choices(run, results[stage])
+            if had_choice(run, stage):
+                yield _choices(run, results[stage])
         else:
             yield Section(table=table, reasons=("This stage has not finished.",))
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from nas_growclip.io.formatting import DASH, number, si, two_digits
 from nas_growclip.records.entries import StageResult
 from nas_growclip.records.frames import Run
+from nas_growclip.records.ranking import had_choice
 from nas_growclip.records.words import growth_words
 from nas_growclip.report.rescoring import Choice, is_reproduced, objective_config, stage_choices
 from nas_growclip.report.tables import (
@@ -95,9 +96,11 @@ def calibration_lines(
 
 
 def choice_lines(run: Run) -> list[str]:
-    """A line a stage: what half and twice the data would have led to."""
+    """A line for each stage that had a choice: what half and twice the data would have led to."""
     lines = []
     for stage in run.stages:
+        if not had_choice(run, stage.stage):
+            continue
         try:
             choices = stage_choices(run, stage.stage)
         except ValueError as error:

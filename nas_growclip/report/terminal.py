@@ -56,10 +56,12 @@ def print_summary(run: Run) -> None:
     console.print(
         f"Top-1 and recalls in percent. {CHANCE_NOTE}\n"
         "FLOPs a pair, forward; the search's part of the stage's training FLOPs; training FLOPs so "
-        f"far.\n{FLOPS_NOTE}\nWith half and with twice the data the choice would have been:",
+        f"far.\n{FLOPS_NOTE}",
         markup=False,
     )
-    console.print("\n".join(f"  {line}" for line in choice_lines(run)), markup=False)
+    if choices := choice_lines(run):
+        heading = "With half and with twice the data the choice would have been:"
+        console.print("\n  ".join((heading, *choices)), markup=False)
 
 
 def print_rescored(run: Run, rescorings: Sequence[Rescoring], config: ObjectiveConfig) -> None:

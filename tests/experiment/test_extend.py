@@ -316,6 +316,22 @@ def test_runs_of_every_kind_go_on(changes: dict[str, object], tmp_path: Path) ->
 
 
 @slow
+def test_a_rule_goes_on(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    rule = {"text.depth": SizeChoices(add=(1,))}
+    run_stages(small_config(rule=rule), tmp_path / "run", data_folder=data)
+    shard(tmp_path / "may", 0, contents(500))
+    records = go_on(tmp_path, tmp_path / "may").records
+    assert [stage.arch.text.depth for stage in records.stages] == [1, 2, 3]
+    assert [stage.reason for stage in records.stages] == [
+        "no growth, by the rule: the first model is not trained yet.",
+        "text.depth 1 -> 2, by the rule: the data grew 2 times, at least 1.01 asked.",
+        "text.depth 2 -> 3, by the rule: the data grew 1.5 times, at least 1.01 asked.",
+    ]
+    assert [stage.search_flops for stage in records.stages] == [0, 0, 0]
+
+
+@slow
 def test_budget_may_be_given(place: Path) -> None:
     shard(place / "may", 0, contents(500))
     stage = go_on(place, place / "may", flops=3e8).records.stages[2]

@@ -9,8 +9,10 @@ from nas_growclip.experiment.run import run_experiment
 from nas_growclip.experiment.stage import StageFailedError
 from nas_growclip.experiment.stage_plan import StagePlan, plan_stage
 from nas_growclip.growth.candidates import NO_GROWTH
+from nas_growclip.growth.space import SizeChoices
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.config import SearchConfig
+from nas_growclip.search.trigger import TriggerConfig
 from tests.support.faults import in_step, poison_batch
 from tests.support.runs import smoke_config
 
@@ -19,8 +21,9 @@ def plan_of(config: ExperimentConfig, index: int = 0) -> StagePlan:
     def not_asked_for() -> tuple[float, float]:
         raise AssertionError("no trigger asks for losses")
 
-    num_pairs = config.data.stages[index]
-    return plan_stage(config, index, num_pairs, config.parent_arch, None, not_asked_for)
+    earlier, num_pairs = (None, *config.data.stages)[index : index + 2]
+    assert num_pairs is not None
+    return plan_stage(config, index, num_pairs, config.parent_arch, earlier, not_asked_for)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 1.0])
@@ -58,7 +61,75 @@ def test_a_schedule_leaves_one_choice() -> None:
 
 def test_a_schedule_cannot_shrink() -> None:
     with pytest.raises(ValueError, match=r"must enlarge image\.mlp_width, but got 64 -> 32"):
-        plan_of(smoke_config(schedule=({"image.mlp_width": 32}, {})))
+        smoke_config(schedule=({"image.mlp_width": 32}, {}))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"image.mlp_width": 64}, r"schedule\[1\]: .* must enlarge image.mlp_width, .* 128 -> 64"),
+        ({"image.width": 33}, r"schedule\[1\]: .*33"),
+        ({"image.patch_size": 5}, r"schedule\[1\]: .*5"),
+    ],
+)
+def test_a_later_stage_is_refused_before_the_first_is_trained(
+    sizes: dict[str, int], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        smoke_config(schedule=({"image.mlp_width": 128}, sizes))
+
+
+RULE = {
+    "image.width": SizeChoices(add=(1,), ratios=(3.0,)),
+    "image.mlp_width": SizeChoices(ratios=(1.25,)),
+    "text.depth": SizeChoices(sizes=(1, 2)),
+    "image.patch_size": SizeChoices(sizes=(2, 4)),
+}
+
+
+def test_a_rule_takes_the_nearest_size_of_every_dimension() -> None:
+    plan = plan_of(smoke_config(rule=RULE), 1)
+    (candidate,) = plan.candidates
+    assert str(candidate) == (
+        "image.width 32 -> 64 and image.mlp_width 64 -> 80 and text.depth 1 -> 2 and "
+        "image.patch_size 8 -> 4"
+    )
+    assert plan.is_given
+
+
+def test_a_dimension_of_a_rule_waits_for_its_pairs_and_stays_at_its_last_size() -> None:
+    waiting = {
+        "image.width": SizeChoices(add=(16,), from_pairs=10**6),
+        "image.depth": SizeChoices(add=(1,)),
+        "text.depth": SizeChoices(sizes=(1,)),
+    }
+    (candidate,) = plan_of(smoke_config(rule=waiting), 1).candidates
+    assert candidate.dimensions == ("image.depth",)
+
+
+def test_a_rule_leaves_a_model_that_is_not_trained() -> None:
+    plan = plan_of(smoke_config(rule=RULE))
+    assert (plan.candidates, plan.is_given) == ((NO_GROWTH,), True)
+    assert plan_of(smoke_config(rule=RULE, parent_checkpoint="parent")).candidates[0].grows
+
+
+def test_a_rule_waits_for_its_trigger() -> None:
+    plan = plan_of(smoke_config(rule=RULE, trigger=TriggerConfig(min_ratio=9.0)), 1)
+    assert plan.candidates == (NO_GROWTH,)
+    assert plan.given == "by the rule: the data did not grow enough: 2 times, at least 9 asked"
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"image.size": SizeChoices(add=(1,))}, r"rule: must be one of .*'image\.size'"),
+        ({"image.width": SizeChoices(ratios=(2.0**18,))}, r"rule, at stage 1: .*8388608"),
+        ({"image.patch_size": SizeChoices(sizes=(5,))}, r"rule, at stage 1: .*5"),
+    ],
+)
+def test_a_rule_that_would_fail_later_is_refused(rule: dict[str, SizeChoices], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        smoke_config(rule=rule)
 
 
 @pytest.mark.slow

@@ -456,6 +456,22 @@ def test_summary_fits_the_terminal_and_explains_flops(
     ]
 
 
+def test_stages_without_a_choice_say_nothing_of_other_data(
+    run: Run, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What grew as scheduled or by a rule had one candidate: it would choose that of any data."""
+    chosen = {stage.stage: stage.chosen_trial for stage in run.stages}
+    few = tuple(t for t in run.trials if t.stage == 1 or t.number == chosen[t.stage])
+    print_summary(replace(run, trials=few))
+    choices = capsys.readouterr().out.split("the choice would have been:\n")[1].splitlines()
+    assert choices == ["  stage 1: half the same; twice text.width=96"]
+    print_summary(replace(run, trials=tuple(t for t in few if t.stage > 1)))
+    assert "would have been" not in capsys.readouterr().out
+    write_report([replace(run, trials=few)], tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert re.findall(r"Stage (\d): had there been", page) == ["1"]
+
+
 def test_summary_of_an_interrupted_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(write_run(tmp_path / "run", num_stages=0, trials_after=2))
     assert "No stage has finished; 2 trials recorded." in capsys.readouterr().out

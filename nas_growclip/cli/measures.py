@@ -147,6 +147,8 @@ def space(
     from nas_growclip.search.export_space import space_document
 
     document = space_document(arch, pairs, growth_space, format)
+    for names, reason in growth_space.left_out(arch, pairs).items():
+        print(f"{names}: left out: {reason}", file=sys.stderr)
     if out is None:
         print(document, end="")
         return

@@ -196,5 +196,9 @@ def _reason(stage: StageContext, trials: Sequence[Trial], best: Trial) -> str:
     )
     if plan.decision and not plan.decision.should_search:
         return f"no growth: not searched, since {_trigger_words(stage)}."
+    if len(plan.growth_space) == 1:
+        reasons = stage.config.space.left_out(stage.parent_model.arch, plan.num_pairs)
+        listed = "; ".join(f"{names} ({reason.rstrip('.')})" for names, reason in reasons.items())
+        words = f"no growth, for the growth space has nothing else now: {listed}."
     said = words or f"{best.candidate}, the only trial that could be scored."
     return f"{said} Searched because {_trigger_words(stage)}."

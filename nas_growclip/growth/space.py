@@ -110,12 +110,32 @@ class GrowthSpace:
 
     def candidates(self, parent: ClipArch, num_pairs: int) -> tuple[Candidate, ...]:
         """Every candidate from this parent at this data size, no growth first."""
-        growths = self._growths(parent, num_pairs)
+        growths = [self._ways(group, parent, num_pairs) for group in self._groups()]
         legal = [c for c in self._combined(growths, num_pairs) if _is_legal(parent, c)]
         if not self.momenta:
             return (NO_GROWTH, *legal)
         blended = (replace(c, momentum=momentum) for c in legal for momentum in self.momenta)
         return (NO_GROWTH, *blended)
+
+    def left_out(self, parent: ClipArch, num_pairs: int) -> dict[str, str]:
+        """Why dimensions, or groups of them, cannot grow from this parent at this data size.
+
+        Those that can are not in it. What more pairs or growth of another dimension would open is
+        there as well.
+        """
+        reasons: dict[str, str] = {}
+        for group in self._groups():
+            late = max(self.dimensions[d].from_pairs for d in group)
+            ended = [d for d in group if not _steps(parent, d, self.dimensions[d])]
+            if num_pairs < late:
+                reason = f"from {late:,} pairs on, {num_pairs:,} given"
+            elif ended:
+                reason = f"no further size of {', '.join(ended)}"
+            else:
+                reason = _first_refusal(parent, self._ways(group, parent, num_pairs)) or ""
+            if reason:
+                reasons[", ".join(group)] = reason
+        return reasons
 
     def suggest(
         self, trial: Suggests, parent: ClipArch, num_pairs: int, *, as_levels: bool = False
@@ -149,15 +169,20 @@ class GrowthSpace:
                 f"other choices in earlier trials: {str(error).rstrip('.')}. Begin another study."
             ) from None
 
-    def _growths(self, parent: ClipArch, num_pairs: int) -> list[tuple[Steps, ...]]:
-        """For each dimension or group, in the order of ``dimensions``, every way it may grow."""
+    def _groups(self) -> tuple[tuple[str, ...], ...]:
+        """The groups, and each other dimension alone, in the order of ``dimensions``."""
         group_of = {dimension: group for group in self.together for dimension in group}
-        groups = dict.fromkeys(group_of.get(d, (d,)) for d in self.dimensions)
-        open_steps = {
-            dimension: _steps(parent, dimension, choices) if num_pairs >= choices.from_pairs else ()
-            for dimension, choices in self.dimensions.items()
-        }
-        return [tuple(zip(*(open_steps[d] for d in group), strict=False)) for group in groups]
+        return tuple(dict.fromkeys(group_of.get(d, (d,)) for d in self.dimensions))
+
+    def _ways(self, group: Sequence[str], parent: ClipArch, num_pairs: int) -> tuple[Steps, ...]:
+        """Every way a group may grow: each dimension to its first size, its second, and so on."""
+        steps = (
+            _steps(parent, dimension, self.dimensions[dimension])
+            if num_pairs >= self.dimensions[dimension].from_pairs
+            else ()
+            for dimension in group
+        )
+        return tuple(zip(*steps, strict=False))
 
     def _combined(
         self, growths: Sequence[tuple[Steps, ...]], num_pairs: int
@@ -249,11 +274,22 @@ def _steps(parent: ClipArch, dimension: str, choices: SizeChoices) -> tuple[Grow
 
 
 def _is_legal(parent: ClipArch, candidate: Candidate) -> bool:
+    return _refusal(parent, candidate) is None
+
+
+def _refusal(parent: ClipArch, candidate: Candidate) -> str | None:
+    """Why a candidate is no legal growth; None if it is one."""
     try:
         check_growth(parent, candidate.apply(parent))
-    except ValueError:
-        return False
-    return True
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _first_refusal(parent: ClipArch, ways: Sequence[Steps]) -> str | None:
+    """Why the first way is no legal growth; None if any is one."""
+    refusals = [_refusal(parent, Candidate(steps=steps)) for steps in ways]
+    return None if None in refusals else refusals[0]
 
 
 def _unit(arch: ClipArch, dimension: str) -> int:

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from nas_growclip.experiment.config import ExperimentConfig
-from nas_growclip.experiment.run import run_experiment
+from nas_growclip.experiment.run import run_experiment, run_stages
 from nas_growclip.experiment.stage import StageFailedError
 from nas_growclip.experiment.stage_plan import StagePlan, plan_stage
 from nas_growclip.growth.candidates import NO_GROWTH
-from nas_growclip.growth.space import SizeChoices
+from nas_growclip.growth.space import GrowthSpace, SizeChoices
 from nas_growclip.models.arch import ClipArch
 from nas_growclip.search.config import SearchConfig
 from nas_growclip.search.trigger import TriggerConfig
 from tests.support.faults import in_step, poison_batch
-from tests.support.runs import smoke_config
+from tests.support.runs import one_stage, small_config, smoke_config
 
 
 def plan_of(config: ExperimentConfig, index: int = 0) -> StagePlan:
@@ -137,6 +137,16 @@ def test_failed_scheduled_growth_is_told(tmp_path: Path) -> None:
     config = smoke_config(schedule=({}, {}))
     with pytest.raises(StageFailedError, match="training of stage 0 must not diverge, but did 4"):
         run_experiment(config, tmp_path / "run", observer=poison_batch(in_step(1)))
+
+
+@pytest.mark.slow
+def test_a_growth_space_that_has_ended_is_told(tmp_path: Path) -> None:
+    space = GrowthSpace(dimensions={"text.depth": SizeChoices(sizes=(1,))})
+    run = run_stages(one_stage(small_config(space=space)), tmp_path / "run")
+    assert run.stages[0].reason == (
+        "no growth, for the growth space has nothing else now: text.depth (no further size of "
+        "text.depth). Searched because the first data arrived."
+    )
 
 
 @pytest.mark.slow

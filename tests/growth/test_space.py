@@ -45,8 +45,11 @@ def test_every_candidate_is_legal_and_unique(
 ) -> None:
     choices = {dimension: SizeChoices(**ways) for dimension, ways in dimensions.items()}
     combine = (Combination(from_pairs=10, num_dimensions=together),)
-    candidates = GrowthSpace(dimensions=choices, combine=combine).candidates(TINY, num_pairs)
+    made = GrowthSpace(dimensions=choices, combine=combine)
+    candidates = made.candidates(TINY, num_pairs)
     assert candidates[0] == NO_GROWTH
+    alone = {c.dimensions[0] for c in candidates if len(c.steps) == 1}
+    assert made.left_out(TINY, num_pairs).keys() == choices.keys() - alone
     assert len({c.label for c in candidates}) == len(candidates)
     for candidate in candidates:
         child = candidate.apply(TINY)
@@ -108,6 +111,29 @@ def test_a_group_grows_only_where_each_of_its_dimensions_may() -> None:
     assert grouped.candidates(TINY, 99) == (NO_GROWTH,)
     labels = [c.label for c in grouped.candidates(TINY, 100)]
     assert labels == ["none", "image.depth=3+text.depth=3"]
+
+
+def test_what_cannot_grow_says_why() -> None:
+    closed = replace(
+        space(
+            image__depth=SizeChoices(add=(1,)),
+            text__depth=SizeChoices(add=(1,), from_pairs=4000),
+            text__width=SizeChoices(sizes=(64,)),
+            image__patch_size=SizeChoices(sizes=(5,)),
+            shared__mlp_width=SizeChoices(ratios=(2.0,)),
+            embed_dim=SizeChoices(ratios=(2.0,)),
+        ),
+        together=(("embed_dim", "shared.mlp_width"),),
+    )
+    plain = replace(TINY, shared=replace(TINY.shared, depth=0))
+    reasons = closed.left_out(plain, 100)
+    assert "must be divisible by image.patch_size" in reasons.pop("image.patch_size")
+    assert reasons == {
+        "text.depth": "from 4,000 pairs on, 100 given",
+        "text.width": "no further size of text.width",
+        "embed_dim, shared.mlp_width": "shared.mlp_width has nothing to grow while shared.depth "
+        "is 0. Grow shared.depth too.",
+    }
 
 
 @pytest.mark.parametrize(

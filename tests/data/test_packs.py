@@ -36,7 +36,7 @@ def test_every_comparison_loads(path: Path) -> None:
     [
         ("scenes", {"retrain_full", "grow_once_0.4", "growclip_data_0.4"}),
         ("larger", set()),
-        ("monthly", {"retrain_all", "retrain_2.5x"}),
+        ("monthly", {"retrain_all"}),
         ("cifar100", set()),
         ("pairs", set()),
     ],

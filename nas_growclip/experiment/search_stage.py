@@ -182,7 +182,20 @@ def choose_trial(stage: StageContext, trials: Sequence[Trial]) -> tuple[Trial, s
 
 def _reason(stage: StageContext, trials: Sequence[Trial], best: Trial) -> str:
     """Why the search chose this trial, and why there was a search."""
+    decision = stage.plan.decision
+    if decision and not decision.should_search:
+        return f"no growth: not searched, since {_trigger_words(stage)}."
+    said = _said_of_choice(stage, trials, best)
+    return f"{said} Searched because {_trigger_words(stage)}."
+
+
+def _said_of_choice(stage: StageContext, trials: Sequence[Trial], best: Trial) -> str:
+    """Why a search chose this trial, or why there was nothing to choose from."""
     plan = stage.plan
+    if len(plan.growth_space) == 1:
+        reasons = stage.config.space.left_out(stage.parent_model.arch, plan.num_pairs)
+        listed = "; ".join(f"{names} ({reason.rstrip('.')})" for names, reason in reasons.items())
+        return f"no growth, for the growth space has nothing else now: {listed}."
     words = choice_words(
         Choice(
             trials=trials,
@@ -194,11 +207,4 @@ def _reason(stage: StageContext, trials: Sequence[Trial], best: Trial) -> str:
             ),
         )
     )
-    if plan.decision and not plan.decision.should_search:
-        return f"no growth: not searched, since {_trigger_words(stage)}."
-    if len(plan.growth_space) == 1:
-        reasons = stage.config.space.left_out(stage.parent_model.arch, plan.num_pairs)
-        listed = "; ".join(f"{names} ({reason.rstrip('.')})" for names, reason in reasons.items())
-        words = f"no growth, for the growth space has nothing else now: {listed}."
-    said = words or f"{best.candidate}, the only trial that could be scored."
-    return f"{said} Searched because {_trigger_words(stage)}."
+    return words or f"{best.candidate}, the only trial that could be scored."

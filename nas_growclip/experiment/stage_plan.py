@@ -209,11 +209,11 @@ def ruled(
     been trained: a larger one could have been given.
     """
     if index == 0 and not config.parent_checkpoint:
-        return NO_GROWTH, "by the rule: the first model is not trained yet"
-    should_grow, reason = TRIGGERS[config.trigger.name](begins, config.trigger)
-    if not should_grow:
-        return NO_GROWTH, f"by the rule: {reason}"
-    return next_sizes(config.rule, parent_arch, begins.num_pairs), f"by the rule: {reason}"
+        should_grow, reason = Decision(False, "the first model is not trained yet")
+    else:
+        should_grow, reason = TRIGGERS[config.trigger.name](begins, config.trigger)
+    sizes = next_sizes(config.rule, parent_arch, begins.num_pairs) if should_grow else NO_GROWTH
+    return sizes, f"by the rule: {reason}"
 
 
 def curve_steps(start: int, end: int, count: int) -> tuple[int, ...]:

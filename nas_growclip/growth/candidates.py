@@ -100,7 +100,15 @@ def scheduled(parent_arch: ClipArch, sizes: Mapping[str, int]) -> Candidate:
         for dimension, size in sizes.items()
         if size != parent_arch.size(dimension)
     )
-    candidate = Candidate(steps=tuple(steps))
+    return legal(parent_arch, Candidate(steps=tuple(steps)))
+
+
+def legal(parent_arch: ClipArch, candidate: Candidate) -> Candidate:
+    """The candidate, if it is a legal growth of the parent.
+
+    Raises:
+        ValueError: If it is not.
+    """
     check_growth(parent_arch, candidate.apply(parent_arch))
     return candidate
 

@@ -16,7 +16,7 @@ from nas_growclip.growth.candidates import (
     SHRINKABLE,
     Candidate,
     GrowthStep,
-    check_growth,
+    legal,
 )
 from nas_growclip.growth.encoding import ConditionalEncoding, OrdinalEncoding, Suggests
 from nas_growclip.io.choices import require_choice
@@ -111,10 +111,11 @@ class GrowthSpace:
     def candidates(self, parent: ClipArch, num_pairs: int) -> tuple[Candidate, ...]:
         """Every candidate from this parent at this data size, no growth first."""
         growths = [self._ways(group, parent, num_pairs) for group in self._groups()]
-        legal = [c for c in self._combined(growths, num_pairs) if _is_legal(parent, c)]
+        combined = self._combined(growths, num_pairs)
+        grown = [c for c in combined if _refusal(parent, c) is None]
         if not self.momenta:
-            return (NO_GROWTH, *legal)
-        blended = (replace(c, momentum=momentum) for c in legal for momentum in self.momenta)
+            return (NO_GROWTH, *grown)
+        blended = (replace(c, momentum=momentum) for c in grown for momentum in self.momenta)
         return (NO_GROWTH, *blended)
 
     def left_out(self, parent: ClipArch, num_pairs: int) -> dict[str, str]:
@@ -124,6 +125,7 @@ class GrowthSpace:
         there as well.
         """
         reasons: dict[str, str] = {}
+        reason: str | None
         for group in self._groups():
             late = max(self.dimensions[d].from_pairs for d in group)
             ended = [d for d in group if not _steps(parent, d, self.dimensions[d])]
@@ -132,7 +134,7 @@ class GrowthSpace:
             elif ended:
                 reason = f"no further size of {', '.join(ended)}"
             else:
-                reason = _first_refusal(parent, self._ways(group, parent, num_pairs)) or ""
+                reason = _first_refusal(parent, self._ways(group, parent, num_pairs))
             if reason:
                 reasons[", ".join(group)] = reason
         return reasons
@@ -176,12 +178,7 @@ class GrowthSpace:
 
     def _ways(self, group: Sequence[str], parent: ClipArch, num_pairs: int) -> tuple[Steps, ...]:
         """Every way a group may grow: each dimension to its first size, its second, and so on."""
-        steps = (
-            _steps(parent, dimension, self.dimensions[dimension])
-            if num_pairs >= self.dimensions[dimension].from_pairs
-            else ()
-            for dimension in group
-        )
+        steps = (_open_steps(parent, d, self.dimensions[d], num_pairs) for d in group)
         return tuple(zip(*steps, strict=False))
 
     def _combined(
@@ -210,11 +207,9 @@ def next_sizes(rule: Mapping[str, SizeChoices], parent: ClipArch, num_pairs: int
     """
     steps = []
     for dimension, choices in rule.items():
-        ways = _steps(parent, dimension, choices) if num_pairs >= choices.from_pairs else ()
+        ways = _open_steps(parent, dimension, choices, num_pairs)
         steps += sorted(ways, key=lambda step: abs(step.new - step.old))[:1]
-    candidate = Candidate(steps=tuple(steps))
-    check_growth(parent, candidate.apply(parent))
-    return candidate
+    return legal(parent, Candidate(steps=tuple(steps)))
 
 
 def load_space(path: str | Path) -> GrowthSpace:
@@ -273,14 +268,17 @@ def _steps(parent: ClipArch, dimension: str, choices: SizeChoices) -> tuple[Grow
     )
 
 
-def _is_legal(parent: ClipArch, candidate: Candidate) -> bool:
-    return _refusal(parent, candidate) is None
+def _open_steps(
+    parent: ClipArch, dimension: str, choices: SizeChoices, num_pairs: int
+) -> tuple[GrowthStep, ...]:
+    """A dimension's steps at a data size: none before it has ``from_pairs``."""
+    return _steps(parent, dimension, choices) if num_pairs >= choices.from_pairs else ()
 
 
 def _refusal(parent: ClipArch, candidate: Candidate) -> str | None:
     """Why a candidate is no legal growth; None if it is one."""
     try:
-        check_growth(parent, candidate.apply(parent))
+        legal(parent, candidate)
     except ValueError as error:
         return str(error)
     return None

@@ -27,7 +27,7 @@ def trials_by_stage(run: Run) -> dict[int, list[Trial]]:
 
 
 def had_choice(run: Run, stage: int) -> bool:
-    """Whether a stage had more than one candidate: none is searched that grows as scheduled."""
+    """Whether a stage had more than one candidate: a growth that is given is the only one."""
     return sum(trial.stage == stage for trial in run.trials) > 1
 
 
